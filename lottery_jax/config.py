@@ -1,0 +1,302 @@
+"""The configuration: its defaults, what values are legal, and its fingerprint."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from ml_collections import ConfigDict, FieldReference
+
+from lottery_jax.errors import ConfigError, describe_unknown
+
+
+def default_config() -> ConfigDict:
+    """Every key there is, with its default and its meaning.
+
+    The defaults are the protocol of Morcos et al. (2019): 30 levels of 20 %, global magnitude,
+    late reset after one epoch. Networks, data sets and recipes are chosen by the files in
+    `configs/`.
+    """
+    c = ConfigDict()
+    c.seeds = (0,)  # one independent replicate each: other initial weights, other batch order
+
+    c.data = ConfigDict()
+    c.data.name = "digits"  # a built-in set, a half of one (cifar10_a), or <data.dir>/<name>.npz
+    c.data.dir = ""  # where data sets are; empty: $TFDS_DATA_DIR or ~/tensorflow_datasets
+    c.data.input_shape = ()  # (height, width, channels) to pad and repeat to; empty: as they are
+    c.data.augment = "auto"  # auto (what is usual for the set), none, crop, flip, crop_flip
+    c.data.validation_fraction = 0.0  # of the training set, held out and measured
+
+    c.model = ConfigDict()
+    c.model.name = "lenet_300_100"
+    c.model.width = 1.0  # multiplies the standard layer widths
+    c.model.stem = ""  # of a ResNet: cifar or imagenet; empty: cifar
+    c.model.dtype = "float32"  # of the computation: float32 or bfloat16; weights are float32
+
+    c.optimizer = ConfigDict()
+    c.optimizer.name = "sgd"  # sgd, adam, adamw
+    c.optimizer.learning_rate = 0.1
+    c.optimizer.momentum = 0.9  # sgd
+    c.optimizer.nesterov = False  # sgd
+    c.optimizer.b1 = 0.9  # adam, adamw
+    c.optimizer.b2 = 0.999  # adam, adamw
+    c.optimizer.weight_decay = 1e-4  # sgd, adam: added to the gradient; adamw: decoupled
+    c.optimizer.schedule = "step"  # step, cosine, constant
+    c.optimizer.milestones = ()  # step: epochs after which the rate drops
+    c.optimizer.decay = 0.1  # step: the factor of a drop
+    c.optimizer.warmup_epochs = 0.0  # linear, before any schedule
+
+    c.train = ConfigDict()
+    c.train.batch_size = 128  # over all devices; the last, shorter batch of an epoch is left out
+    c.train.epochs = 20  # of the dense network; a ticket trains from the rewind point to there
+    c.train.eval_every_epochs = 1  # the last epoch of a level is always evaluated
+    c.train.checkpoint_every_epochs = 10  # within a level; 0: never
+
+    c.ladder = ConfigDict()
+    c.ladder.levels = 30  # prunings; level 0 is the dense network
+    c.ladder.prune_fraction = 0.2  # of the weights that remain, at each level
+    c.ladder.scores = "magnitude"  # which weights matter
+    c.ladder.scope = "global"  # global: all layers ranked together; layer: each by itself
+    c.ladder.skip_first = False  # leave the first layer unpruned
+    c.ladder.skip_last = False  # leave the output layer unpruned
+    # Where weights go back to: '1ep' (epochs), '500st' (steps) or 0 (initialisation).
+    c.ladder.rewind = FieldReference("1ep", field_type=object)
+    c.ladder.optimizer_state = "fresh"  # at a rewind: fresh, or restored from the rewind point
+    c.ladder.schedule = "continue"  # at a rewind: continue from the rewind step, or restart at 0
+
+    c.controls = ()  # tickets of the same density to compare with: reinit, random
+    c.control_levels = ()  # at which levels; empty: at all but the dense one
+
+    c.wandb = ConfigDict()
+    c.wandb.mode = "disabled"  # disabled, offline, online
+    c.wandb.entity = ""
+    c.wandb.project = "lottery_jax"
+    c.wandb.name = ""  # of the run; empty: the name of the run directory
+    return c
+
+
+# Keys that say where things are or how often they are saved, and can't change a result.
+WITHOUT_EFFECT = re.compile(r"wandb\..*|data\.dir|train\.checkpoint_every_epochs")
+
+Rule = tuple[str, Callable[[Any], bool]]
+
+
+def _finite(value: Any) -> bool:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return number and math.isfinite(value)
+
+
+def _within(low: float, high: float, *, open_high: bool = False) -> Rule:
+    text = f"a number in [{low:g}, {high:g}{')' if open_high else ']'}"
+    return text, lambda v: _finite(v) and low <= v and (v < high if open_high else v <= high)
+
+
+def _whole(low: int) -> Rule:
+    return f"a whole number, {low} or more", lambda v: type(v) is int and v >= low
+
+
+def _one_of(*values: str) -> Rule:
+    return f"one of {', '.join(values)}", lambda v: v in values
+
+
+def _tuple_of(rule: Rule, *, empty: bool = True, distinct: bool = False) -> Rule:
+    text, ok = rule
+    more = "" if empty else ", at least one"
+    more += ", no two the same" if distinct else ""
+
+    def check(value: Any) -> bool:
+        if not isinstance(value, tuple) or not (value or empty):
+            return False
+        return all(ok(v) for v in value) and not (distinct and len(set(value)) < len(value))
+
+    return f"a tuple, each {text}{more}", check
+
+
+def _is_rewind(value: Any) -> bool:
+    try:
+        rewind_step(value, 1)
+    except ConfigError:
+        return False
+    return True
+
+
+_POSITIVE: Rule = ("a number above 0", lambda v: _finite(v) and v > 0)
+_NOT_NEGATIVE: Rule = ("a number, 0 or more", lambda v: _finite(v) and v >= 0)
+_NAME: Rule = ("a name", lambda v: isinstance(v, str) and v != "")
+_TEXT: Rule = ("text", lambda v: isinstance(v, str))
+_BOOL: Rule = ("true or false", lambda v: isinstance(v, bool))
+_SHAPE: Rule = (
+    "() or (height, width, channels), each 1 or more",
+    lambda v: v == () or (len(v) == 3 and all(type(n) is int and n > 0 for n in v)),
+)
+
+# Names of models, optimizers and the like are checked where they are looked up in their tables.
+_RULES: dict[str, Rule] = {
+    "seeds": _tuple_of(_whole(0), empty=False, distinct=True),
+    "data.name": _NAME,
+    "data.dir": _TEXT,
+    "data.input_shape": _SHAPE,
+    "data.augment": _one_of("auto", "none", "crop", "flip", "crop_flip"),
+    "data.validation_fraction": _within(0, 1, open_high=True),
+    "model.name": _NAME,
+    "model.width": _POSITIVE,
+    "model.stem": _TEXT,
+    "model.dtype": _NAME,
+    "optimizer.name": _NAME,
+    "optimizer.learning_rate": _POSITIVE,
+    "optimizer.momentum": _within(0, 1, open_high=True),
+    "optimizer.nesterov": _BOOL,
+    "optimizer.b1": _within(0, 1, open_high=True),
+    "optimizer.b2": _within(0, 1, open_high=True),
+    "optimizer.weight_decay": _NOT_NEGATIVE,
+    "optimizer.schedule": _NAME,
+    "optimizer.milestones": _tuple_of(_POSITIVE, distinct=True),
+    "optimizer.decay": _within(0, 1),
+    "optimizer.warmup_epochs": _NOT_NEGATIVE,
+    "train.batch_size": _whole(1),
+    "train.epochs": _whole(1),
+    "train.eval_every_epochs": _whole(1),
+    "train.checkpoint_every_epochs": _whole(0),
+    "ladder.levels": _whole(0),
+    "ladder.prune_fraction": (
+        "a fraction above 0 and below 1 (0.2 for 20 %)",
+        lambda v: _finite(v) and 0 < v < 1,
+    ),
+    "ladder.scores": _NAME,
+    "ladder.scope": _one_of("global", "layer"),
+    "ladder.skip_first": _BOOL,
+    "ladder.skip_last": _BOOL,
+    "ladder.rewind": ("'1ep' (epochs), '500st' (steps) or 0", _is_rewind),
+    "ladder.optimizer_state": _one_of("fresh", "restored"),
+    "ladder.schedule": _one_of("continue", "restart"),
+    "controls": _tuple_of(_NAME, distinct=True),
+    "control_levels": _tuple_of(_whole(1), distinct=True),
+    "wandb.mode": _one_of("disabled", "offline", "online"),
+    "wandb.entity": _TEXT,
+    "wandb.project": _NAME,
+    "wandb.name": _TEXT,
+}
+
+
+def rewind_step(rewind: str | int, steps_per_epoch: int) -> int:
+    """The training step that `config.ladder.rewind` means.
+
+    Raises:
+        ConfigError: it is not of one of the three forms.
+
+    >>> [rewind_step(r, 97) for r in ("1ep", "500st", 0)]
+    [97, 500, 0]
+    """
+    match = re.fullmatch(r"(\d{1,9})(ep|st)|0", str(rewind))
+    if match is None:
+        raise ConfigError(
+            f"config.ladder.rewind: {rewind!r} is not '1ep' (epochs), '500st' (steps) or 0"
+        )
+    if match[1] is None:
+        return 0
+    return int(match[1]) * (steps_per_epoch if match[2] == "ep" else 1)
+
+
+def flatten(config: ConfigDict) -> dict[str, Any]:
+    """The config's values by dotted key, in key order."""
+
+    def walk(node: ConfigDict, prefix: str) -> Iterator[tuple[str, Any]]:
+        for key in sorted(node.keys()):
+            value = node[key]
+            if isinstance(value, ConfigDict):
+                yield from walk(value, f"{prefix}{key}.")
+            else:
+                yield prefix + key, tuple(value) if isinstance(value, list) else value
+
+    return dict(walk(config, ""))
+
+
+def validate(config: ConfigDict) -> ConfigDict:
+    """A locked copy of `config` in its normal form, with every value checked.
+
+    Names (of models, data sets, optimizers, schedules, scores, controls) are checked later, by the
+    tables they are looked up in; all of that happens before a run directory is touched.
+
+    Raises:
+        ConfigError: one line that names the key, its value and what is legal.
+    """
+    flat, rules = flatten(config), _RULES
+    if unknown := sorted(set(flat) - set(rules)):
+        raise ConfigError(describe_unknown("config", unknown[0], rules).replace("value", "key"))
+    if missing := sorted(set(rules) - set(flat)):
+        raise ConfigError(f"config.{missing[0]} is missing; start from default_config()")
+    # On a command line, --config.controls=reinit,random arrives as one string in a tuple.
+    flat["controls"] = tuple(
+        name.strip() for item in flat["controls"] for name in str(item).split(",")
+    )
+    for key, value in flat.items():
+        text, ok = rules[key]
+        if not ok(value):
+            raise ConfigError(f"config.{key}: {value!r} is not {text}")
+    beyond = [level for level in flat["control_levels"] if level > flat["ladder.levels"]]
+    if beyond:
+        raise ConfigError(
+            f"config.control_levels: there is no level {beyond[0]}; "
+            f"config.ladder.levels is {flat['ladder.levels']}"
+        )
+    late = [m for m in flat["optimizer.milestones"] if m >= flat["train.epochs"]]
+    if late and flat["optimizer.schedule"] == "step":
+        raise ConfigError(
+            f"config.optimizer.milestones: {late[0]} is not before the end of training; "
+            f"config.train.epochs is {flat['train.epochs']}"
+        )
+    checked = default_config()
+    checked.unlock()
+    checked.update_from_flattened_dict(flat)
+    return checked.lock()
+
+
+def fingerprint(config: ConfigDict) -> str:
+    """16 hex digits that are the same for configs that must give the same results.
+
+    It is a SHA-256 of the values as canonical JSON, without the keys that can't change a result.
+    """
+    flat = {k: v for k, v in flatten(config).items() if not WITHOUT_EFFECT.fullmatch(k)}
+    flat["ladder.rewind"] = str(flat["ladder.rewind"])
+    text = json.dumps(flat, sort_keys=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def differing_keys(a: ConfigDict, b: ConfigDict) -> list[str]:
+    """The keys that matter to results and differ, as `key: value of a, value of b`."""
+    left, right = flatten(a), flatten(b)
+    return [
+        f"config.{key}: {left.get(key)!r}, {right.get(key)!r}"
+        for key in sorted(set(left) | set(right))
+        if str(left.get(key)) != str(right.get(key)) and not WITHOUT_EFFECT.fullmatch(key)
+    ]
+
+
+def to_json(config: ConfigDict) -> dict[str, Any]:
+    """The config as nested plain dicts, for `config.json`."""
+    return json.loads(json.dumps(config.to_dict()))
+
+
+def from_json(values: dict[str, Any]) -> ConfigDict:
+    """The config that `to_json` wrote, validated.
+
+    Raises:
+        ConfigError: a key or value that this version does not know.
+    """
+    return validate(ConfigDict(values))
+
+
+def misspelt_override(argument: str) -> str | None:
+    """For `--config.KEY=…` with a KEY that does not exist, one line that says so.
+
+    >>> misspelt_override("--config.seed=1").split(";")[0]
+    "config: unknown key 'seed' (did you mean 'seeds'?)"
+    """
+    key = argument.removeprefix("--config.").partition("=")[0]
+    if not argument.startswith("--config.") or key in _RULES:
+        return None
+    return describe_unknown("config", key, _RULES).replace("value", "key")

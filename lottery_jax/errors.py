@@ -1,0 +1,48 @@
+"""The mistakes a user can mend: each is one line that says what is wrong and what to do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+class LotteryError(Exception):
+    """An expected failure; the command line prints it as one line and exits with status 2."""
+
+
+class ConfigError(LotteryError):
+    """A config key, a command-line flag or a run directory that does not fit."""
+
+
+class DataError(LotteryError):
+    """A data set that is missing, unreadable or of the wrong shape."""
+
+
+class TicketError(LotteryError):
+    """A ticket that is missing, damaged or made for another model."""
+
+
+class TrainingError(LotteryError):
+    """A training that can't go on, such as one whose loss is no longer finite."""
+
+
+def describe_unknown(kind: str, name: object, legal: Iterable[str]) -> str:
+    """One line for a misspelt name: the nearest match, then the legal values.
+
+    >>> describe_unknown("config.model.name", "vgg91", ["vgg19", "resnet50"])
+    "config.model.name: unknown value 'vgg91' (did you mean 'vgg19'?); legal: resnet50, vgg19"
+    """
+    options = sorted(legal)
+    close = difflib.get_close_matches(str(name), options, n=1)
+    hint = f" (did you mean {close[0]!r}?)" if close else ""
+    return f"{kind}: unknown value {name!r}{hint}; legal: {', '.join(options)}"
+
+
+def choose(table: Mapping[str, T], name: str, kind: str) -> T:
+    """`table[name]`, or a `ConfigError` that names `kind` and the legal values."""
+    if name not in table:
+        raise ConfigError(describe_unknown(kind, name, table))
+    return table[name]

@@ -1,0 +1,588 @@
+"""The ladder: draw a ticket, train it, record it, draw the next.
+
+    for each seed
+        train to the rewind point
+        for each level
+            mask    = what is kept of the level before (level 0: everything)
+            trained = the ticket (mask, weights of the rewind point), trained
+            record it; train and record the controls of the same density
+
+A ticket that is on disk is not trained again, so running a directory again resumes it, and running
+a finished one does nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import zlib
+from collections.abc import Callable, Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+from rich.console import Console
+
+from lottery_jax import config as configuration
+from lottery_jax import logs, masks, tickets
+from lottery_jax.controls import CONTROLS
+from lottery_jax.datasets import Dataset, load_dataset
+from lottery_jax.errors import ConfigError, TicketError, TrainingError, choose
+from lottery_jax.files import write_text
+from lottery_jax.logs import WINNING
+from lottery_jax.models import build_model, init_variables, layer_names
+from lottery_jax.optim import make_optimizer, make_schedule
+from lottery_jax.pipeline import Split, make_mesh, put
+from lottery_jax.scores import SCORES
+from lottery_jax.tickets import Ticket
+from lottery_jax.train import (
+    EpochReport,
+    Program,
+    TrainState,
+    evaluate,
+    fit,
+    make_program,
+    start_state,
+)
+
+PyTree = Any
+Row = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Unit:
+    """One training of a run: a ticket of a seed and level, or a control of it."""
+
+    workdir: Path
+    seed: int
+    level: int
+    control: str  # logs.WINNING for the winning ticket itself
+
+    @property
+    def ticket(self) -> Path:
+        """Where the trained ticket is kept."""
+        name = "ticket" if self.control == WINNING else self.control
+        return level_dir(self.workdir, self.seed, self.level) / name
+
+    @property
+    def state(self) -> Path:
+        """Where its checkpoints are, until it is complete."""
+        return level_dir(self.workdir, self.seed, self.level) / "state" / self.control
+
+
+def level_dir(workdir: Path, seed: int, level: int) -> Path:
+    """The directory of one level of one replicate."""
+    return workdir / f"seed_{seed}" / f"level_{level:02d}"
+
+
+def units(config: ConfigDict, workdir: Path) -> list[Unit]:
+    """Every training of a run, in the order in which they are done."""
+    chosen = config.control_levels or range(1, config.ladder.levels + 1)
+    return [
+        Unit(workdir, seed, level, control)
+        for seed in config.seeds
+        for level in range(config.ladder.levels + 1)
+        for control in (WINNING, *(config.controls if level in chosen else ()))
+    ]
+
+
+@dataclasses.dataclass(frozen=True)
+class Setup:
+    """What a config means: everything that is the same for all seeds, levels and controls.
+
+    Attributes:
+        config: validated.
+        dataset: on the host.
+        train: the training set on the device; likewise `test` and `validation`.
+        model: the network.
+        program: its compiled steps.
+        init: from a key to fresh variables.
+        skip: names of the layers that are never pruned.
+        rewind_step: the step to which weights go back.
+        end_step: the step at which training ends.
+    """
+
+    config: ConfigDict
+    dataset: Dataset
+    train: Split
+    validation: Split | None
+    test: Split
+    model: nn.Module
+    program: Program
+    init: Callable[[jax.Array], PyTree]
+    skip: tuple[str, ...]
+    rewind_step: int
+    end_step: int
+
+    @property
+    def model_options(self) -> dict[str, Any]:
+        """What `build_model` needs beside the number of classes."""
+        return _model_options(self.config)
+
+
+def _model_options(config: ConfigDict) -> dict[str, Any]:
+    options = config.model.to_dict()
+    if not options["stem"]:
+        del options["stem"]
+    return options
+
+
+def set_up(config: ConfigDict, devices: list[jax.Device] | None = None) -> Setup:
+    """Loads the data, builds the network and its steps; compiles nothing yet.
+
+    Args:
+        config: of `config.default_config`'s form.
+        devices: over which to shard batches; default: all.
+
+    Raises:
+        ConfigError, DataError: one line that says what does not fit.
+    """
+    config = configuration.validate(config)
+    choose(SCORES, config.ladder.scores, "config.ladder.scores")
+    for name in config.controls:
+        choose(CONTROLS, name, "config.controls")
+    dataset = load_dataset(
+        config.data.name,
+        config.data.dir,
+        input_shape=config.data.input_shape,
+        validation_fraction=config.data.validation_fraction,
+    )
+    model = build_model(num_classes=dataset.num_classes, **_model_options(config))
+    mesh = make_mesh(devices)
+    steps_per_epoch = max(1, len(dataset.x_train) // config.train.batch_size)
+    schedule = make_schedule(
+        config.optimizer.schedule,
+        config.optimizer.learning_rate,
+        steps_per_epoch=steps_per_epoch,
+        epochs=config.train.epochs,
+        milestones=config.optimizer.milestones,
+        decay=config.optimizer.decay,
+        warmup_epochs=config.optimizer.warmup_epochs,
+    )
+    augment = config.data.augment
+    program = make_program(
+        model,
+        make_optimizer(**_optimizer_options(config)),
+        schedule,
+        mesh=mesh,
+        examples=len(dataset.x_train),
+        batch_size=config.train.batch_size,
+        mean=dataset.mean,
+        std=dataset.std,
+        augment=dataset.augment if augment == "auto" else augment,
+    )
+    shape = dataset.image_shape
+    try:
+        names = layer_names(model, shape)
+    except Exception as error:
+        raise ConfigError(
+            f"config.model.name: {config.model.name} does not take images of {shape}; "
+            "config.data.input_shape can pad them"
+        ) from error
+    skip = [names[0]] * config.ladder.skip_first + [names[-1]] * config.ladder.skip_last
+    rewind = configuration.rewind_step(config.ladder.rewind, steps_per_epoch)
+    end = config.train.epochs * steps_per_epoch
+    if rewind >= end:
+        raise ConfigError(
+            f"config.ladder.rewind: {config.ladder.rewind!r} is step {rewind}, but training ends "
+            f"at step {end}"
+        )
+
+    def split(images: Any, labels: Any) -> Split:
+        return put(mesh, Split(images, labels))
+
+    setup = Setup(
+        config=config,
+        dataset=dataset,
+        train=split(dataset.x_train, dataset.y_train),
+        validation=split(dataset.x_val, dataset.y_val) if len(dataset.x_val) else None,
+        test=split(dataset.x_test, dataset.y_test),
+        model=model,
+        program=program,
+        init=jax.jit(lambda key: init_variables(model, key, shape)),
+        skip=tuple(skip),
+        rewind_step=rewind,
+        end_step=end,
+    )
+    _check_ladder_is_not_too_long(setup)
+    return setup
+
+
+def _optimizer_options(config: ConfigDict) -> dict[str, Any]:
+    keys = ("name", "momentum", "nesterov", "b1", "b2", "weight_decay")
+    return {key: config.optimizer[key] for key in keys}
+
+
+def _check_ladder_is_not_too_long(setup: Setup) -> None:
+    shapes = jax.eval_shape(setup.init, jax.random.key(0))["params"]
+    alive = sum(leaf.size for leaf in masks.kernels(shapes, setup.skip).values())
+    for level in range(1, setup.config.ladder.levels + 1):
+        alive = masks.kept_count(alive, setup.config.ladder.prune_fraction)
+        if alive == 0:
+            raise ConfigError(
+                f"config.ladder.levels: no weight would be left at level {level}; "
+                f"at most {level - 1} fit config.ladder.prune_fraction"
+            )
+
+
+class Run:
+    """A run in progress: its set-up, and where its results go."""
+
+    def __init__(self, setup: Setup, workdir: Path, display: logs.Display) -> None:
+        config = setup.config
+        self.setup = setup
+        self.workdir = workdir
+        self.display = display
+        self.fingerprint = configuration.fingerprint(config)
+        self.metrics = logs.MetricsLog(workdir / "metrics.jsonl", self._is_settled)
+        self.wandb = logs.Wandb(
+            config.wandb.mode,
+            display.say,
+            entity=config.wandb.entity,
+            project=config.wandb.project,
+            name=config.wandb.name or workdir.name,
+            folder=workdir,
+            config=configuration.flatten(config),
+        )
+
+    def unit(self, seed: int, level: int, control: str = WINNING) -> Unit:
+        """The unit of that name in this run's directory."""
+        return Unit(self.workdir, seed, level, control)
+
+    def _is_settled(self, row: Row) -> bool:
+        """Whether a row of metrics.jsonl is of steps that will not be run again."""
+        unit = self.unit(row["seed"], row["level"], row["control"])
+        if tickets.is_complete(unit.ticket):
+            return True
+        reached = tickets.latest_step(unit.state)
+        if row["level"] == 0:
+            reached = max(reached, tickets.latest_step(_rewind_dir(self.workdir, unit.seed)))
+        return bool(row["step"] <= reached)
+
+    def close(self) -> None:
+        """Closes the logs."""
+        self.metrics.close()
+        self.wandb.finish()
+
+
+def run_ladder(
+    config: ConfigDict,
+    workdir: str | Path,
+    *,
+    devices: list[jax.Device] | None = None,
+    console: Console | None = None,
+) -> list[Row]:
+    """Runs a config's ladders, or what is left of them, and draws the report.
+
+    Args:
+        config: of `config.default_config`'s form.
+        workdir: the run directory; a new or empty one, or one of the same config.
+        devices: over which to shard batches; default: all.
+        console: where to show progress.
+
+    Returns:
+        The rows of `curve.csv`.
+
+    Raises:
+        ConfigError, DataError: before anything is written.
+        TrainingError: a loss is not finite; what was completed before is kept.
+    """
+    config = configuration.validate(config)
+    workdir = Path(workdir)
+    console = console or Console()
+    check_workdir(workdir, config)
+    todo = [unit for unit in units(config, workdir) if not tickets.is_complete(unit.ticket)]
+    if todo:
+        setup = set_up(config, devices)
+        record_config(workdir, config)
+        total = len(units(config, workdir)) * config.train.epochs
+        with logs.Display(total, console) as display:
+            run = Run(setup, workdir, display)
+            try:
+                for seed in config.seeds:
+                    climb(run, seed)
+            finally:
+                run.close()
+    else:
+        console.print(f"{workdir}: complete, nothing to do", markup=False, highlight=False)
+    return write_curve(config, workdir)
+
+
+def climb(run: Run, seed: int) -> None:
+    """All levels of one replicate."""
+    setup, ladder = run.setup, run.setup.config.ladder
+    todo = [u for u in units(setup.config, run.workdir) if u.seed == seed]
+    if all(tickets.is_complete(unit.ticket) for unit in todo):
+        run.display.skip(len(todo) * setup.config.train.epochs)
+        return
+    init_key, train_key, control_key = jax.random.split(jax.random.key(seed), 3)
+    rewind = rewind_point(run, seed, init_key, train_key)
+    start = {"params": rewind.params, "batch_stats": rewind.batch_stats}
+    before: Ticket | None = None
+    for level in range(ladder.levels + 1):
+        here = [unit for unit in todo if unit.level == level]
+        if all(tickets.is_complete(unit.ticket) for unit in here):
+            run.display.skip(len(here) * setup.config.train.epochs)
+            before = None
+            continue
+        if level == 0:
+            mask = masks.dense(start["params"])
+        else:
+            before = before or tickets.load_ticket(run.unit(seed, level - 1).ticket)
+            mask = draw_mask(setup, before)
+        warn_of_collapse(run, seed, level, mask)
+        restored = rewind if level == 0 or ladder.optimizer_state == "restored" else None
+        before = None
+        for unit in here:
+            if unit.control == WINNING:
+                before = train_unit(run, unit, mask, start, train_key, restored)
+            else:
+                control = CONTROLS[unit.control]
+                key = jax.random.fold_in(control_key, level)
+                key = jax.random.fold_in(key, zlib.crc32(unit.control.encode()))
+                other_mask, variables = control(mask, key, setup.init, setup.skip)
+                train_unit(run, unit, other_mask, variables, train_key, None)
+        write_curve(setup.config, run.workdir)
+        run.display.say(_level_line(here))
+
+
+def draw_mask(setup: Setup, ticket: Ticket) -> PyTree:
+    """The next level's mask: the trained weights of this one, scored and ranked."""
+    ladder = setup.config.ladder
+    scores = SCORES[ladder.scores](ticket.trained)
+    return masks.prune(
+        scores, ticket.mask, ladder.prune_fraction, scope=ladder.scope, skip=setup.skip
+    )
+
+
+def rewind_point(run: Run, seed: int, init_key: jax.Array, train_key: jax.Array) -> TrainState:
+    """The state at the rewind step, as NumPy arrays: trained to there, or loaded from the disk."""
+    setup, unit = run.setup, run.unit(seed, 0)
+    variables = setup.init(init_key)
+    state = start_state(setup.program, variables, masks.dense(variables["params"]), step=0)
+    folder = _rewind_dir(run.workdir, seed)
+    saved = tickets.load_state(folder, like=state)
+    if saved is None:
+        run.display.working_on(f"seed {seed}  to the rewind point")
+        state = resume(run, unit, state)
+        state = fit(
+            setup.program, state, setup.train, train_key,
+            until=setup.rewind_step, on_epoch=recorder(run, unit, []),
+        )
+        tickets.save_state(folder, state)
+        saved = jax.device_get(state)
+    return saved
+
+
+def _rewind_dir(workdir: Path, seed: int) -> Path:
+    return workdir / f"seed_{seed}" / "rewind"
+
+
+def resume(run: Run, unit: Unit, state: TrainState) -> TrainState:
+    """The unit's latest checkpoint on the device, or `state` if there is none."""
+    saved = tickets.load_state(unit.state, like=state)
+    return state if saved is None else put(run.setup.program.mesh, saved)
+
+
+def train_unit(
+    run: Run,
+    unit: Unit,
+    mask: PyTree,
+    variables: PyTree,
+    train_key: jax.Array,
+    restored: TrainState | None,
+) -> Ticket:
+    """Trains a ticket to the end and keeps it; loads it if that was done before.
+
+    Args:
+        run: the run.
+        unit: which training this is.
+        mask: of the ticket.
+        variables: the weights to start from and their BatchNorm statistics.
+        train_key: of the replicate: every ticket of a seed sees the same batches.
+        restored: the state whose optimizer state to start with; None for a fresh one.
+    """
+    if tickets.is_complete(unit.ticket):
+        run.display.skip(run.setup.config.train.epochs)
+        return tickets.load_ticket(unit.ticket)
+    setup, config = run.setup, run.setup.config
+    density = masks.density(mask)
+    what = f"seed {unit.seed}  level {unit.level:2d}  {density:7.2%} {unit.control}"
+    run.display.working_on(what)
+    continues = unit.level == 0 or config.ladder.schedule == "continue"
+    first = setup.rewind_step if continues else 0
+    state = start_state(setup.program, variables, mask, first, restored)
+    run.display.skip(first // setup.program.steps_per_epoch if unit.level else 0)
+    start = jax.device_get({"params": state.params, "batch_stats": state.batch_stats})
+    state = resume(run, unit, state)
+    rows = run.metrics.rows_of(unit.seed, unit.level, unit.control)
+    try:
+        state = fit(
+            setup.program, state, setup.train, train_key,
+            until=setup.end_step, on_epoch=recorder(run, unit, rows),
+        )
+    except TrainingError as error:
+        raise TrainingError(
+            f"seed {unit.seed}, level {unit.level}, {unit.control}: {error}"
+        ) from error
+    last = rows[-1]
+    ticket = Ticket(
+        mask=mask,
+        params=start["params"],
+        batch_stats=start["batch_stats"],
+        trained=jax.device_get(state.params),
+        trained_batch_stats=jax.device_get(state.batch_stats),
+        metadata={
+            "model": setup.model_options,
+            "num_classes": setup.dataset.num_classes,
+            "input_shape": list(setup.dataset.image_shape),
+            "data": setup.dataset.name,
+            "mean": list(setup.dataset.mean),
+            "std": list(setup.dataset.std),
+            "seed": unit.seed,
+            "level": unit.level,
+            "control": unit.control,
+            "rewind_step": setup.rewind_step,
+            "optimizer": config.optimizer.to_dict(),
+            "config_fingerprint": run.fingerprint,
+            "lottery_jax_version": version("lottery_jax"),
+            "result": {
+                "test_accuracy": last["test_accuracy"],
+                "test_loss": last["test_loss"],
+                "train_loss": last["train_loss"],
+                "epochs": last["epoch"],
+                "seconds": sum(row["seconds"] for row in rows),
+            },
+        },
+    )
+    ticket = tickets.save_ticket(unit.ticket, ticket)
+    tickets.discard(unit.state)
+    return ticket
+
+
+def recorder(
+    run: Run, unit: Unit, rows: list[Row]
+) -> Callable[[TrainState, EpochReport], None]:
+    """The function that measures, writes and checkpoints at the end of each epoch of a unit."""
+    setup, train = run.setup, run.setup.config.train
+
+    def record(state: TrainState, report: EpochReport) -> None:
+        row: Row = {
+            "seed": unit.seed,
+            "level": unit.level,
+            "control": unit.control,
+            "epoch": report.epoch,
+            "step": report.step,
+            "train_loss": report.train_loss,
+            "lr": report.learning_rate,
+            "images_per_s": round(report.images_per_s, 1),
+            "seconds": round(report.seconds, 4),
+        }
+        last = report.step == setup.end_step
+        if last or report.epoch % train.eval_every_epochs == 0:
+            weights = state.params, state.batch_stats
+            measured = evaluate(setup.program, *weights, setup.test)
+            row |= {"test_accuracy": measured.accuracy, "test_loss": measured.loss}
+            if setup.validation is not None:
+                measured = evaluate(setup.program, *weights, setup.validation)
+                row |= {"val_accuracy": measured.accuracy, "val_loss": measured.loss}
+        rows.append(row)
+        run.metrics.write(row)
+        run.wandb.log(row)
+        run.display.epoch_done(row.get("test_accuracy"), report.images_per_s)
+        every = train.checkpoint_every_epochs
+        if every and report.epoch % every == 0 and not last:
+            tickets.save_state(unit.state, state)
+
+    return record
+
+
+def warn_of_collapse(run: Run, seed: int, level: int, mask: PyTree) -> None:
+    """Says which layers have no weight left, since accuracy then drops to chance."""
+    if empty := masks.collapsed_layers(mask):
+        run.display.say(
+            f"warning: seed {seed}, level {level}: no weight is left in {', '.join(empty)}; "
+            "the network can't do better than chance"
+        )
+
+
+def _level_line(here: list[Unit]) -> str:
+    line = f"seed {here[0].seed}  level {here[0].level:2d}"
+    for i, unit in enumerate(here):
+        metadata = tickets.read_metadata(unit.ticket)
+        if i == 0:
+            line += f"  {metadata['density']:8.2%} of weights"
+        line += f"   {unit.control} {metadata['result']['test_accuracy']:.2%}"
+    return line
+
+
+def curve_rows(config: ConfigDict, workdir: Path) -> Iterator[Row]:
+    """A row of curve.csv for each completed training, from the tickets' metadata."""
+    for unit in units(config, workdir):
+        if tickets.is_complete(unit.ticket):
+            metadata = tickets.read_metadata(unit.ticket)
+            row = {key: metadata[key] for key in logs.CURVE_COLUMNS if key in metadata}
+            yield {**row, **metadata["result"]}
+
+
+def write_curve(config: ConfigDict, workdir: Path) -> list[Row]:
+    """Writes curve.csv anew and returns its rows."""
+    rows = list(curve_rows(config, workdir))
+    logs.write_curve(workdir / "curve.csv", rows)
+    return rows
+
+
+def check_workdir(workdir: Path, config: ConfigDict) -> None:
+    """Raises a ConfigError if the directory holds something else than a run of this config."""
+    file = workdir / "config.json"
+    if file.is_file():
+        differ = configuration.differing_keys(read_config(workdir), config)
+        if differ:
+            raise ConfigError(
+                f"{workdir}: holds a run of another config (there, here): {'; '.join(differ)}; "
+                "choose another --workdir"
+            )
+    elif workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
+        raise ConfigError(f"{workdir}: is neither empty nor a run; choose another --workdir")
+
+
+def read_config(workdir: Path) -> ConfigDict:
+    """The config of a run directory.
+
+    Raises:
+        ConfigError: there is none, or it can't be read.
+    """
+    try:
+        stored = json.loads((workdir / "config.json").read_text(encoding="utf-8"))["config"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{workdir}: is not a run (config.json: {error})") from error
+    return configuration.from_json(stored)
+
+
+def record_config(workdir: Path, config: ConfigDict) -> None:
+    """Writes config.json: the resolved config, its fingerprint, versions and the git commit."""
+    names = ("lottery_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+    record = {
+        "config": configuration.to_json(config),
+        "fingerprint": configuration.fingerprint(config),
+        "versions": {name: version(name) for name in names},
+        "git_commit": _git_commit(),
+    }
+    write_text(workdir / "config.json", json.dumps(record, indent=1) + "\n")
+
+
+def _git_commit() -> str | None:
+    """The commit of the checkout this package runs from, read without calling git."""
+    git = Path(__file__).resolve().parent.parent / ".git"
+    try:
+        head = (git / "HEAD").read_text().strip()
+        if match := re.fullmatch(r"ref: (.+)", head):
+            head = (git / match[1]).read_text().strip()
+    except OSError:
+        return None
+    return head

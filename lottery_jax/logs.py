@@ -1,0 +1,177 @@
+"""What a run writes down as it goes: metrics.jsonl, curve.csv, the terminal, wandb when asked."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from lottery_jax.files import write_text
+
+# In curve.csv, the series of the winning tickets themselves.
+WINNING = "winning"
+CURVE_COLUMNS = (
+    "seed",
+    "level",
+    "control",
+    "weights_total",
+    "weights_remaining",
+    "density",
+    "test_accuracy",
+    "test_loss",
+    "train_loss",
+    "epochs",
+    "seconds",
+)
+
+
+def write_curve(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Writes curve.csv: one row a (seed, level, control), whole or not at all."""
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, CURVE_COLUMNS, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, text.getvalue())
+
+
+class MetricsLog:
+    """metrics.jsonl: one line an epoch, appended as epochs end.
+
+    A row is written before the checkpoint of the same step. After an interruption there may
+    therefore be rows of steps that will be run again: `keep` says which rows to keep.
+    """
+
+    def __init__(self, path: Path, keep: Callable[[dict[str, Any]], bool]) -> None:
+        self._path = path
+        if path.is_file():
+            kept = [json.dumps(row) + "\n" for row in self._rows() if keep(row)]
+            write_text(path, "".join(kept))
+        self._file = path.open("a", encoding="utf-8")
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        """Appends a row; when this returns a crash of this process can't lose it."""
+        self._file.write(json.dumps(row) + "\n")
+        self._file.flush()
+
+    def rows_of(self, seed: int, level: int, control: str) -> list[dict[str, Any]]:
+        """The rows there are of one training."""
+        wanted = (seed, level, control)
+        return [r for r in self._rows() if (r["seed"], r["level"], r["control"]) == wanted]
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()
+
+    def _rows(self) -> Iterator[dict[str, Any]]:
+        with self._path.open(encoding="utf-8") as file:
+            for line in file:
+                try:
+                    yield json.loads(line)
+                except ValueError:
+                    continue  # the line that was being written when the process died
+
+
+class Wandb:
+    """Sends rows to Weights & Biases, or nowhere if `mode` is `disabled`.
+
+    wandb is imported only when asked for; whatever it raises becomes one warning and the run goes
+    on without it.
+    """
+
+    def __init__(
+        self, mode: str, warn: Callable[[str], None], *, entity: str, project: str, name: str,
+        folder: Path, config: Mapping[str, Any],
+    ) -> None:
+        self._run: Any = None
+        self._warn = warn
+        if mode == "disabled":
+            return
+
+        def start() -> None:
+            import wandb
+
+            self._run = wandb.init(
+                mode=mode,
+                entity=entity or None,
+                project=project,
+                name=name,
+                dir=str(folder),
+                config=dict(config),
+            )
+
+        self._attempt(start)
+
+    def log(self, row: Mapping[str, Any]) -> None:
+        """Sends the row's numbers, under `<control>/<key>`."""
+        if self._run is None:
+            return
+        prefix = f"seed_{row['seed']}/{row['control']}"
+        numbers = {f"{prefix}/{k}": v for k, v in row.items() if isinstance(v, (int, float))}
+        self._attempt(lambda: self._run.log(numbers))
+
+    def finish(self) -> None:
+        """Waits until what was sent has arrived."""
+        if self._run is not None:
+            self._attempt(self._run.finish)
+
+    def _attempt(self, action: Callable[[], object]) -> None:
+        try:
+            action()
+        except Exception as error:
+            self._run = None
+            self._warn(f"wandb: {type(error).__name__}: {error}; the run goes on without it")
+
+
+class Display:
+    """The terminal: a progress bar over all epochs of the run, and a line for each level."""
+
+    def __init__(self, total_epochs: int, console: Console) -> None:
+        self.console = console
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("epochs  {task.fields[status]}"),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+        )
+        self._task = self._progress.add_task("starting", total=total_epochs, status="")
+
+    def __enter__(self) -> Display:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._progress.stop()
+
+    def say(self, line: str) -> None:
+        """Prints a line above the bar; `line` is plain text, without rich's markup."""
+        self.console.print(line, markup=False, highlight=False)
+
+    def working_on(self, what: str) -> None:
+        """Names what is being trained."""
+        self._progress.update(self._task, description=what)
+
+    def epoch_done(self, accuracy: float | None, images_per_s: float) -> None:
+        """Moves the bar on by one epoch."""
+        measured = f"{accuracy:7.2%}  " if accuracy is not None else ""
+        self._progress.update(self._task, status=f"{measured}{images_per_s:,.0f} images/s")
+        self._progress.advance(self._task)
+
+    def skip(self, epochs: int) -> None:
+        """Moves the bar past epochs that an earlier process ran."""
+        self._progress.advance(self._task, epochs)
+

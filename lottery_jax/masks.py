@@ -1,0 +1,206 @@
+"""Masks: which weights of a network take part.
+
+A mask is a pytree of bool arrays with the full structure of the parameters. It is True where a
+weight is kept, and everywhere in the leaves that are never pruned (biases, BatchNorm scales and
+biases). *Prunable* are the kernels of convolutions and dense layers; counts and densities count
+prunable weights only.
+
+Masks are drawn on the host: the number of weights to keep is a Python int, ties are broken by
+index, and the same scores give the same mask on every backend. The index order is that of the
+layers' names, then of the weights within a kernel in C order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import keystr, tree_flatten_with_path
+
+PyTree = Any
+Array = np.ndarray[Any, np.dtype[Any]]
+
+SCOPES = ("global", "layer")
+_KERNEL = "/kernel"
+
+
+def _paths(tree: PyTree) -> list[str]:
+    return [keystr(path, simple=True, separator="/") for path, _ in tree_flatten_with_path(tree)[0]]
+
+
+def kernels(tree: PyTree, skip: Collection[str] = ()) -> dict[str, Any]:
+    """The prunable leaves of a parameter-shaped tree, by layer name, in name order.
+
+    Args:
+        tree: params, a mask or scores; a kernel is a leaf named `kernel`.
+        skip: names of layers that are not to be pruned, such as `head`.
+
+    Raises:
+        ValueError: `skip` names a layer that has no kernel.
+
+    >>> list(kernels({"head": {"kernel": 1, "bias": 2}, "conv1": {"kernel": 3}}, skip=["head"]))
+    ['conv1']
+    """
+    leaves = dict(zip(_paths(tree), jax.tree.leaves(tree), strict=True))
+    found = {path[: -len(_KERNEL)]: x for path, x in leaves.items() if path.endswith(_KERNEL)}
+    if missing := set(skip) - set(found):
+        raise ValueError(f"no prunable layer named {', '.join(sorted(missing))}")
+    return {name: leaf for name, leaf in found.items() if name not in skip}
+
+
+def _with_kernels(mask: PyTree, new: Mapping[str, Array]) -> PyTree:
+    """`mask` with the kernels named in `new` replaced."""
+    leaves, treedef = jax.tree.flatten(mask)
+    replaced = [
+        new.get(path.removesuffix(_KERNEL), leaf) if path.endswith(_KERNEL) else leaf
+        for path, leaf in zip(_paths(mask), leaves, strict=True)
+    ]
+    return jax.tree.unflatten(treedef, replaced)
+
+
+def dense(params: PyTree) -> PyTree:
+    """The mask that keeps everything: bool ones of each leaf's shape."""
+    return jax.tree.map(lambda p: np.ones(p.shape, bool), params)
+
+
+def apply(mask: PyTree, params: PyTree) -> PyTree:
+    """`params` with exactly +0.0 where `mask` is False; may be jitted.
+
+    A product would give -0.0 for negative weights, and NaN for a pruned infinity.
+    """
+    return jax.tree.map(lambda m, p: jnp.where(m, p, jnp.zeros((), p.dtype)), mask, params)
+
+
+def kept_count(alive: int, fraction: float) -> int:
+    """How many of `alive` weights stay when `fraction` of them is pruned.
+
+    >>> kept_count(20_024_000, 0.2)
+    16019200
+    """
+    return round(alive * (1.0 - fraction))
+
+
+def keep_largest(scores: Array, count: int) -> Array:
+    """Which `count` entries of a flat array are the largest; among equals the earlier stay.
+
+    Args:
+        scores: `[n]`, any real dtype, no NaN.
+        count: how many to keep, 0 to n.
+
+    Returns:
+        bool `[n]` with exactly `count` True.
+
+    Raises:
+        ValueError: `scores` has NaN, or `count` is out of range.
+
+    >>> keep_largest(np.array([1.0, 3.0, 1.0, 1.0]), 3)
+    array([ True,  True,  True, False])
+    """
+    n = scores.size
+    if not 0 <= count <= n:
+        raise ValueError(f"can't keep {count} of {n} weights")
+    if np.isnan(scores).any():
+        raise ValueError("scores contain NaN")
+    if count in (0, n):
+        return np.full(n, count == n)
+    threshold = np.partition(scores, n - count)[n - count]
+    keep = scores > threshold
+    ties = np.flatnonzero(scores == threshold)
+    keep[ties[: count - np.count_nonzero(keep)]] = True
+    return keep
+
+
+def prune(
+    scores: PyTree,
+    mask: PyTree,
+    fraction: float,
+    *,
+    scope: str = "global",
+    skip: Collection[str] = (),
+) -> PyTree:
+    """Prunes the `fraction` of the surviving weights whose scores are lowest.
+
+    Survivors alone are ranked, so the result is a subset of `mask`, and exactly
+    `kept_count(alive, fraction)` weights remain: over all layers together (`global`, as in Morcos
+    et al. 2019), or in each layer by itself (`layer`, as in Frankle & Carbin 2019).
+
+    Args:
+        scores: pytree like `mask`; larger is more important. Only kernels are read.
+        mask: the present mask.
+        fraction: in [0, 1), of the weights that are still there, not of all.
+        scope: `global` or `layer`.
+        skip: names of layers that are left as they are.
+
+    Returns:
+        A new mask, NumPy bool arrays.
+
+    Raises:
+        ValueError: no weight would remain, scores have NaN, or an argument is out of range.
+    """
+    if not 0.0 <= fraction < 1.0:
+        raise ValueError(f"fraction must be in [0, 1), not {fraction}")
+    if scope not in SCOPES:
+        raise ValueError(f"scope must be one of {SCOPES}, not {scope!r}")
+    alive = {name: np.asarray(m) for name, m in kernels(mask, skip).items()}
+    values = {name: np.asarray(s)[alive[name]] for name, s in kernels(scores, skip).items()}
+    groups = [list(alive)] if scope == "global" else [[name] for name in alive]
+    new: dict[str, Array] = {}
+    for group in groups:
+        flat = np.concatenate([values[name] for name in group])
+        keep = keep_largest(flat, kept_count(flat.size, fraction))
+        ends = np.cumsum([values[name].size for name in group])[:-1]
+        for name, part in zip(group, np.split(keep, ends), strict=True):
+            layer = alive[name].copy()
+            layer[layer] = part
+            new[name] = layer
+    if not any(layer.any() for layer in new.values()):
+        raise ValueError(f"pruning {fraction:.2%} of what remains would leave no weight at all")
+    return _with_kernels(mask, new)
+
+
+def permute(
+    mask: PyTree, key: jax.Array, *, scope: str = "global", skip: Collection[str] = ()
+) -> PyTree:
+    """A mask with as many weights at random places: over all layers, or within each layer.
+
+    Layers named in `skip` stay as they are. `key` is a typed PRNG key.
+    """
+    if scope not in SCOPES:
+        raise ValueError(f"scope must be one of {SCOPES}, not {scope!r}")
+    rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
+    layers = {name: np.asarray(m) for name, m in kernels(mask, skip).items()}
+    if scope == "layer":
+        new = {name: rng.permutation(m.ravel()).reshape(m.shape) for name, m in layers.items()}
+        return _with_kernels(mask, new)
+    flat = rng.permutation(np.concatenate([m.ravel() for m in layers.values()]))
+    ends = np.cumsum([m.size for m in layers.values()])[:-1]
+    parts = zip(layers.items(), np.split(flat, ends), strict=True)
+    return _with_kernels(mask, {name: part.reshape(m.shape) for (name, m), part in parts})
+
+
+def layer_counts(mask: PyTree) -> dict[str, tuple[int, int]]:
+    """For each layer's kernel, by name: (weights remaining, weights in all)."""
+    return {
+        name: (int(np.count_nonzero(m)), int(np.size(m)))
+        for name, m in ((name, np.asarray(m)) for name, m in kernels(mask).items())
+    }
+
+
+def counts(mask: PyTree) -> tuple[int, int]:
+    """(prunable weights remaining, prunable weights in all)."""
+    per_layer = layer_counts(mask).values()
+    return sum(kept for kept, _ in per_layer), sum(total for _, total in per_layer)
+
+
+def density(mask: PyTree) -> float:
+    """The share of the prunable weights that remain; 1 - sparsity."""
+    kept, total = counts(mask)
+    return kept / total
+
+
+def collapsed_layers(mask: PyTree) -> list[str]:
+    """Layers with no weight left; the network's output no longer depends on its input there."""
+    return [name for name, (kept, _) in layer_counts(mask).items() if kept == 0]

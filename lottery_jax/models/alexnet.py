@@ -1,0 +1,69 @@
+"""AlexNet for 32x32 images, as the Generalizing Lottery Tickets experiments size it.
+
+The layer plan is Krizhevsky's (2014, "One weird trick") with a first 3x3 convolution of stride 2,
+2x2 pooling and a 1024-4096-4096 classifier with dropout; no BatchNorm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from lottery_jax.layers import Conv, max_pool2
+from lottery_jax.models.scaling import scaled
+
+# Uniform in +-1/sqrt(fan_in) for weights: PyTorch's default, which the experiments used.
+_INIT = nn.initializers.variance_scaling(1.0 / 3.0, "fan_in", "uniform")
+_POOL_AFTER = (1, 2, 5)
+
+
+class AlexNet(nn.Module):
+    """Five convolutions, three max-poolings, two hidden dense layers with dropout.
+
+    Attributes:
+        num_classes: outputs.
+        conv_widths: channels of the five convolutions.
+        dense_widths: units of the hidden dense layers.
+        dropout: rate, before each hidden dense layer; needs a `dropout` key when training.
+        dtype: of the computation.
+    """
+
+    num_classes: int
+    conv_widths: tuple[int, ...]
+    dense_widths: tuple[int, ...]
+    dropout: float = 0.5
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        """Images `[batch, height, width, channels]` to logits."""
+        for i, features in enumerate(self.conv_widths, 1):
+            stride = 2 if i == 1 else 1
+            conv = Conv(
+                features, 3, stride, kernel_init=_INIT, dtype=self.dtype, name=f"conv{i}"
+            )
+            x = nn.relu(conv(x))
+            if i in _POOL_AFTER:
+                x = max_pool2(x)
+        x = x.reshape(x.shape[0], -1)
+        for i, features in enumerate(self.dense_widths, 1):
+            x = nn.Dropout(self.dropout, deterministic=not train)(x)
+            dense = nn.Dense(features, kernel_init=_INIT, dtype=self.dtype, name=f"dense{i}")
+            x = nn.relu(dense(x))
+        return nn.Dense(self.num_classes, kernel_init=_INIT, dtype=self.dtype, name="head")(x)
+
+
+def _build(
+    convs: tuple[int, ...], denses: tuple[int, ...], *, num_classes: int, width: float, dtype: Any
+) -> AlexNet:
+    return AlexNet(num_classes, scaled(convs, width), scaled(denses, width), dtype=dtype)
+
+
+MODELS: dict[str, Callable[..., nn.Module]] = {
+    "alexnet": partial(_build, (64, 192, 384, 256, 256), (4096, 4096)),
+}

@@ -1,0 +1,61 @@
+"""LeNet-300-100 and the Conv-2, -4, -6 networks of Frankle & Carbin (ICLR 2019, figure 2)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from lottery_jax.layers import Conv, max_pool2
+from lottery_jax.models.scaling import scaled
+
+# Glorot normal weights and zero biases, as in the paper.
+_INIT = nn.initializers.glorot_normal()
+
+
+class LeNet(nn.Module):
+    """Optional pairs of 3x3 convolutions, each pair followed by 2x2 max-pooling; dense layers.
+
+    Attributes:
+        num_classes: outputs.
+        conv_widths: channels of the convolutions, in pairs; empty for LeNet-300-100.
+        dense_widths: units of the hidden dense layers.
+        dtype: of the computation.
+    """
+
+    num_classes: int
+    conv_widths: tuple[int, ...]
+    dense_widths: tuple[int, ...]
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        """Images `[batch, height, width, channels]` to logits; `train` changes nothing here."""
+        for i, features in enumerate(self.conv_widths, 1):
+            conv = Conv(features, kernel_init=_INIT, dtype=self.dtype, name=f"conv{i}")
+            x = nn.relu(conv(x))
+            if i % 2 == 0:
+                x = max_pool2(x)
+        x = x.reshape(x.shape[0], -1)
+        for i, features in enumerate(self.dense_widths, 1):
+            dense = nn.Dense(features, kernel_init=_INIT, dtype=self.dtype, name=f"dense{i}")
+            x = nn.relu(dense(x))
+        return nn.Dense(self.num_classes, kernel_init=_INIT, dtype=self.dtype, name="head")(x)
+
+
+def _build(
+    convs: tuple[int, ...], denses: tuple[int, ...], *, num_classes: int, width: float, dtype: Any
+) -> LeNet:
+    return LeNet(num_classes, scaled(convs, width), scaled(denses, width), dtype)
+
+
+MODELS: dict[str, Callable[..., nn.Module]] = {
+    "lenet_300_100": partial(_build, (), (300, 100)),
+    "conv2": partial(_build, (64, 64), (256, 256)),
+    "conv4": partial(_build, (64, 64, 128, 128), (256, 256)),
+    "conv6": partial(_build, (64, 64, 128, 128, 256, 256), (256, 256)),
+}

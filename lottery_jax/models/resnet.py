@@ -1,0 +1,134 @@
+"""Residual networks (He et al., CVPR 2016).
+
+The CIFAR family (20, 32, 56 layers: three stages of 16, 32, 64 channels) has projection shortcuts
+where shapes change, as lottery-ticket work uses it. The ImageNet family (18, 34, 50) has four
+stages; in the bottleneck the stride is in the 3x3 convolution.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from lottery_jax.errors import choose
+from lottery_jax.layers import Conv, batch_norm
+from lottery_jax.models.scaling import scaled
+
+_INIT = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+_HEAD_INIT = nn.initializers.variance_scaling(1.0 / 3.0, "fan_in", "uniform")
+
+
+class Block(nn.Module):
+    """Convolutions with a shortcut around them.
+
+    Attributes:
+        layers: (kernel size, channels) of each convolution.
+        strided: which of them has the stride.
+        stride: of the block.
+        dtype: of the computation.
+    """
+
+    layers: tuple[tuple[int, int], ...]
+    strided: int
+    stride: int
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        """`[batch, height, width, in]` to `[batch, height / stride, width / stride, out]`."""
+        y = x
+        for i, (size, features) in enumerate(self.layers):
+            stride = self.stride if i == self.strided else 1
+            y = self._conv(features, size, stride, f"conv{i + 1}")(y)
+            y = batch_norm(y, f"bn{i + 1}", train=train, dtype=self.dtype)
+            if i < len(self.layers) - 1:
+                y = nn.relu(y)
+        if x.shape != y.shape:
+            x = self._conv(y.shape[-1], 1, self.stride, "shortcut")(x)
+            x = batch_norm(x, "bn_shortcut", train=train, dtype=self.dtype)
+        return nn.relu(x + y)
+
+    def _conv(self, features: int, size: int, stride: int, name: str) -> Conv:
+        return Conv(
+            features, size, stride, use_bias=False, kernel_init=_INIT, dtype=self.dtype, name=name
+        )
+
+
+class ResNet(nn.Module):
+    """A stem, stages of residual blocks, global average pooling, a dense layer.
+
+    Attributes:
+        num_classes: outputs.
+        stem: `cifar` (3x3, stride 1) or `imagenet` (7x7, stride 2, then 3x3 max-pooling).
+        stem_width: channels of the stem.
+        stages: for each stage, the `layers` of each of its blocks.
+        strided: which convolution of a stage's first block halves the image.
+        dtype: of the computation.
+    """
+
+    num_classes: int
+    stem: str
+    stem_width: int
+    stages: tuple[tuple[tuple[tuple[int, int], ...], ...], ...]
+    strided: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        """Images `[batch, height, width, channels]` to logits."""
+        size, stride = (7, 2) if self.stem == "imagenet" else (3, 1)
+        x = Conv(
+            self.stem_width,
+            size,
+            stride,
+            use_bias=False,
+            kernel_init=_INIT,
+            dtype=self.dtype,
+            name="stem",
+        )(x)
+        x = nn.relu(batch_norm(x, "bn_stem", train=train, dtype=self.dtype))
+        if self.stem == "imagenet":
+            x = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
+        for i, stage in enumerate(self.stages, 1):
+            for j, layers in enumerate(stage, 1):
+                stride = 2 if i > 1 and j == 1 else 1
+                block = Block(layers, self.strided, stride, self.dtype, name=f"block{i}_{j}")
+                x = block(x, train=train)
+        x = x.mean(axis=(1, 2))
+        return nn.Dense(self.num_classes, kernel_init=_HEAD_INIT, dtype=self.dtype, name="head")(x)
+
+
+def _build(
+    depths: tuple[int, ...],
+    widths: tuple[int, ...],
+    bottleneck: bool,
+    *,
+    num_classes: int,
+    width: float,
+    dtype: Any,
+    stem: str = "cifar",
+) -> ResNet:
+    choose({"cifar": 0, "imagenet": 0}, stem, "config.model.stem")
+
+    def block(n: int) -> tuple[tuple[int, int], ...]:
+        return ((1, n), (3, n), (1, 4 * n)) if bottleneck else ((3, n), (3, n))
+
+    channels = scaled(widths, width)
+    stages = tuple((block(n),) * depth for depth, n in zip(depths, channels, strict=True))
+    return ResNet(num_classes, stem, channels[0], stages, int(bottleneck), dtype)
+
+
+_CIFAR, _IMAGENET = (16, 32, 64), (64, 128, 256, 512)
+MODELS: dict[str, Callable[..., nn.Module]] = {
+    "resnet20": partial(_build, (3, 3, 3), _CIFAR, False),
+    "resnet32": partial(_build, (5, 5, 5), _CIFAR, False),
+    "resnet56": partial(_build, (9, 9, 9), _CIFAR, False),
+    "resnet18": partial(_build, (2, 2, 2, 2), _IMAGENET, False),
+    "resnet34": partial(_build, (3, 4, 6, 3), _IMAGENET, False),
+    "resnet50": partial(_build, (3, 4, 6, 3), _IMAGENET, True),
+}

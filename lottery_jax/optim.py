@@ -1,0 +1,127 @@
+"""Optimizers and learning-rate schedules.
+
+The learning rate is kept out of the optimizer: the train step multiplies the transform's output by
+the schedule at its own step count. So a rewound run can start with fresh optimizer state and yet
+continue the schedule where the rewind point was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from lottery_jax.errors import choose
+
+Schedule = Callable[[jax.Array], jax.Array]
+
+
+def sgd(
+    *, momentum: float = 0.9, nesterov: bool = False, weight_decay: float = 0.0
+) -> optax.GradientTransformation:
+    """SGD with momentum; weight decay is added to the gradient, as PyTorch does."""
+    return optax.chain(
+        optax.add_decayed_weights(weight_decay), optax.trace(momentum, nesterov=nesterov)
+    )
+
+
+def adam(
+    *, b1: float = 0.9, b2: float = 0.999, weight_decay: float = 0.0
+) -> optax.GradientTransformation:
+    """Adam (Kingma & Ba 2015); weight decay is added to the gradient, as PyTorch does."""
+    return optax.chain(optax.add_decayed_weights(weight_decay), optax.scale_by_adam(b1, b2))
+
+
+def adamw(
+    *, b1: float = 0.9, b2: float = 0.999, weight_decay: float = 0.0
+) -> optax.GradientTransformation:
+    """Adam with decoupled weight decay (Loshchilov & Hutter 2019)."""
+    return optax.chain(optax.scale_by_adam(b1, b2), optax.add_decayed_weights(weight_decay))
+
+
+_MOMENTS = ("b1", "b2", "weight_decay")
+# name -> (function, the options it takes)
+OPTIMIZERS: dict[str, tuple[Callable[..., optax.GradientTransformation], tuple[str, ...]]] = {
+    "sgd": (sgd, ("momentum", "nesterov", "weight_decay")),
+    "adam": (adam, _MOMENTS),
+    "adamw": (adamw, _MOMENTS),
+}
+
+
+def make_optimizer(name: str, **options: float | bool) -> optax.GradientTransformation:
+    """The optimizer `name` without its learning rate; options it does not take are ignored.
+
+    Returns:
+        A transform from gradients to directions of ascent: the caller subtracts learning rate
+        times its output from the parameters.
+
+    Raises:
+        ConfigError: an unknown name.
+    """
+    function, takes = choose(OPTIMIZERS, name, "config.optimizer.name")
+    return function(**{key: value for key, value in options.items() if key in takes})
+
+
+def _step_factor(steps: jax.Array, *, total: int, milestones: Sequence[int], decay: float) -> jax.Array:
+    drops = sum((steps >= m).astype(jnp.float32) for m in milestones)
+    return jnp.float32(decay) ** drops
+
+
+def _cosine_factor(steps: jax.Array, *, total: int, milestones: Sequence[int], decay: float) -> jax.Array:
+    return 0.5 * (1.0 + jnp.cos(jnp.pi * jnp.minimum(steps / total, 1.0)))
+
+
+def _constant_factor(
+    steps: jax.Array, *, total: int, milestones: Sequence[int], decay: float
+) -> jax.Array:
+    return jnp.ones((), jnp.float32)
+
+
+SCHEDULES: dict[str, Callable[..., jax.Array]] = {
+    "step": _step_factor,
+    "cosine": _cosine_factor,
+    "constant": _constant_factor,
+}
+
+
+def make_schedule(
+    name: str,
+    learning_rate: float,
+    *,
+    steps_per_epoch: int,
+    epochs: float,
+    milestones: Sequence[float] = (),
+    decay: float = 0.1,
+    warmup_epochs: float = 0.0,
+) -> Schedule:
+    """The learning rate as a function of the number of steps already taken.
+
+    Args:
+        name: `step`, `cosine` (to 0 at the end) or `constant`.
+        learning_rate: the rate before any drop.
+        steps_per_epoch: steps in an epoch.
+        epochs: length of the training.
+        milestones: epochs after which `step` multiplies the rate by `decay`: with 80, the 80th
+            epoch still has the old rate and the 81st the new one.
+        decay: the factor of a drop.
+        warmup_epochs: the rate first grows linearly for this long, whatever the schedule.
+
+    Raises:
+        ConfigError: an unknown name.
+
+    >>> rate = make_schedule("step", 1.0, steps_per_epoch=10, epochs=4, milestones=(2,))
+    >>> [round(float(rate(jnp.int32(s))), 3) for s in (0, 19, 20)]
+    [1.0, 1.0, 0.1]
+    """
+    factor = choose(SCHEDULES, name, "config.optimizer.schedule")
+    boundaries = [round(m * steps_per_epoch) for m in milestones]
+    total = max(1, round(epochs * steps_per_epoch))
+    warmup = round(warmup_epochs * steps_per_epoch)
+
+    def schedule(step: jax.Array) -> jax.Array:
+        rate = learning_rate * factor(step, total=total, milestones=boundaries, decay=decay)
+        return rate * jnp.minimum(1.0, (step + 1) / warmup) if warmup else rate
+
+    return schedule

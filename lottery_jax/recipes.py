@@ -1,0 +1,107 @@
+"""The training recipes, each written once; the files in `configs/` choose among them.
+
+The three large networks follow the scripts of *Generalizing Lottery Tickets* (Gohil et al., 2020,
+ReScience C 6.2 #4), the replication of Morcos et al. (2019): batch 512, SGD or Adam, 30 levels of
+20 %, late reset after one epoch.
+"""
+
+from __future__ import annotations
+
+from ml_collections import ConfigDict
+
+from lottery_jax.config import default_config
+
+# The large networks take every data set at CIFAR's shape: Fashion-MNIST is padded to 32 pixels and
+# repeated to three channels, alike in training and test.
+_CIFAR_SHAPE = (32, 32, 3)
+
+
+def _large(model: str, dataset: str, epochs: int, milestones: tuple[int, ...]) -> ConfigDict:
+    c = default_config()
+    c.model.name = model
+    c.data.name = dataset
+    c.data.input_shape = _CIFAR_SHAPE
+    c.train.batch_size = 512
+    c.train.epochs = epochs
+    c.optimizer.milestones = milestones
+    return c
+
+
+def with_adam(c: ConfigDict) -> ConfigDict:
+    """Adam as in Morcos et al.: rate 3e-4, betas 0.9 and 0.999, weight decay 1e-4."""
+    c.optimizer.name = "adam"
+    c.optimizer.learning_rate = 3e-4
+    return c
+
+
+def vgg19(dataset: str) -> ConfigDict:
+    """VGG19: SGD at 0.1, 160 epochs, a tenth after epochs 80 and 120."""
+    return _large("vgg19", dataset, 160, (80, 120))
+
+
+def resnet50(dataset: str) -> ConfigDict:
+    """ResNet50 with the ImageNet stem: SGD at 0.1, 90 epochs, drops after 50, 65 and 80."""
+    c = _large("resnet50", dataset, 90, (50, 65, 80))
+    c.model.stem = "imagenet"
+    return c
+
+
+def alexnet(dataset: str) -> ConfigDict:
+    """AlexNet: SGD, 500 epochs, drops after 450, 470, 480 and 490.
+
+    Without BatchNorm it does not train at 0.1; it starts at 0.01.
+    """
+    c = _large("alexnet", dataset, 500, (450, 470, 480, 490))
+    c.optimizer.learning_rate = 0.01
+    return c
+
+
+def vgg16(dataset: str) -> ConfigDict:
+    """VGG16 with VGG19's recipe."""
+    return _large("vgg16", dataset, 160, (80, 120))
+
+
+def resnet20(dataset: str) -> ConfigDict:
+    """ResNet-20 (Frankle et al. 2020): batch 128, Nesterov-free SGD at 0.1, 160 epochs."""
+    c = _large("resnet20", dataset, 160, (80, 120))
+    c.train.batch_size = 128
+    c.ladder.rewind = "500st"
+    return c
+
+
+def lenet(dataset: str) -> ConfigDict:
+    """LeNet-300-100: Adam at 1.2e-3, batch 60, pruned by layer in Frankle & Carbin (2019).
+
+    Here pruning is global and the output layer is pruned like the others; no augmentation, no
+    weight decay, rewound to the initialisation as in the paper.
+    """
+    c = default_config()
+    c.model.name = "lenet_300_100"
+    c.data.name = dataset
+    c.data.augment = "none"
+    c.optimizer.name = "adam"
+    c.optimizer.learning_rate = 1.2e-3
+    c.optimizer.weight_decay = 0.0
+    c.optimizer.schedule = "constant"
+    c.train.batch_size = 60
+    c.ladder.rewind = 0
+    return c
+
+
+def conv2(dataset: str) -> ConfigDict:
+    """Conv-2 of Frankle & Carbin (2019): Adam at 2e-4, batch 60, rewound to initialisation."""
+    c = lenet(dataset)
+    c.model.name = "conv2"
+    c.optimizer.learning_rate = 2e-4
+    return c
+
+
+def quickstart() -> ConfigDict:
+    """LeNet-300-100 on the bundled digits, a ladder to about 2 % of the weights in half a minute."""
+    c = lenet("digits")
+    c.seeds = (0, 1, 2)
+    c.controls = ("random",)
+    c.optimizer.weight_decay = 1e-4
+    c.ladder.levels = 9
+    c.ladder.prune_fraction = 0.36  # two steps of 20 % at once
+    return c

@@ -1,0 +1,116 @@
+"""The bridge to tensorflow-datasets; nothing else imports it.
+
+Data that is prepared as array_record is read without TensorFlow. Preparing it needs TensorFlow
+(extra `tfds`), and either a network or the official archives in `<data_dir>/downloads/manual`.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import socket
+import tempfile
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+
+import numpy as np
+
+from lottery_jax.errors import DataError
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+def read_prepared(name: str, data_dir: Path) -> dict[str, Array] | None:
+    """Reads a prepared data set into memory: x_train, y_train, x_test, y_test.
+
+    Args:
+        name: tensorflow-datasets' name of a set with `image` and `label`, and the splits `train`
+            and `test`.
+        data_dir: tensorflow-datasets' directory, with `<name>/<version>/dataset_info.json`.
+
+    Returns:
+        The arrays (images uint8 NHWC, labels int32), or None if nothing is prepared there.
+
+    Raises:
+        DataError: it is prepared in a format that needs TensorFlow, or damaged.
+    """
+    prepared = [path.parent for path in data_dir.glob(f"{name}/*/dataset_info.json")]
+    if not prepared:
+        return None
+    newest = max(prepared, key=lambda p: [int(n) for n in re.findall(r"\d+", p.name)])
+    import tensorflow_datasets as tfds
+
+    try:
+        builder = tfds.builder_from_directory(newest)
+        arrays = {}
+        for split in ("train", "test"):
+            source = builder.as_data_source(split)
+            shape = builder.info.features["image"].shape
+            images = np.empty((len(source), *shape), np.uint8)
+            labels = np.empty(len(source), np.int32)
+            for i, example in enumerate(source):
+                images[i], labels[i] = example["image"], example["label"]
+            arrays[f"x_{split}"], arrays[f"y_{split}"] = images, labels
+    except Exception as error:
+        raise DataError(
+            f"{newest}: can't be read ({_first_line(error)}); it must be prepared with "
+            "file_format='array_record': remove it and run "
+            f"'python -m lottery_jax.datasets --data_dir={data_dir} prepare'"
+        ) from error
+    return arrays
+
+
+def download_and_prepare(name: str, data_dir: Path) -> dict[str, Array]:
+    """Prepares a data set from archives in `<data_dir>/downloads/manual`, or by downloading them.
+
+    Raises:
+        DataError: TensorFlow is not installed, there is no network and no archive, or an archive
+            is not the official one.
+    """
+    manual = data_dir / "downloads" / "manual"
+    if importlib.util.find_spec("tensorflow") is None:
+        raise DataError(
+            f"{name}: not found in {data_dir}; to fetch it, pip install 'lottery_jax[tfds]', or "
+            f"put x_train, y_train, x_test, y_test into an npz file in {data_dir}"
+        )
+    import tensorflow_datasets as tfds
+
+    builder = tfds.builder(name, data_dir=str(data_dir))
+    urls = {url: info.filename for url, info in builder.url_infos.items()}
+    absent = [url for url, file in urls.items() if not (manual / file).is_file()]
+    if unreachable := [url for url in absent if not _reachable(url)]:
+        files = ", ".join(sorted(urls[url] for url in unreachable))
+        raise DataError(
+            f"{name}: not found in {data_dir}, and {urlparse(unreachable[0]).hostname} can't be "
+            f"reached; put the official archives ({files}) into {manual}, or an npz file into "
+            f"{data_dir}"
+        )
+    # A download directory that is used again may serve an older archive.
+    with tempfile.TemporaryDirectory(prefix="lottery_jax-") as fresh:
+        config = tfds.download.DownloadConfig(manual_dir=str(manual))
+        try:
+            builder.download_and_prepare(
+                download_dir=fresh, download_config=config, file_format="array_record"
+            )
+        except Exception as error:
+            raise DataError(f"{name}: can't be prepared: {_first_line(error)}") from error
+    arrays = read_prepared(name, data_dir)
+    if arrays is None:
+        raise DataError(f"{name}: was prepared, but not into {data_dir}")
+    return arrays
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"
+
+
+def _reachable(url: str, timeout: float = 3.0) -> bool:
+    """Whether the server answers; tensorflow-datasets itself would retry for minutes."""
+    parts = urlparse(url)
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    try:
+        with socket.create_connection((parts.hostname or "", port), timeout):
+            return True
+    except OSError:
+        return False
