@@ -44,7 +44,6 @@ from lottery_jax.train import (
     EpochReport,
     Program,
     TrainState,
-    evaluate,
     fit,
     make_program,
     start_state,
@@ -102,6 +101,7 @@ class Setup:
         model: the network.
         program: its compiled steps.
         init: from a key to fresh variables.
+        layers: names of the layers that have a kernel, from input to output.
         skip: names of the layers that are never pruned.
         rewind_step: the step to which weights go back.
         end_step: the step at which training ends.
@@ -115,6 +115,7 @@ class Setup:
     model: nn.Module
     program: Program
     init: Callable[[jax.Array], PyTree]
+    layers: tuple[str, ...]
     skip: tuple[str, ...]
     rewind_step: int
     end_step: int
@@ -205,6 +206,7 @@ def set_up(config: ConfigDict, devices: list[jax.Device] | None = None) -> Setup
         model=model,
         program=program,
         init=jax.jit(lambda key: init_variables(model, key, shape)),
+        layers=tuple(names),
         skip=tuple(skip),
         rewind_step=rewind,
         end_step=end,
@@ -441,6 +443,7 @@ def train_unit(
             "model": setup.model_options,
             "num_classes": setup.dataset.num_classes,
             "input_shape": list(setup.dataset.image_shape),
+            "layer_order": list(setup.layers),
             "data": setup.dataset.name,
             "mean": list(setup.dataset.mean),
             "std": list(setup.dataset.std),
@@ -485,11 +488,10 @@ def recorder(
         }
         last = report.step == setup.end_step
         if last or report.epoch % train.eval_every_epochs == 0:
-            weights = state.params, state.batch_stats
-            measured = evaluate(setup.program, *weights, setup.test)
+            measured = setup.program.evaluate(state, setup.test)
             row |= {"test_accuracy": measured.accuracy, "test_loss": measured.loss}
             if setup.validation is not None:
-                measured = evaluate(setup.program, *weights, setup.validation)
+                measured = setup.program.evaluate(state, setup.validation)
                 row |= {"val_accuracy": measured.accuracy, "val_loss": measured.loss}
         rows.append(row)
         run.metrics.write(row)

@@ -97,11 +97,15 @@ def conv2(dataset: str) -> ConfigDict:
 
 
 def quickstart() -> ConfigDict:
-    """LeNet-300-100 on the bundled digits, a ladder to about 2 % of the weights in half a minute."""
-    c = lenet("digits")
+    """LeNet-300-100 on the bundled digits with Morcos et al.'s optimizer, rate and late reset.
+
+    Nine levels of 36 %, each as two of 20 %, reach 1.8 % of the weights.
+    """
+    c = default_config()
     c.seeds = (0, 1, 2)
     c.controls = ("random",)
-    c.optimizer.weight_decay = 1e-4
+    c.train.batch_size = 60
     c.ladder.levels = 9
-    c.ladder.prune_fraction = 0.36  # two steps of 20 % at once
+    c.ladder.prune_fraction = 0.36
+    c.train.checkpoint_every_epochs = 0
     return c

@@ -126,6 +126,11 @@ class Program:
         """Whole batches in an epoch."""
         return self.examples // self.batch_size
 
+    def evaluate(self, state: TrainState, data: Split) -> Measured:
+        """Mean loss and accuracy over all of `data`, every example counted exactly once."""
+        weights = state.params, state.batch_stats
+        return evaluate(self.eval_step, self.mesh, self.batch_size, *weights, data)
+
 
 def make_train_step(
     model: nn.Module,
@@ -330,14 +335,24 @@ def fit(
     return state
 
 
-def evaluate(program: Program, params: PyTree, batch_stats: PyTree, data: Split) -> Measured:
-    """Mean loss and accuracy over all of `data`, every example counted exactly once."""
-    examples = data.labels.shape[0]
-    # On a set smaller than a batch, repetitions fill the batch up.
-    index, counted = covering_order(examples, program.batch_size)
-    totals = put(program.mesh, Totals.zero())
-    for batch, valid in zip(index, counted, strict=True):
-        totals = program.eval_step(params, batch_stats, totals, data, batch, valid)
+def evaluate(
+    eval_step: Callable[..., Totals],
+    mesh: Mesh,
+    batch_size: int,
+    params: PyTree,
+    batch_stats: PyTree,
+    data: Split,
+) -> Measured:
+    """Mean loss and accuracy over all of `data`, every example counted exactly once.
+
+    Args:
+        eval_step: from `make_eval_step`.
+        mesh: the one it was made for.
+        batch_size: a multiple of the mesh's devices.
+        params: on the device; likewise `batch_stats` and `data`.
+    """
+    totals = put(mesh, Totals.zero())
+    for index, counted in zip(*covering_order(data.labels.shape[0], batch_size), strict=True):
+        totals = eval_step(params, batch_stats, totals, data, index, counted)
     count = int(totals.count)
-    assert count == examples
     return Measured(float(totals.loss) / count, int(totals.correct) / count)

@@ -1,0 +1,88 @@
+"""Measure a saved ticket: the fraction of pruned weights and the test accuracy.
+
+    python -m lottery_jax.evaluate --ticket=runs/quickstart-1a2b3c4d/seed_0/level_09/ticket
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from lottery_jax import masks
+from lottery_jax.datasets import default_data_dir, load_dataset
+from lottery_jax.errors import DataError, LotteryError
+from lottery_jax.pipeline import Split, make_mesh, make_prepare, put
+from lottery_jax.tickets import Ticket, load_ticket, model_of
+from lottery_jax.train import Measured, evaluate, make_eval_step
+
+
+def evaluate_ticket(
+    ticket: Ticket, data_dir: str | Path = "", *, data: str = "", batch_size: int = 256
+) -> Measured:
+    """Loss and accuracy of the ticket's trained weights on a whole test set.
+
+    Args:
+        ticket: from `load_ticket`.
+        data_dir: where data sets are; empty: the default place.
+        data: the data set; empty: the one the ticket was trained on.
+        batch_size: rounded up to a multiple of the number of devices.
+
+    Raises:
+        DataError: the data can't be had, or has other classes than the ticket.
+    """
+    metadata = ticket.metadata
+    model, shape = model_of(metadata)
+    dataset = load_dataset(data or metadata["data"], data_dir, input_shape=shape)
+    if dataset.num_classes != metadata["num_classes"]:
+        raise DataError(
+            f"{dataset.name} has {dataset.num_classes} classes, the ticket "
+            f"{metadata['num_classes']}"
+        )
+    mesh = make_mesh()
+    # Pixels are scaled as they were in training, whatever data they are now.
+    prepare = make_prepare(tuple(metadata["mean"]), tuple(metadata["std"]), "none")
+    step = make_eval_step(model, prepare, mesh)
+    variables = put(mesh, ticket.trained_variables)
+    test = put(mesh, Split(dataset.x_test, dataset.y_test))
+    whole = -(-batch_size // mesh.size) * mesh.size
+    return evaluate(step, mesh, whole, variables["params"], variables["batch_stats"], test)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m lottery_jax.evaluate",
+        description="Print the fraction of pruned weights and the test accuracy of a ticket.",
+    )
+    parser.add_argument("--ticket", required=True, type=Path, help="a ticket directory")
+    parser.add_argument("--data_dir", default="", help=f"default: {default_data_dir()}")
+    parser.add_argument("--data", default="", help="another data set than the ticket's own")
+    parser.add_argument("--layers", action="store_true", help="also list every layer")
+    args = parser.parse_args(argv)
+    try:
+        ticket = load_ticket(args.ticket)
+        measured = evaluate_ticket(ticket, args.data_dir, data=args.data)
+    except (LotteryError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    kept, total = masks.counts(ticket.mask)
+    print(f"pruned   {1 - kept / total:.2%} of the prunable weights ({total - kept} of {total})")
+    print(f"accuracy {measured.accuracy:.2%} on the test set of {args.data or ticket.metadata['data']}")
+    print(f"loss     {measured.loss:.4f}")
+    if args.layers:
+        table = Table("layer", "remaining", "of", "density")
+        counts = masks.layer_counts(ticket.mask)
+        for name in ticket.metadata["layer_order"]:
+            remaining, size = counts[name]
+            table.add_row(name, str(remaining), str(size), f"{remaining / size:.2%}")
+        Console().print(table)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
