@@ -1,0 +1,21 @@
+"""LeNet-300-100 on Fashion-MNIST: 17 levels of 20 % to 2.25 % of the weights, 3 seeds, both controls.
+
+    python -m lottery_jax.main --config=configs/lenet_fashion_mnist.py --workdir=runs/lenet_fashion_mnist
+
+Cost: 90 trainings of 10 epochs; about an hour on 2 CPU cores.
+
+Expected: what came out here is in docs/results/. The recipe is that of Frankle & Carbin (ICLR 2019)
+for MNIST, with global pruning and fewer epochs.
+"""
+
+from lottery_jax import recipes
+
+
+def get_config():
+    c = recipes.lenet("fashion_mnist")
+    c.seeds = (0, 1, 2)
+    c.controls = ("reinit", "random")
+    c.control_levels = (2, 5, 8, 11, 14, 17)
+    c.train.epochs = 10
+    c.ladder.levels = 17
+    return c

@@ -1,0 +1,22 @@
+"""VGG19 on CIFAR-100: 30 levels of 20 %, one seed, late reset after one epoch.
+
+    python -m lottery_jax.main --config=configs/vgg19_cifar100.py --workdir=runs/vgg19_cifar100
+
+Cost: 31 trainings of 160 epochs, 5.9e17 FLOP (6 x multiply-adds x images; an estimate, not a
+measurement): for a GPU or TPU. For the six replicates and the random control of the paper add
+--config.seeds=0,1,2,3,4,5 --config.controls=random.
+
+Expected, from the authors' result sheets (one run each):
+
+    % pruned             0   48.8   89.3   97.2  98.85  99.88
+    accuracy, %      69.66  68.96  69.61  68.93  63.87  41.87
+
+Source: Gohil et al., "One ticket to win them all: generalizing lottery ticket initializations across
+datasets and optimizers" (replication), ReScience C 6.2 #4, 2020.
+"""
+
+from lottery_jax import recipes
+
+
+def get_config():
+    return recipes.vgg19("cifar100")
