@@ -8,7 +8,7 @@ Cost: 31 trainings of 160 epochs of 25,000 images, 3.0e17 FLOP (6 x multiply-add
 estimate, not a measurement): for a GPU or TPU.
 
 Expected: below the whole set's 92.58 % (dense; Gohil et al., ReScience C 6.2 #4, 2020), with winning
-tickets that keep up with their dense network (Morcos et al., NeurIPS 2019, section 4.2).
+tickets that keep up with their dense network (Morcos et al., NeurIPS 2019).
 """
 
 from lottery_jax import recipes

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from lottery_jax.layers import Conv, max_pool2
 from lottery_jax.models.scaling import scaled
 
-# Glorot normal weights and zero biases, as in the paper.
+# Glorot normal weights, truncated as in TensorFlow, which the paper used; zero biases.
 _INIT = nn.initializers.glorot_normal()
 
 

@@ -18,7 +18,8 @@ import jax.numpy as jnp
 from lottery_jax.layers import Conv, batch_norm, max_pool2
 from lottery_jax.models.scaling import scaled
 
-_INIT = nn.initializers.glorot_normal()
+# Xavier normal as PyTorch has it; the library's glorot_normal is a truncated one.
+_INIT = nn.initializers.variance_scaling(1.0, "fan_avg", "normal")
 _STAGE_WIDTHS = (64, 128, 256, 512, 512)
 
 

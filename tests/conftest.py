@@ -1,0 +1,55 @@
+"""Eight fake CPU devices, and small configs that train in seconds."""
+
+import os
+
+# Programs here run for milliseconds and take seconds to compile: compile them without optimising.
+os.environ["XLA_FLAGS"] = (
+    "--xla_force_host_platform_device_count=8"
+    " --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+)
+
+import hypothesis
+import jax
+import pytest
+from ml_collections import ConfigDict
+from rich.console import Console
+
+from lottery_jax.config import default_config
+
+
+# These machines are noisy: no deadlines. The same examples each time, so that red is red again.
+hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("repeatable")
+
+
+def make_tiny_config(model: str = "lenet_300_100", **overrides) -> ConfigDict:
+    """A ladder on digits that trains each level for two short epochs."""
+    c = default_config()
+    c.model.name = model
+    c.train.batch_size = 128
+    c.train.epochs = 2
+    c.train.checkpoint_every_epochs = 1
+    c.ladder.levels = 2
+    if model.startswith("vgg"):
+        c.model.width = 0.05
+        c.data.input_shape = (16, 16, 1)
+    if model.startswith("resnet"):
+        c.model.width = 0.25
+    c.update_from_flattened_dict(overrides)
+    return c
+
+
+@pytest.fixture
+def tiny_config():
+    return make_tiny_config
+
+
+@pytest.fixture
+def one_device():
+    """The first of the fake devices, for tests that need not be sharded."""
+    return jax.devices()[:1]
+
+
+@pytest.fixture
+def quiet():
+    return Console(quiet=True)

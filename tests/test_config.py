@@ -1,0 +1,133 @@
+"""Config: every file is valid, mistakes are named, the fingerprint is stable."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+from ml_collections import ConfigDict
+
+from lottery_jax import config as configuration
+from lottery_jax.config import default_config, fingerprint, from_json, to_json, validate
+from lottery_jax.controls import CONTROLS
+from lottery_jax.datasets import BUILT_IN
+from lottery_jax.errors import ConfigError
+from lottery_jax.models import MODELS
+from lottery_jax.optim import OPTIMIZERS, SCHEDULES
+from lottery_jax.scores import SCORES
+
+FILES = sorted((Path(__file__).parent.parent / "configs").glob("*.py"))
+
+
+def load(path):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
+def test_every_config_file_is_valid_and_documented(path):
+    module = load(path)
+    config = validate(module.get_config())
+    assert f"python -m lottery_jax.main --config=configs/{path.name}" in module.__doc__
+    assert "Cost:" in module.__doc__ and "Expected" in module.__doc__
+    assert config.model.name in MODELS
+    assert config.data.name.removesuffix("_a").removesuffix("_b") in BUILT_IN
+    assert config.optimizer.name in OPTIMIZERS
+    assert config.optimizer.schedule in SCHEDULES
+    assert config.ladder.scores in SCORES
+    assert set(config.controls) <= set(CONTROLS)
+
+
+def test_the_promised_config_files_are_there():
+    large = {
+        f"{model}_{data}"
+        for model in ("vgg19", "resnet50", "alexnet")
+        for data in ("cifar10", "cifar100", "svhn", "fashion_mnist")
+    }
+    others = {"quickstart", "vgg19_cifar10a", "vgg19_cifar10b", "lenet_fashion_mnist",
+              "conv2_fashion_mnist", "resnet20_cifar10", "vgg16_cifar10"}  # fmt: skip
+    assert large | others <= {path.stem for path in FILES}
+
+
+WRONG = [
+    ("seeds", (), "at least one"),
+    ("seeds", (1, 1), "no two the same"),
+    ("seeds", (-1,), "whole number"),
+    ("data.name", "", "a name"),
+    ("data.input_shape", (28, 28), "height, width, channels"),
+    ("data.augment", "crops", "one of auto"),
+    ("data.validation_fraction", 1.0, "[0, 1)"),
+    ("model.width", 0.0, "above 0"),
+    ("optimizer.learning_rate", float("nan"), "above 0"),
+    ("optimizer.learning_rate", float("inf"), "above 0"),
+    ("optimizer.momentum", 1.0, "[0, 1)"),
+    ("optimizer.milestones", (20,), "not before the end"),
+    ("train.batch_size", 0, "1 or more"),
+    ("train.epochs", 0, "1 or more"),
+    ("ladder.prune_fraction", 20.0, "a fraction"),
+    ("ladder.rewind", "1", "'1ep'"),
+    ("ladder.rewind", "-1ep", "'1ep'"),
+    ("ladder.scope", "layers", "one of global, layer"),
+    ("controls", ("random", "random"), "no two the same"),
+    ("control_levels", (0,), "1 or more"),
+    ("control_levels", (31,), "there is no level 31"),
+    ("wandb.mode", "on", "one of disabled"),
+]
+
+
+@pytest.mark.parametrize("key, value, says", WRONG)
+def test_a_bad_value_is_named_with_its_key_and_what_is_legal(key, value, says):
+    config = default_config()
+    config.update_from_flattened_dict({key: value})
+    with pytest.raises(ConfigError) as caught:
+        validate(config)
+    message = str(caught.value)
+    assert message.startswith(f"config.{key}: ") and says in message and "\n" not in message
+
+
+def test_unknown_and_missing_keys_are_errors():
+    config = default_config()
+    config.unlock()
+    config.ladder.rewnd = "1ep"
+    with pytest.raises(ConfigError, match=r"unknown key 'ladder.rewnd' \(did you mean 'ladder.rew"):
+        validate(config)
+    with pytest.raises(ConfigError, match=r"config.control_levels is missing"):
+        validate(ConfigDict({"controls": ()}))
+
+
+def test_controls_may_be_given_as_one_string():
+    config = default_config()
+    config.controls = ("reinit, random",)
+    assert validate(config).controls == ("reinit", "random")
+
+
+def test_the_fingerprint_changes_with_what_matters_and_with_nothing_else():
+    base = fingerprint(validate(default_config()))
+    # Pinned: a change here means that directories of earlier versions are no longer recognised.
+    assert base == "e80c8dda08715c05"
+    for key, value, same in [
+        ("optimizer.learning_rate", 0.2, False),
+        ("seeds", (0, 1), False),
+        ("ladder.rewind", "2ep", False),
+        ("data.dir", "/elsewhere", True),
+        ("wandb.mode", "offline", True),
+        ("train.checkpoint_every_epochs", 0, True),
+    ]:
+        config = default_config()
+        config.update_from_flattened_dict({key: value})
+        assert (fingerprint(validate(config)) == base) == same, key
+
+
+def test_json_gives_the_same_config_back():
+    config = validate(default_config())
+    restored = from_json(json.loads(json.dumps(to_json(config))))
+    assert configuration.flatten(restored) == configuration.flatten(config)
+
+
+def test_values_that_mean_the_same_share_a_fingerprint():
+    one, other = default_config(), default_config()
+    one.ladder.rewind, other.ladder.rewind = 0, "0"
+    assert fingerprint(validate(one)) == fingerprint(validate(other))
+    assert configuration.differing_keys(one, other) == []
