@@ -2,10 +2,11 @@
 
 import os
 
-# Programs here run for milliseconds and take seconds to compile: compile them without optimising.
+# Programs here run for milliseconds and take seconds to compile, so optimise them less. (Not at
+# level 0, where XLA's CPU code was seen to compute wrong sums on several devices.)
 os.environ["XLA_FLAGS"] = (
     "--xla_force_host_platform_device_count=8"
-    " --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+    " --xla_backend_optimization_level=1 --xla_llvm_disable_expensive_passes=true"
 )
 
 import hypothesis

@@ -1,0 +1,155 @@
+"""Tickets: the same bits back, and one clear line for anything else."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from lottery_jax import masks, optim, scores, tickets
+from lottery_jax.errors import TicketError
+from lottery_jax.models import build_model, init_variables
+from lottery_jax.tickets import Ticket
+from lottery_jax.train import TrainState
+from tests.test_train import assert_same
+
+MODEL = {"name": "vgg11", "width": 0.05, "dtype": "float32"}
+
+
+def example_ticket():
+    model = build_model(num_classes=10, **MODEL)
+    variables = jax.device_get(init_variables(model, jax.random.key(0), (16, 16, 1)))
+    mask = masks.prune(
+        scores.magnitude(variables["params"]), masks.dense(variables["params"]), 0.8
+    )
+    params = jax.device_get(masks.apply(mask, variables["params"]))
+    return Ticket(
+        mask=mask,
+        params=params,
+        batch_stats=variables["batch_stats"],
+        trained=jax.tree.map(lambda p: p * 2, params),
+        trained_batch_stats=variables["batch_stats"],
+        metadata={"model": MODEL, "num_classes": 10, "input_shape": [16, 16, 1], "note": "é"},
+    )
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    path = tmp_path_factory.mktemp("tickets") / "ticket"
+    return path, tickets.save_ticket(path, example_ticket())
+
+
+@pytest.fixture
+def copy(saved, tmp_path):
+    """A copy that a test may damage."""
+    return shutil.copytree(saved[0], tmp_path / "ticket")
+
+
+def edit_metadata(path, change):
+    file = path / "metadata.json"
+    metadata = json.loads(file.read_text())
+    change(metadata)
+    file.write_text(json.dumps(metadata))
+
+
+def test_a_ticket_comes_back_bit_for_bit(saved):
+    path, written = saved
+    loaded = tickets.load_ticket(path)
+    original = example_ticket()
+    for part in ("mask", "params", "batch_stats", "trained", "trained_batch_stats"):
+        assert_same(getattr(loaded, part), getattr(original, part))
+    assert loaded.metadata == written.metadata
+    assert loaded.metadata["note"] == "é"
+    kept, total = masks.counts(original.mask)
+    assert loaded.metadata["weights_remaining"] == kept
+    assert loaded.density == kept / total == loaded.metadata["density"]
+    assert loaded.metadata["layers"]["conv1_1"] == list(masks.layer_counts(original.mask)["conv1_1"])
+
+
+def test_hashes_see_values_names_shapes_and_dtypes():
+    base = {"a": np.zeros((2, 3), np.float32)}
+    same = {"a": np.zeros((2, 3), ">f4")}
+    others = [
+        {"b": np.zeros((2, 3), np.float32)},
+        {"a": np.zeros((3, 2), np.float32)},
+        {"a": np.zeros((2, 3), np.int32)},
+        {"a": np.full((2, 3), -0.0, np.float32)},
+    ]
+    assert tickets.tree_hash(base) == tickets.tree_hash(same)
+    assert len({tickets.tree_hash(tree) for tree in [base, *others]}) == 5
+
+
+def test_another_model_is_told_by_leaf(saved):
+    with pytest.raises(TicketError, match=r"leaf \S+ is \S+ \(.*\), but the model's is"):
+        tickets.load_ticket(saved[0], build_model("vgg11", 10, width=0.1))
+    with pytest.raises(TicketError, match="has no leaf batch_stats/bn1_2/mean, which the model has"):
+        tickets.load_ticket(saved[0], build_model("vgg13", 10, width=0.05))
+    with pytest.raises(TicketError, match=r"mask/head/bias is bool \(10,\), but .* bool \(7,\)"):
+        tickets.load_ticket(saved[0], build_model("vgg11", 7, width=0.05))
+
+
+def test_what_is_not_a_ticket_is_an_error(copy, tmp_path):
+    with pytest.raises(TicketError, match="is not a ticket"):
+        tickets.load_ticket(tmp_path / "nothing")
+    shutil.rmtree(copy / "arrays")
+    with pytest.raises(TicketError, match="not a readable Orbax checkpoint"):
+        tickets.load_ticket(copy)
+
+
+@pytest.mark.parametrize(
+    "change, says",
+    [
+        (lambda m: m.update(format_version=99), "has format 99"),
+        (lambda m: m["model"].update(name="vgg12"), "does not describe a model"),
+        (lambda m: m.pop("num_classes"), "does not describe a model"),
+        (lambda m: m["sha256"].update(mask="0" * 64), "mask is damaged"),
+        (lambda m: m["sha256"].update(trained="0" * 64), "trained is damaged"),
+    ],
+)
+def test_metadata_that_lies_is_an_error(copy, change, says):
+    edit_metadata(copy, change)
+    with pytest.raises(TicketError, match=says):
+        tickets.load_ticket(copy)
+
+
+def test_damaged_files_are_errors(copy):
+    (copy / "metadata.json").write_text('{"format_version": 1, "mo')
+    with pytest.raises(TicketError, match="can't be read as a ticket's metadata"):
+        tickets.load_ticket(copy)
+
+
+def test_damaged_arrays_are_errors(copy):
+    largest = max((p for p in copy.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+    data = bytearray(largest.read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    largest.write_bytes(data)
+    with pytest.raises(TicketError, match="damaged"):
+        tickets.load_ticket(copy)
+
+
+def test_a_ticket_is_complete_only_with_its_metadata(copy):
+    assert tickets.is_complete(copy)
+    (copy / "metadata.json").unlink()
+    assert not tickets.is_complete(copy)
+    tickets.save_ticket(copy, example_ticket())
+    assert_same(tickets.load_ticket(copy).mask, example_ticket().mask)
+
+
+def test_checkpoints_come_back_and_only_the_latest_is_kept(tmp_path):
+    ticket = example_ticket()
+    optimizer = optim.make_optimizer("adam", weight_decay=0.1)
+
+    def state(step):
+        opt_state = jax.tree.map(lambda x: x + step, optimizer.init(ticket.params))
+        return TrainState(np.array(step, np.int32), ticket.params, ticket.batch_stats,
+                          jax.tree.map(np.asarray, opt_state), ticket.mask)  # fmt: skip
+
+    assert tickets.load_state(tmp_path, like=state(0)) is None
+    for step in (99, 100, 1000):
+        tickets.save_state(tmp_path, state(step))
+        assert [p.name for p in tmp_path.iterdir()] == [f"{step:09}"]
+    # What an interrupted save leaves behind is not a checkpoint.
+    (tmp_path / "000002000.orbax-checkpoint-tmp").mkdir()
+    assert tickets.latest_step(tmp_path) == 1000
+    assert_same(tickets.load_state(tmp_path, like=state(0)), state(1000))
