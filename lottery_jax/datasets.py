@@ -243,7 +243,7 @@ def read_npz(path: str | os.PathLike[str]) -> Arrays:
         DataError: it is damaged or lacks an array.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with Path(path).open("rb") as raw, np.load(raw, allow_pickle=False) as file:
             return {key: file[key] for key in _ARRAYS}
     except KeyError as error:
         raise DataError(f"{path}: has no array {error}; it needs {', '.join(_ARRAYS)}") from error

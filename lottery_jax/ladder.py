@@ -13,6 +13,7 @@ a finished one does nothing.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import re
@@ -180,9 +181,9 @@ def set_up(config: ConfigDict, devices: list[jax.Device] | None = None) -> Setup
     shape = dataset.image_shape
     try:
         names = layer_names(model, shape)
-    except Exception as error:
+    except ValueError as error:
         raise ConfigError(
-            f"config.model.name: {config.model.name} does not take images of {shape}; "
+            f"config.model.name: {config.model.name} does not take images of {shape} ({error}); "
             "config.data.input_shape can pad them"
         ) from error
     skip = [names[0]] * config.ladder.skip_first + [names[-1]] * config.ladder.skip_last
@@ -465,6 +466,8 @@ def train_unit(
     )
     ticket = tickets.save_ticket(unit.ticket, ticket)
     tickets.discard(unit.state)
+    with contextlib.suppress(OSError):  # missing, or another control's checkpoint is still there
+        unit.state.parent.rmdir()
     return ticket
 
 

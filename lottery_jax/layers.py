@@ -99,8 +99,13 @@ def max_pool2(x: jax.Array) -> jax.Array:
     Written as a reshape and a maximum, whose gradient is several times cheaper on CPU than that of
     a reduce-window. Where entries of a window tie, they share the gradient equally; after a ReLU
     ties are zeros, through which no gradient passes anyway.
+
+    Raises:
+        ValueError: the image has fewer than two rows or columns.
     """
     n, h, w, c = x.shape
+    if min(h, w) < 2:
+        raise ValueError(f"an image of {h}x{w} pixels can't be pooled any further")
     x = x[:, : h // 2 * 2, : w // 2 * 2]
     return x.reshape(n, h // 2, 2, w // 2, 2, c).max(axis=(2, 4))
 

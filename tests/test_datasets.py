@@ -1,0 +1,335 @@
+"""Data sets: the bundled digits, users' files, idx files, and the real TFDS builders."""
+
+import gzip
+import hashlib
+import io
+import struct
+import subprocess
+import sys
+import tarfile
+
+import numpy as np
+import pytest
+
+from lottery_jax import datasets
+from lottery_jax.datasets import fit_shape, load_dataset, stratified_split, write_npz
+from lottery_jax.errors import DataError
+
+
+def some_arrays(seed=0, n=20, shape=(6, 6, 1), classes=4):
+    rng = np.random.default_rng(seed)
+
+    def split(n):
+        labels = np.concatenate([np.arange(classes), rng.integers(0, classes, n - classes)])
+        return rng.integers(0, 256, (n, *shape), dtype=np.uint8), labels.astype(np.int64)
+
+    (x_train, y_train), (x_test, y_test) = split(n), split(n // 2)
+    return {"x_train": x_train, "y_train": y_train, "x_test": x_test, "y_test": y_test}
+
+
+def test_digits_are_the_bundled_ones():
+    from sklearn.datasets import load_digits
+
+    data, source = load_dataset("digits"), load_digits()
+    assert data.x_train.shape == (1438, 8, 8, 1) and data.x_test.shape == (359, 8, 8, 1)
+    assert data.x_train.dtype == np.uint8 and data.y_train.dtype == np.int32
+    assert data.augment == "none"
+    ours = np.concatenate([data.x_train, data.x_test]).reshape(-1, 64)
+    theirs = np.rint(source.images.reshape(-1, 64) * 255 / 16)
+    labels = np.concatenate([data.y_train, data.y_test])
+    assert sorted(map(tuple, np.c_[ours, labels])) == sorted(
+        map(tuple, np.c_[theirs, source.target].astype(int))
+    )
+    shares = np.bincount(data.y_test) / np.bincount(source.target)
+    assert np.abs(shares - 0.2).max() < 0.01
+
+
+def test_statistics_are_those_of_the_training_images():
+    data = load_dataset("digits", input_shape=(12, 12, 3), validation_fraction=0.25)
+    plain = data.x_train[:, 2:10, 2:10] / 255.0
+    np.testing.assert_allclose(data.mean, plain.mean((0, 1, 2)), rtol=1e-9)
+    np.testing.assert_allclose(data.std, plain.std((0, 1, 2)), rtol=1e-9)
+
+
+def test_halves_are_stratified_disjoint_and_exhaustive_and_share_the_test_set():
+    whole, a, b = (load_dataset(name) for name in ("digits", "digits_a", "digitsb"))
+    assert (a.name, b.name) == ("digits_a", "digits_b")
+    rows = [sorted(map(bytes, d.x_train)) for d in (whole, a, b)]
+    assert sorted(rows[1] + rows[2]) == rows[0]
+    assert len(rows[1]) == len(rows[2]) == 719
+    difference = np.bincount(a.y_train) - np.bincount(b.y_train)
+    assert np.abs(difference).max() <= 1
+    for half in (a, b):
+        np.testing.assert_array_equal(half.x_test, whole.x_test)
+
+
+@pytest.mark.parametrize("fraction", [0.0, 0.1, 0.5, 0.77])
+def test_a_stratified_split_is_exact(fraction):
+    labels = np.random.default_rng(0).integers(0, 7, 501)
+    first, second = stratified_split(labels, fraction, seed=3)
+    assert sorted([*first, *second]) == list(range(501))
+    assert abs(len(first) - 501 * fraction) <= 0.5
+    per_class = np.bincount(labels[first], minlength=7) - fraction * np.bincount(labels)
+    assert np.abs(per_class).max() <= 1
+    np.testing.assert_array_equal(first, stratified_split(labels, fraction, seed=3)[0])
+    if fraction == 0.5:
+        assert not np.array_equal(first, stratified_split(labels, fraction, seed=4)[0])
+
+
+def test_validation_is_taken_from_training_alone():
+    whole, data = load_dataset("digits"), load_dataset("digits", validation_fraction=0.1)
+    assert len(data.x_val) == 144 and len(data.x_train) == 1438 - 144
+    assert sorted(map(bytes, [*data.x_train, *data.x_val])) == sorted(map(bytes, whole.x_train))
+    np.testing.assert_array_equal(data.x_test, whole.x_test)
+
+
+def test_training_and_test_images_adapt_alike():
+    plain = load_dataset("digits")
+    data = load_dataset("digits", input_shape=(11, 10, 3))
+    for adapted, images in ((data.x_train, plain.x_train), (data.x_test, plain.x_test)):
+        assert adapted.shape[1:] == (11, 10, 3)
+        for channel in range(3):
+            np.testing.assert_array_equal(adapted[:, 1:9, 1:9, channel], images[..., 0])
+        assert adapted.sum(dtype=int) == 3 * images.sum(dtype=int)
+    with pytest.raises(DataError, match="config.data.input_shape"):
+        fit_shape(plain.x_train, (7, 8, 1))
+    with pytest.raises(DataError, match="config.data.input_shape"):
+        fit_shape(np.zeros((1, 8, 8, 3), np.uint8), (8, 8, 1))
+
+
+def test_users_bring_their_own_npz(tmp_path):
+    arrays = some_arrays()
+    write_npz(tmp_path / "mine.npz", arrays)
+    data = load_dataset("mine", tmp_path)
+    assert data.num_classes == 4
+    np.testing.assert_array_equal(data.x_train, arrays["x_train"])
+    np.testing.assert_array_equal(data.y_test, arrays["y_test"])
+    assert load_dataset("mine_b", tmp_path).x_train.shape == (10, 6, 6, 1)
+
+
+@pytest.mark.parametrize(
+    "change, says",
+    [
+        (lambda a: a.update(x_train=a["x_train"] / 255), "images must be uint8"),
+        (lambda a: a.update(x_train=a["x_train"][..., 0]), "images must be uint8"),
+        (lambda a: a.update(y_test=a["y_test"][1:]), "one for each of the 10 images"),
+        (lambda a: a.update(y_test=a["y_test"] + 0.5), "labels must be integers"),
+        (lambda a: a.update(y_train=a["y_train"] - 1), "labels outside 0.."),
+        (lambda a: a.update(y_test=a["y_test"] + 9), "labels outside 0..3"),
+        (lambda a: a.update(x_test=a["x_test"][:, :5]), "differ in shape"),
+    ],
+)
+def test_wrong_arrays_are_errors(tmp_path, change, says):
+    arrays = some_arrays()
+    change(arrays)
+    write_npz(tmp_path / "mine.npz", arrays)
+    with pytest.raises(DataError, match=says):
+        load_dataset("mine", tmp_path)
+
+
+def test_damaged_or_partial_or_pickled_files_are_errors(tmp_path):
+    file = tmp_path / "mine.npz"
+    write_npz(file, some_arrays())
+    whole = file.read_bytes()
+    file.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DataError, match="can't be read as npz"):
+        load_dataset("mine", tmp_path)
+    np.savez(file, x_train=np.zeros(3))
+    with pytest.raises(DataError, match="has no array"):
+        load_dataset("mine", tmp_path)
+    np.savez(file, x_train=np.array([{}], object), y_train=1, x_test=1, y_test=1)
+    with pytest.raises(DataError, match="can't be read as npz"):
+        load_dataset("mine", tmp_path)
+
+
+def test_unknown_names_are_errors_with_the_nearest(tmp_path):
+    write_npz(tmp_path / "mine.npz", some_arrays())
+    with pytest.raises(DataError, match=r"did you mean 'cifar10'\?.*cifar100.*mine.*svhn"):
+        load_dataset("cifar11", tmp_path)
+    with pytest.raises(DataError, match="is not a name"):
+        load_dataset("../mine", tmp_path)
+
+
+def idx(array):
+    header = struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape)
+    return header + array.astype(np.uint8).tobytes()
+
+
+def write_idx(folder, arrays, compress):
+    for split, stem in (("train", "train"), ("test", "t10k")):
+        for letter, kind in (("x", "images-idx3"), ("y", "labels-idx1")):
+            array = arrays[f"{letter}_{split}"]
+            raw = idx(array[..., 0] if letter == "x" else array)
+            name = f"{stem}-{kind}-ubyte"
+            if compress:
+                (folder / f"{name}.gz").write_bytes(gzip.compress(raw))
+            else:
+                (folder / name).write_bytes(raw)
+
+
+@pytest.mark.parametrize("compress", [False, True])
+def test_idx_files_become_a_data_set(tmp_path, compress, capsys):
+    arrays = some_arrays()
+    write_idx(tmp_path, arrays, compress)
+    status = datasets.main(["--data_dir", str(tmp_path), "from-idx", str(tmp_path), "mine"])
+    assert status == 0 and "mine.npz" in capsys.readouterr().out
+    data = load_dataset("mine", tmp_path)
+    np.testing.assert_array_equal(data.x_train, arrays["x_train"])
+    np.testing.assert_array_equal(data.y_test, arrays["y_test"])
+
+
+def test_wrong_idx_files_are_errors(tmp_path, capsys):
+    def convert():
+        status = datasets.main(["--data_dir", str(tmp_path), "from-idx", str(tmp_path), "mine"])
+        assert status == 2 and not (tmp_path / "mine.npz").exists()
+        return capsys.readouterr().err
+
+    assert "has no train-images-idx3-ubyte" in convert()
+    write_idx(tmp_path, some_arrays(), compress=False)
+    file = tmp_path / "train-images-idx3-ubyte"
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-1])
+    assert "cut short" in convert()
+    file.write_bytes(b"\x00\x00\x0d\x03" + whole[4:])
+    assert "is not an idx file" in convert()
+    file.write_bytes(gzip.compress(whole)[:-20])
+    assert "can't be read" in convert()
+
+
+# Archives as the builders expect them: https://www.cs.toronto.edu/~kriz/cifar.html describes the
+# binary files (label bytes, then 1024 red, green, blue bytes), http://ufldl.stanford.edu/housenumbers
+# the .mat files (X [32, 32, 3, n], y [n, 1] with 10 for the digit 0).
+
+
+def tar(files):
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w:gz") as archive:
+        for name, content in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    return out.getvalue()
+
+
+def cifar_records(x, labels):
+    planes = x.transpose(0, 3, 1, 2).reshape(len(x), -1)
+    return np.concatenate([*(y[:, None].astype(np.uint8) for y in labels), planes], 1).tobytes()
+
+
+def cifar10_archive(arrays):
+    files = {"cifar-10-batches-bin/test_batch.bin": cifar_records(arrays["x_test"], [arrays["y_test"]])}
+    parts = zip(np.split(arrays["x_train"], 5), np.split(arrays["y_train"], 5), strict=True)
+    for i, (x, y) in enumerate(parts, 1):
+        files[f"cifar-10-batches-bin/data_batch_{i}.bin"] = cifar_records(x, [y])
+    names = "airplane automobile bird cat deer dog frog horse ship truck".split()
+    files["cifar-10-batches-bin/batches.meta.txt"] = ("\n".join(names) + "\n\n").encode()
+    return {"cifar-10-binary.tar.gz": tar(files)}
+
+
+def cifar100_archive(arrays):
+    def records(split):
+        return cifar_records(arrays[f"x_{split}"], [arrays[f"y_{split}"] // 5, arrays[f"y_{split}"]])
+
+    files = {f"cifar-100-binary/{split}.bin": records(split) for split in ("train", "test")}
+    for kind, count in (("coarse", 20), ("fine", 100)):
+        names = "\n".join(f"{kind}_{i}" for i in range(count)) + "\n"
+        files[f"cifar-100-binary/{kind}_label_names.txt"] = names.encode()
+    return {"cifar-100-binary.tar.gz": tar(files)}
+
+
+def svhn_archives(arrays):
+    from scipy.io import savemat
+
+    archives = {}
+    for split, source in (("train", "train"), ("test", "test"), ("extra", "test")):
+        labels = arrays[f"y_{source}"].copy()
+        labels[labels == 0] = 10
+        out = io.BytesIO()
+        savemat(out, {"X": arrays[f"x_{source}"].transpose(1, 2, 3, 0), "y": labels[:, None]})
+        archives[f"{split}_32x32.mat"] = out.getvalue()
+    return archives
+
+
+BUILDERS = {
+    "cifar10": ("cifar10", 10, cifar10_archive),
+    "cifar100": ("cifar100", 100, cifar100_archive),
+    "svhn": ("svhn_cropped", 10, svhn_archives),
+}
+
+
+def put_archives(monkeypatch, data_dir, tfds_name, archives):
+    """Places archives for a builder, and makes their checksums the official ones."""
+    import tensorflow_datasets as tfds
+    from tensorflow_datasets.core.download import checksums
+
+    manual = data_dir / "downloads" / "manual"
+    manual.mkdir(parents=True)
+    infos = {}
+    for url in tfds.builder(tfds_name, data_dir=str(data_dir)).url_infos:
+        name = url.rpartition("/")[2]
+        content = archives[name]
+        (manual / name).write_bytes(content)
+        digest = hashlib.sha256(content).hexdigest()
+        infos[url] = checksums.UrlInfo(size=len(content), checksum=digest, filename=name)
+    monkeypatch.setattr(tfds.builder_cls(tfds_name), "url_infos", infos)
+
+
+def as_set(x, y):
+    return sorted((int(label), bytes(image)) for image, label in zip(x, y, strict=True))
+
+
+@pytest.mark.parametrize("name", BUILDERS)
+def test_real_builders_prepare_archives_in_the_official_layout(tmp_path, monkeypatch, name):
+    tfds_name, classes, archive = BUILDERS[name]
+    arrays = some_arrays(n=2 * classes + 20 - 2 * classes % 5, shape=(32, 32, 3), classes=classes)
+    put_archives(monkeypatch, tmp_path, tfds_name, archive(arrays))
+    data = load_dataset(name, tmp_path)
+    assert data.num_classes == classes
+    for split in ("train", "test"):
+        x, y = getattr(data, f"x_{split}"), getattr(data, f"y_{split}")
+        assert x.dtype == np.uint8 and y.dtype == np.int32
+        assert as_set(x, y) == as_set(arrays[f"x_{split}"], arrays[f"y_{split}"])
+
+    # The next run reads the npz. Without it, another process reads the prepared data, in the same
+    # order and without TensorFlow.
+    npz = tmp_path / f"{name}.npz"
+    assert npz.is_file()
+    npz.rename(tmp_path / "first.npz")
+    code = (
+        "import sys; from lottery_jax.datasets import load_dataset\n"
+        f"load_dataset({name!r}, {str(tmp_path)!r})\n"
+        "assert 'tensorflow' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+    with np.load(npz) as again, np.load(tmp_path / "first.npz") as first:
+        for key in again.files:
+            np.testing.assert_array_equal(again[key], first[key])
+
+
+def test_an_archive_that_is_not_the_official_one_is_refused(tmp_path):
+    manual = tmp_path / "downloads" / "manual"
+    manual.mkdir(parents=True)
+    archive = cifar10_archive(some_arrays(n=40, shape=(32, 32, 3), classes=10))
+    (manual / "cifar-10-binary.tar.gz").write_bytes(archive["cifar-10-binary.tar.gz"])
+    with pytest.raises(DataError, match="NonMatchingChecksumError"):
+        load_dataset("cifar10", tmp_path)
+
+
+def test_without_network_the_error_says_where_archives_go(tmp_path, monkeypatch):
+    monkeypatch.setattr("lottery_jax.tfds_source._reachable", lambda url: False)
+    with pytest.raises(DataError, match=r"cifar-100-binary.tar.gz\) into .*downloads/manual"):
+        load_dataset("cifar100", tmp_path)
+
+
+def test_without_tensorflow_the_error_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(DataError, match=r"pip install 'lottery_jax\[tfds\]'"):
+        load_dataset("svhn", tmp_path)
+
+
+def test_prepared_data_that_is_damaged_is_an_error(tmp_path):
+    folder = tmp_path / "cifar10" / "3.0.2"
+    folder.mkdir(parents=True)
+    (folder / "dataset_info.json").write_text("{}")
+    with pytest.raises(DataError, match="can't be read"):
+        load_dataset("cifar10", tmp_path)
