@@ -11,8 +11,8 @@ Expected, from the authors' result sheets (one run each):
     % pruned             0   48.8   89.3   97.2  98.85  99.88
     accuracy, %      95.61  95.93  95.95  95.87  95.67  92.32
 
-Source: Gohil et al., "One ticket to win them all: generalizing lottery ticket initializations across
-datasets and optimizers" (replication), ReScience C 6.2 #4, 2020.
+Source: Gohil et al., "One ticket to win them all: generalizing lottery ticket initializations
+across datasets and optimizers" (replication), ReScience C 6.2 #4, 2020.
 """
 
 from lottery_jax import recipes

@@ -98,7 +98,7 @@ def load_dataset(
     name: str,
     data_dir: str | os.PathLike[str] = "",
     *,
-    input_shape: tuple[int, int, int] | tuple[()] = (),
+    input_shape: tuple[int, ...] = (),
     validation_fraction: float = 0.0,
 ) -> Dataset:
     """Loads a data set by name.

@@ -1,6 +1,6 @@
 """Measure a saved ticket: the fraction of pruned weights and the test accuracy.
 
-    python -m lottery_jax.evaluate --ticket=runs/quickstart-1a2b3c4d/seed_0/level_09/ticket
+python -m lottery_jax.evaluate --ticket=runs/quickstart-1a2b3c4d/seed_0/level_09/ticket
 """
 
 from __future__ import annotations
@@ -72,7 +72,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     kept, total = masks.counts(ticket.mask)
     print(f"pruned   {1 - kept / total:.2%} of the prunable weights ({total - kept} of {total})")
-    print(f"accuracy {measured.accuracy:.2%} on the test set of {args.data or ticket.metadata['data']}")
+    print(
+        f"accuracy {measured.accuracy:.2%} on the test set of {args.data or ticket.metadata['data']}"
+    )
     print(f"loss     {measured.loss:.4f}")
     if args.layers:
         table = Table("layer", "remaining", "of", "density")

@@ -25,7 +25,6 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import numpy as np
 from ml_collections import ConfigDict
 from rich.console import Console
 
@@ -33,7 +32,7 @@ from lottery_jax import config as configuration
 from lottery_jax import logs, masks, tickets
 from lottery_jax.controls import CONTROLS
 from lottery_jax.datasets import Dataset, load_dataset
-from lottery_jax.errors import ConfigError, TicketError, TrainingError, choose
+from lottery_jax.errors import ConfigError, TrainingError, choose
 from lottery_jax.files import write_text
 from lottery_jax.logs import WINNING
 from lottery_jax.models import build_model, init_variables, layer_names
@@ -374,8 +373,12 @@ def rewind_point(run: Run, seed: int, init_key: jax.Array, train_key: jax.Array)
         run.display.working_on(f"seed {seed}  to the rewind point")
         state = resume(run, unit, state)
         state = fit(
-            setup.program, state, setup.train, train_key,
-            until=setup.rewind_step, on_epoch=recorder(run, unit, []),
+            setup.program,
+            state,
+            setup.train,
+            train_key,
+            until=setup.rewind_step,
+            on_epoch=recorder(run, unit, []),
         )
         tickets.save_state(folder, state)
         saved = jax.device_get(state)
@@ -426,8 +429,12 @@ def train_unit(
     rows = run.metrics.rows_of(unit.seed, unit.level, unit.control)
     try:
         state = fit(
-            setup.program, state, setup.train, train_key,
-            until=setup.end_step, on_epoch=recorder(run, unit, rows),
+            setup.program,
+            state,
+            setup.train,
+            train_key,
+            until=setup.end_step,
+            on_epoch=recorder(run, unit, rows),
         )
     except TrainingError as error:
         raise TrainingError(
@@ -471,9 +478,7 @@ def train_unit(
     return ticket
 
 
-def recorder(
-    run: Run, unit: Unit, rows: list[Row]
-) -> Callable[[TrainState, EpochReport], None]:
+def recorder(run: Run, unit: Unit, rows: list[Row]) -> Callable[[TrainState, EpochReport], None]:
     """The function that measures, writes and checkpoints at the end of each epoch of a unit."""
     setup, train = run.setup, run.setup.config.train
 

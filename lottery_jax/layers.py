@@ -48,8 +48,9 @@ def conv2d(x: jax.Array, kernel: jax.Array, stride: int = 1, padding: int = 0) -
         )
     padded = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
     taps = [
-        padded[:, i : i + (height - 1) * stride + 1 : stride, j : j + (width - 1) * stride + 1 :
-               stride]
+        padded[
+            :, i : i + (height - 1) * stride + 1 : stride, j : j + (width - 1) * stride + 1 : stride
+        ]
         for i in range(kh)
         for j in range(kw)
     ]

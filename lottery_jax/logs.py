@@ -86,8 +86,15 @@ class Wandb:
     """
 
     def __init__(
-        self, mode: str, warn: Callable[[str], None], *, entity: str, project: str, name: str,
-        folder: Path, config: Mapping[str, Any],
+        self,
+        mode: Any,
+        warn: Callable[[str], None],
+        *,
+        entity: str,
+        project: str,
+        name: str,
+        folder: Path,
+        config: Mapping[str, Any],
     ) -> None:
         self._run: Any = None
         self._warn = warn
@@ -174,4 +181,3 @@ class Display:
     def skip(self, epochs: int) -> None:
         """Moves the bar past epochs that an earlier process ran."""
         self._progress.advance(self._task, epochs)
-

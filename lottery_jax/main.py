@@ -45,10 +45,11 @@ def _parse_flags(argv: list[str]) -> list[str]:
             raise ConfigError(f"unexpected argument {rest[1]!r}; flags start with --")
         if _CONFIG.value is None:
             raise ConfigError("--config is missing; try --config=configs/quickstart.py, or --help")
+        _CONFIG.value.keys()  # a file that can't be loaded raises only when it is used
     except (flags.Error, LotteryError, AttributeError, KeyError, TypeError, ValueError) as error:
         _fail(str(error))
     except OSError as error:
-        _fail(f"--config: {_last_line(error)}")
+        _fail(f"--config: can't be loaded: {_last_line(error)}")
     return rest
 
 

@@ -64,12 +64,16 @@ def make_optimizer(name: str, **options: float | bool) -> optax.GradientTransfor
     return function(**{key: value for key, value in options.items() if key in takes})
 
 
-def _step_factor(steps: jax.Array, *, total: int, milestones: Sequence[int], decay: float) -> jax.Array:
+def _step_factor(
+    steps: jax.Array, *, total: int, milestones: Sequence[int], decay: float
+) -> jax.Array:
     drops = sum((steps >= m).astype(jnp.float32) for m in milestones)
     return jnp.float32(decay) ** drops
 
 
-def _cosine_factor(steps: jax.Array, *, total: int, milestones: Sequence[int], decay: float) -> jax.Array:
+def _cosine_factor(
+    steps: jax.Array, *, total: int, milestones: Sequence[int], decay: float
+) -> jax.Array:
     return 0.5 * (1.0 + jnp.cos(jnp.pi * jnp.minimum(steps / total, 1.0)))
 
 

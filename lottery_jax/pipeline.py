@@ -28,8 +28,8 @@ AUGMENTATIONS = ("none", "crop", "flip", "crop_flip")
 class Split(NamedTuple):
     """Images uint8 `[n, height, width, channels]` and labels int32 `[n]`, on the device."""
 
-    images: jax.Array
-    labels: jax.Array
+    images: Any
+    labels: Any
 
 
 def make_mesh(devices: list[jax.Device] | None = None) -> Mesh:

@@ -1,6 +1,6 @@
 """From the files of runs to tables and figures. Imports no JAX.
 
-    python -m lottery_jax.report WORKDIR [WORKDIR ...] [--out DIR]
+python -m lottery_jax.report WORKDIR [WORKDIR ...] [--out DIR]
 """
 
 from __future__ import annotations
@@ -145,8 +145,10 @@ def markdown_table(runs: Sequence[RunCurve]) -> str:
         parts.append("| " + " | ".join(header) + " |")
         parts.append("|" + "---:|" * len(header))
         parts += ["| " + " | ".join(row) + " |" for row in rows]
-        parts.append("\nTest accuracy in %, mean ± one standard deviation over seeds; the share of "
-                     "weights counts prunable weights.\n")
+        parts.append(
+            "\nTest accuracy in %, mean ± one standard deviation over seeds; the share of "
+            "weights counts prunable weights.\n"
+        )
     return "\n".join(parts)
 
 
@@ -196,8 +198,13 @@ def accuracy_figure(runs: Sequence[RunCurve]) -> Figure:
             x = [p.remaining for p in line]
             mean = [p.mean for p in line]
             axes.plot(
-                x, mean, marker=_MARKERS[j % len(_MARKERS)], markersize=4.5, linewidth=1.8,
-                linestyle="-" if name == WINNING else "--", color=colour,
+                x,
+                mean,
+                marker=_MARKERS[j % len(_MARKERS)],
+                markersize=4.5,
+                linewidth=1.8,
+                linestyle="-" if name == WINNING else "--",
+                color=colour,
                 label=f"{run.title}, {label}" if len(runs) > 1 else label,
             )
             low = [p.mean - p.std for p in line]
@@ -233,11 +240,13 @@ def layer_figure(run: RunCurve, layers: dict[str, list[tuple[float, float]]]) ->
     axes.set_yscale("log")
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.set_ylabel("weights remaining in the layer, %")
-    axes.set_title(f"{run.title}: winning tickets by layer, input to output", loc="left",
-                   fontsize=11)
+    axes.set_title(
+        f"{run.title}: winning tickets by layer, input to output", loc="left", fontsize=11
+    )
     columns = -(-len(names) // 18)
-    axes.legend(frameon=False, fontsize=8, ncols=columns, loc="center left",
-                bbox_to_anchor=(1.0, 0.5))
+    axes.legend(
+        frameon=False, fontsize=8, ncols=columns, loc="center left", bbox_to_anchor=(1.0, 0.5)
+    )
     return _figure(axes)
 
 

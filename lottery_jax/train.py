@@ -204,8 +204,8 @@ def make_eval_step(model: nn.Module, prepare: Prepare, mesh: Mesh) -> Callable[.
         index = jax.lax.with_sharding_constraint(index, batch_sharded(mesh))
         images = prepare(jax.random.key(0), data.images[index], False)
         variables = {"params": params, "batch_stats": batch_stats}
-        logits = model.apply(variables, images, train=False).astype(jnp.float32)
-        return totals.add(logits, data.labels[index], counted)
+        logits: Any = model.apply(variables, images, train=False)
+        return totals.add(logits.astype(jnp.float32), data.labels[index], counted)
 
     return jax.jit(step, donate_argnums=(2,), out_shardings=replicated(mesh))
 
@@ -349,7 +349,9 @@ def evaluate(
         eval_step: from `make_eval_step`.
         mesh: the one it was made for.
         batch_size: a multiple of the mesh's devices.
-        params: on the device; likewise `batch_stats` and `data`.
+        params: on the device.
+        batch_stats: on the device.
+        data: on the device.
     """
     totals = put(mesh, Totals.zero())
     for index, counted in zip(*covering_order(data.labels.shape[0], batch_size), strict=True):

@@ -17,7 +17,6 @@ from rich.console import Console
 
 from lottery_jax.config import default_config
 
-
 # These machines are noisy: no deadlines. The same examples each time, so that red is red again.
 hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("repeatable")

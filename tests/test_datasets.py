@@ -217,18 +217,33 @@ def cifar_records(x, labels):
 
 
 def cifar10_archive(arrays):
-    files = {"cifar-10-batches-bin/test_batch.bin": cifar_records(arrays["x_test"], [arrays["y_test"]])}
+    files = {
+        "cifar-10-batches-bin/test_batch.bin": cifar_records(arrays["x_test"], [arrays["y_test"]])
+    }
     parts = zip(np.split(arrays["x_train"], 5), np.split(arrays["y_train"], 5), strict=True)
     for i, (x, y) in enumerate(parts, 1):
         files[f"cifar-10-batches-bin/data_batch_{i}.bin"] = cifar_records(x, [y])
-    names = "airplane automobile bird cat deer dog frog horse ship truck".split()
+    names = [
+        "airplane",
+        "automobile",
+        "bird",
+        "cat",
+        "deer",
+        "dog",
+        "frog",
+        "horse",
+        "ship",
+        "truck",
+    ]
     files["cifar-10-batches-bin/batches.meta.txt"] = ("\n".join(names) + "\n\n").encode()
     return {"cifar-10-binary.tar.gz": tar(files)}
 
 
 def cifar100_archive(arrays):
     def records(split):
-        return cifar_records(arrays[f"x_{split}"], [arrays[f"y_{split}"] // 5, arrays[f"y_{split}"]])
+        return cifar_records(
+            arrays[f"x_{split}"], [arrays[f"y_{split}"] // 5, arrays[f"y_{split}"]]
+        )
 
     files = {f"cifar-100-binary/{split}.bin": records(split) for split in ("train", "test")}
     for kind, count in (("coarse", 20), ("fine", 100)):

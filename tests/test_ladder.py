@@ -1,6 +1,7 @@
 """Whole small ladders: what Morcos et al. describe, checked on the files a run leaves."""
 
 import csv
+import itertools
 import json
 
 import jax
@@ -107,7 +108,7 @@ def test_counts_are_exact_and_masks_nest(run):
     assert all(row["density"] == row["weights_remaining"] / total for row in rows)
     for seed in (3, 4):
         ladder_of_masks = [load(workdir, seed, level).mask for level in range(LEVELS + 1)]
-        for above, below in zip(ladder_of_masks, ladder_of_masks[1:], strict=False):
+        for above, below in itertools.pairwise(ladder_of_masks):
             for a, b in zip(jax.tree.leaves(above), jax.tree.leaves(below), strict=True):
                 assert not (b & ~a).any()
 
@@ -326,7 +327,9 @@ def test_a_collapsed_layer_is_named(tmp_path, one_device):
         **{"ladder.levels": 1, "ladder.prune_fraction": 0.9999, "optimizer.learning_rate": 0.01}
     )
     with (tmp_path / "out").open("w") as file:
-        run_ladder(config, tmp_path / "run", devices=one_device, console=Console(file=file, width=300))
+        run_ladder(
+            config, tmp_path / "run", devices=one_device, console=Console(file=file, width=300)
+        )
     said = (tmp_path / "out").read_text()
     assert "warning: seed 0, level 1: no weight is left in" in said
     empty = masks.collapsed_layers(load(tmp_path / "run", 0, 1).mask)
@@ -354,9 +357,7 @@ def test_sharded_ladders_give_the_same_masks(tmp_path):
     for level in (1, 2):
         one, eight = (load(tmp_path / name, 0, level) for name in ("1", "8"))
         assert_same(one.mask, eight.mask)
-        for a, b in zip(
-            jax.tree.leaves(one.trained), jax.tree.leaves(eight.trained), strict=True
-        ):
+        for a, b in zip(jax.tree.leaves(one.trained), jax.tree.leaves(eight.trained), strict=True):
             np.testing.assert_allclose(a, b, atol=1e-4)
 
 

@@ -24,7 +24,9 @@ def sorted_reference(values, count):
 @given(hnp.arrays(np.float32, st.integers(0, 60), elements=FLOATS), st.data())
 def test_keep_largest_is_a_stable_sort(values, data):
     count = data.draw(st.integers(0, len(values)))
-    np.testing.assert_array_equal(masks.keep_largest(values, count), sorted_reference(values, count))
+    np.testing.assert_array_equal(
+        masks.keep_largest(values, count), sorted_reference(values, count)
+    )
 
 
 def network(rng, sizes=((3, 3, 1, 4), (16, 5), (5, 2))):

@@ -81,7 +81,8 @@ def test_every_model_has_a_golden_size():
 
 
 @pytest.mark.parametrize(
-    "name, stem, millions", [("vgg19", "", 398.1), ("resnet50", "imagenet", 83.4), ("alexnet", "", 62.7)]
+    "name, stem, millions",
+    [("vgg19", "", 398.1), ("resnet50", "imagenet", 83.4), ("alexnet", "", 62.7)],
 )
 def test_golden_multiply_adds(name, stem, millions):
     """Strides, paddings and poolings: each output pixel costs one pass over the kernel."""
@@ -90,7 +91,10 @@ def test_golden_multiply_adds(name, stem, millions):
     def count(call, args, kwargs, context):
         nonlocal total
         out = call(*args, **kwargs)
-        if isinstance(context.module, (layers.Conv, nn.Dense)) and context.method_name == "__call__":
+        if (
+            isinstance(context.module, (layers.Conv, nn.Dense))
+            and context.method_name == "__call__"
+        ):
             kernel = context.module.variables["params"]["kernel"]
             total += kernel.size * (out.size // (out.shape[0] * out.shape[-1]))
         return out
@@ -148,7 +152,9 @@ def library_convolution(x, kernel, stride, padding):
 
 
 @pytest.mark.parametrize("size", [1, 2, 4, 5, 9])
-@pytest.mark.parametrize("kernel_size, stride, padding", [(1, 1, 0), (1, 2, 0), (3, 1, 1), (3, 2, 1)])
+@pytest.mark.parametrize(
+    "kernel_size, stride, padding", [(1, 1, 0), (1, 2, 0), (3, 1, 1), (3, 2, 1)]
+)
 def test_convolution_equals_the_librarys(size, kernel_size, stride, padding):
     """Values and both gradients, on sizes on each side of the choice of algorithm."""
     rng = np.random.default_rng(size)

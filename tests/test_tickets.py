@@ -20,9 +20,7 @@ MODEL = {"name": "vgg11", "width": 0.05, "dtype": "float32"}
 def example_ticket():
     model = build_model(num_classes=10, **MODEL)
     variables = jax.device_get(init_variables(model, jax.random.key(0), (16, 16, 1)))
-    mask = masks.prune(
-        scores.magnitude(variables["params"]), masks.dense(variables["params"]), 0.8
-    )
+    mask = masks.prune(scores.magnitude(variables["params"]), masks.dense(variables["params"]), 0.8)
     params = jax.device_get(masks.apply(mask, variables["params"]))
     return Ticket(
         mask=mask,
@@ -64,7 +62,9 @@ def test_a_ticket_comes_back_bit_for_bit(saved):
     kept, total = masks.counts(original.mask)
     assert loaded.metadata["weights_remaining"] == kept
     assert loaded.density == kept / total == loaded.metadata["density"]
-    assert loaded.metadata["layers"]["conv1_1"] == list(masks.layer_counts(original.mask)["conv1_1"])
+    assert loaded.metadata["layers"]["conv1_1"] == list(
+        masks.layer_counts(original.mask)["conv1_1"]
+    )
 
 
 def test_hashes_see_values_names_shapes_and_dtypes():
@@ -83,7 +83,9 @@ def test_hashes_see_values_names_shapes_and_dtypes():
 def test_another_model_is_told_by_leaf(saved):
     with pytest.raises(TicketError, match=r"leaf \S+ is \S+ \(.*\), but the model's is"):
         tickets.load_ticket(saved[0], build_model("vgg11", 10, width=0.1))
-    with pytest.raises(TicketError, match="has no leaf batch_stats/bn1_2/mean, which the model has"):
+    with pytest.raises(
+        TicketError, match="has no leaf batch_stats/bn1_2/mean, which the model has"
+    ):
         tickets.load_ticket(saved[0], build_model("vgg13", 10, width=0.05))
     with pytest.raises(TicketError, match=r"mask/head/bias is bool \(10,\), but .* bool \(7,\)"):
         tickets.load_ticket(saved[0], build_model("vgg11", 7, width=0.05))

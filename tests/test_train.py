@@ -216,7 +216,9 @@ def test_evaluation_counts_every_test_image_once(digits):
     log_p = logits - np.log(np.exp(logits).sum(1, keepdims=True))
     assert len(digits.y_test) % BATCH
     assert measured.accuracy == (logits.argmax(1) == digits.y_test).mean()
-    assert measured.loss == pytest.approx(-log_p[np.arange(len(log_p)), digits.y_test].mean(), rel=1e-4)
+    assert measured.loss == pytest.approx(
+        -log_p[np.arange(len(log_p)), digits.y_test].mean(), rel=1e-4
+    )
 
 
 def test_totals_leave_out_what_is_not_counted():

@@ -44,9 +44,7 @@ class AlexNet(nn.Module):
         """Images `[batch, height, width, channels]` to logits."""
         for i, features in enumerate(self.conv_widths, 1):
             stride = 2 if i == 1 else 1
-            conv = Conv(
-                features, 3, stride, kernel_init=_INIT, dtype=self.dtype, name=f"conv{i}"
-            )
+            conv = Conv(features, 3, stride, kernel_init=_INIT, dtype=self.dtype, name=f"conv{i}")
             x = nn.relu(conv(x))
             if i in _POOL_AFTER:
                 x = max_pool2(x)

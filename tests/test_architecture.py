@@ -1,0 +1,109 @@
+"""The direction of imports, and what importing the package costs."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import lottery_jax
+
+PACKAGE = Path(lottery_jax.__file__).parent
+
+# Each module may import those named here and what these may import; docs/architecture.md draws it.
+MAY_IMPORT = {
+    "errors": set(),
+    "files": set(),
+    "masks": set(),
+    "scores": set(),
+    "layers": set(),
+    "config": {"errors"},
+    "recipes": {"config"},
+    "optim": {"errors"},
+    "models": {"errors", "layers", "masks"},
+    "tfds_source": {"errors"},
+    "datasets": {"errors", "files", "tfds_source"},
+    "pipeline": {"errors"},
+    "train": {"errors", "masks", "optim", "pipeline"},
+    "tickets": {"errors", "files", "masks", "models", "train"},
+    "controls": {"masks"},
+    "logs": {"files"},
+    "ladder": {"config", "controls", "datasets", "errors", "files", "logs", "masks", "models",
+               "optim", "pipeline", "scores", "tickets", "train"},
+    "report": {"errors", "files", "logs"},
+    "evaluate": {"datasets", "errors", "masks", "pipeline", "tickets", "train"},
+    "main": {"config", "errors", "ladder", "report"},
+}  # fmt: skip
+
+# Third-party packages that one module alone may know.
+ONLY = {"orbax": {"tickets"}, "wandb": {"logs"}, "tensorflow_datasets": {"tfds_source"},
+        "sklearn": {"datasets"}, "matplotlib": {"report"}, "absl": {"main"},
+        "optax": {"optim", "train"}}  # fmt: skip
+
+
+def imports_of(path):
+    """(modules of the package, other top-level packages) that a file imports anywhere."""
+    own, others = set(), set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for name in names:
+            top, *rest = name.split(".")
+            if top == "lottery_jax":
+                own.add(rest[0])
+            else:
+                others.add(top)
+    return own, others
+
+
+def files():
+    for path in sorted(PACKAGE.rglob("*.py")):
+        module = path.relative_to(PACKAGE).with_suffix("").parts[0]
+        if module != "__init__":
+            yield module, path
+
+
+@pytest.mark.parametrize(
+    "module, path", list(files()), ids=lambda v: v if isinstance(v, str) else v.stem
+)
+def test_imports_go_one_way(module, path):
+    own, others = imports_of(path)
+    assert own - {module} <= MAY_IMPORT[module]
+    for package, allowed in ONLY.items():
+        assert package not in others or module in allowed, package
+
+
+def test_the_map_has_no_circle_and_no_module_that_is_gone():
+    assert set(MAY_IMPORT) == {module for module, _ in files()}
+    done = set()
+    while len(done) < len(MAY_IMPORT):
+        free = {m for m, needs in MAY_IMPORT.items() if m not in done and needs <= done}
+        assert free, set(MAY_IMPORT) - done
+        done |= free
+
+
+@pytest.mark.parametrize(
+    "code, absent",
+    [
+        ("import lottery_jax", "jax flax numpy"),
+        ("import lottery_jax.report", "jax flax matplotlib"),
+        ("import lottery_jax.main", "jax flax"),
+        ("import lottery_jax.ladder", "wandb tensorflow tensorflow_datasets matplotlib sklearn"),
+    ],
+)
+def test_imports_bring_in_nothing_that_is_not_needed(code, absent):
+    check = f"import sys; {code}; print([m for m in {absent.split()!r} if m in sys.modules])"
+    out = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"
+
+
+def test_public_names_are_there():
+    for name in lottery_jax.__all__:
+        assert getattr(lottery_jax, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        _ = lottery_jax.nonsense
