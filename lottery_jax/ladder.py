@@ -296,7 +296,8 @@ def run_ladder(
     """
     config = configuration.validate(config)
     workdir = Path(workdir)
-    console = console or Console()
+    # In a notebook too: plain lines, which a notebook shows as one block of text.
+    console = console or Console(soft_wrap=True, force_jupyter=False)
     check_workdir(workdir, config)
     todo = [unit for unit in units(config, workdir) if not tickets.is_complete(unit.ticket)]
     if todo:

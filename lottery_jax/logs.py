@@ -149,6 +149,8 @@ class Display:
             TimeRemainingColumn(),
             console=console,
             transient=True,
+            # In a log file or a notebook the lines of the levels are enough.
+            disable=not console.file.isatty(),
         )
         self._task = self._progress.add_task("starting", total=total_epochs, status="")
 
