@@ -95,7 +95,7 @@ def _main(argv: list[str]) -> None:
     from lottery_jax.ladder import run_ladder
     from lottery_jax.report import closing_table, write_report
 
-    logging.set_verbosity(logging.WARNING)
+    logging.set_verbosity(logging.ERROR)  # what a user can mend is said by this program
     console = Console(soft_wrap=True)
     try:
         config = configuration.validate(_CONFIG.value)
