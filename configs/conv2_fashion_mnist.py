@@ -13,10 +13,4 @@ from lottery_jax import recipes
 
 
 def get_config():
-    c = recipes.conv2("fashion_mnist")
-    c.seeds = (0, 1, 2)
-    c.controls = ("reinit", "random")
-    c.control_levels = (2, 5, 8, 11, 14, 17)
-    c.train.epochs = 10
-    c.ladder.levels = 17
-    return c
+    return recipes.short_ladder(recipes.conv2("fashion_mnist"))

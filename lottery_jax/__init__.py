@@ -26,16 +26,30 @@ _HOME = {
     "make_program": "train",
     "run_ladder": "ladder",
     "save_ticket": "tickets",
-    "set_up": "ladder",
+    "set_up": "experiment",
     "start_state": "train",
     "Ticket": "tickets",
     "TrainState": "train",
     "write_report": "report",
 }
 _MODULES = (
-    "config", "controls", "datasets", "errors", "ladder", "masks", "models", "optim", "pipeline",
-    "recipes", "report", "scores", "tickets", "train",
-)  # fmt: skip
+    "config",
+    "controls",
+    "datasets",
+    "errors",
+    "experiment",
+    "ladder",
+    "masks",
+    "models",
+    "optim",
+    "pipeline",
+    "recipes",
+    "report",
+    "rundir",
+    "scores",
+    "tickets",
+    "train",
+)
 
 __all__ = sorted([*_HOME, *_MODULES])
 

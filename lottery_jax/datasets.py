@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 
 from lottery_jax import tfds_source
-from lottery_jax.errors import DataError, LotteryError, describe_unknown
+from lottery_jax.errors import DataError, describe_unknown, exit_status
 from lottery_jax.files import replacing
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -349,7 +349,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands.add_parser("list", help="what is there")
     args = parser.parse_args(argv)
     folder = Path(args.data_dir) if args.data_dir else default_data_dir()
-    try:
+
+    def command() -> None:
         if args.command == "from-idx":
             from_idx(args.folder, folder / f"{args.name}.npz")
             print(f"wrote {folder / args.name}.npz")
@@ -361,10 +362,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             for name in sorted({*BUILT_IN, *files}):
                 there = name in files or name == "digits"
                 print(f"{name:16} {'ready' if there else 'not here yet'}")
-    except (LotteryError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+
+    return exit_status(command)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+import sys
+from collections.abc import Callable, Iterable, Mapping
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -39,6 +40,16 @@ def describe_unknown(kind: str, name: object, legal: Iterable[str]) -> str:
     close = difflib.get_close_matches(str(name), options, n=1)
     hint = f" (did you mean {close[0]!r}?)" if close else ""
     return f"{kind}: unknown value {name!r}{hint}; legal: {', '.join(options)}"
+
+
+def exit_status(command: Callable[[], None]) -> int:
+    """Runs a command; a mistake the user can mend becomes one line on stderr and status 2."""
+    try:
+        command()
+    except (LotteryError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
 
 
 def choose(table: Mapping[str, T], name: str, kind: str) -> T:

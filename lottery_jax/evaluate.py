@@ -15,7 +15,7 @@ from rich.table import Table
 
 from lottery_jax import masks
 from lottery_jax.datasets import default_data_dir, load_dataset
-from lottery_jax.errors import DataError, LotteryError
+from lottery_jax.errors import DataError, exit_status
 from lottery_jax.pipeline import Split, make_mesh, make_prepare, put
 from lottery_jax.tickets import Ticket, load_ticket, model_of
 from lottery_jax.train import Measured, evaluate, make_eval_step
@@ -53,6 +53,23 @@ def evaluate_ticket(
     return evaluate(step, mesh, whole, variables["params"], variables["batch_stats"], test)
 
 
+def show(path: Path, data_dir: str, data: str, *, layers: bool) -> None:
+    """Prints what the command prints."""
+    ticket = load_ticket(path)
+    measured = evaluate_ticket(ticket, data_dir, data=data)
+    kept, total = masks.counts(ticket.mask)
+    print(f"pruned   {1 - kept / total:.2%} of the prunable weights ({total - kept} of {total})")
+    print(f"accuracy {measured.accuracy:.2%} on the test set of {data or ticket.metadata['data']}")
+    print(f"loss     {measured.loss:.4f}")
+    if layers:
+        table = Table("layer", "remaining", "of", "density")
+        counts = masks.layer_counts(ticket.mask)
+        for name in ticket.metadata["layer_order"]:
+            remaining, size = counts[name]
+            table.add_row(name, str(remaining), str(size), f"{remaining / size:.2%}")
+        Console().print(table)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
     parser = argparse.ArgumentParser(
@@ -64,26 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--data", default="", help="another data set than the ticket's own")
     parser.add_argument("--layers", action="store_true", help="also list every layer")
     args = parser.parse_args(argv)
-    try:
-        ticket = load_ticket(args.ticket)
-        measured = evaluate_ticket(ticket, args.data_dir, data=args.data)
-    except (LotteryError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    kept, total = masks.counts(ticket.mask)
-    print(f"pruned   {1 - kept / total:.2%} of the prunable weights ({total - kept} of {total})")
-    print(
-        f"accuracy {measured.accuracy:.2%} on the test set of {args.data or ticket.metadata['data']}"
-    )
-    print(f"loss     {measured.loss:.4f}")
-    if args.layers:
-        table = Table("layer", "remaining", "of", "density")
-        counts = masks.layer_counts(ticket.mask)
-        for name in ticket.metadata["layer_order"]:
-            remaining, size = counts[name]
-            table.add_row(name, str(remaining), str(size), f"{remaining / size:.2%}")
-        Console().print(table)
-    return 0
+    return exit_status(lambda: show(args.ticket, args.data_dir, args.data, layers=args.layers))
 
 
 if __name__ == "__main__":

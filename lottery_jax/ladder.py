@@ -14,16 +14,12 @@ a finished one does nothing.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import json
-import re
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import flax.linen as nn
 import jax
 from ml_collections import ConfigDict
 from rich.console import Console
@@ -31,205 +27,24 @@ from rich.console import Console
 from lottery_jax import config as configuration
 from lottery_jax import logs, masks, tickets
 from lottery_jax.controls import CONTROLS
-from lottery_jax.datasets import Dataset, load_dataset
-from lottery_jax.errors import ConfigError, TrainingError, choose
-from lottery_jax.files import write_text
+from lottery_jax.errors import TrainingError
+from lottery_jax.experiment import Setup, set_up
 from lottery_jax.logs import WINNING
-from lottery_jax.models import build_model, init_variables, layer_names
-from lottery_jax.optim import make_optimizer, make_schedule
-from lottery_jax.pipeline import Split, make_mesh, put
+from lottery_jax.pipeline import put
+from lottery_jax.rundir import (
+    Row,
+    Unit,
+    check_workdir,
+    record_config,
+    rewind_dir,
+    units,
+    write_curve,
+)
 from lottery_jax.scores import SCORES
 from lottery_jax.tickets import Ticket
-from lottery_jax.train import (
-    EpochReport,
-    Program,
-    TrainState,
-    fit,
-    make_program,
-    start_state,
-)
+from lottery_jax.train import EpochReport, TrainState, fit, start_state
 
 PyTree = Any
-Row = dict[str, Any]
-
-
-@dataclasses.dataclass(frozen=True)
-class Unit:
-    """One training of a run: a ticket of a seed and level, or a control of it."""
-
-    workdir: Path
-    seed: int
-    level: int
-    control: str  # logs.WINNING for the winning ticket itself
-
-    @property
-    def ticket(self) -> Path:
-        """Where the trained ticket is kept."""
-        name = "ticket" if self.control == WINNING else self.control
-        return level_dir(self.workdir, self.seed, self.level) / name
-
-    @property
-    def state(self) -> Path:
-        """Where its checkpoints are, until it is complete."""
-        return level_dir(self.workdir, self.seed, self.level) / "state" / self.control
-
-
-def level_dir(workdir: Path, seed: int, level: int) -> Path:
-    """The directory of one level of one replicate."""
-    return workdir / f"seed_{seed}" / f"level_{level:02d}"
-
-
-def units(config: ConfigDict, workdir: Path) -> list[Unit]:
-    """Every training of a run, in the order in which they are done."""
-    chosen = config.control_levels or range(1, config.ladder.levels + 1)
-    return [
-        Unit(workdir, seed, level, control)
-        for seed in config.seeds
-        for level in range(config.ladder.levels + 1)
-        for control in (WINNING, *(config.controls if level in chosen else ()))
-    ]
-
-
-@dataclasses.dataclass(frozen=True)
-class Setup:
-    """What a config means: everything that is the same for all seeds, levels and controls.
-
-    Attributes:
-        config: validated.
-        dataset: on the host.
-        train: the training set on the device; likewise `test` and `validation`.
-        model: the network.
-        program: its compiled steps.
-        init: from a key to fresh variables.
-        layers: names of the layers that have a kernel, from input to output.
-        skip: names of the layers that are never pruned.
-        rewind_step: the step to which weights go back.
-        end_step: the step at which training ends.
-    """
-
-    config: ConfigDict
-    dataset: Dataset
-    train: Split
-    validation: Split | None
-    test: Split
-    model: nn.Module
-    program: Program
-    init: Callable[[jax.Array], PyTree]
-    layers: tuple[str, ...]
-    skip: tuple[str, ...]
-    rewind_step: int
-    end_step: int
-
-    @property
-    def model_options(self) -> dict[str, Any]:
-        """What `build_model` needs beside the number of classes."""
-        return _model_options(self.config)
-
-
-def _model_options(config: ConfigDict) -> dict[str, Any]:
-    options = config.model.to_dict()
-    if not options["stem"]:
-        del options["stem"]
-    return options
-
-
-def set_up(config: ConfigDict, devices: list[jax.Device] | None = None) -> Setup:
-    """Loads the data, builds the network and its steps; compiles nothing yet.
-
-    Args:
-        config: of `config.default_config`'s form.
-        devices: over which to shard batches; default: all.
-
-    Raises:
-        ConfigError, DataError: one line that says what does not fit.
-    """
-    config = configuration.validate(config)
-    choose(SCORES, config.ladder.scores, "config.ladder.scores")
-    for name in config.controls:
-        choose(CONTROLS, name, "config.controls")
-    dataset = load_dataset(
-        config.data.name,
-        config.data.dir,
-        input_shape=config.data.input_shape,
-        validation_fraction=config.data.validation_fraction,
-    )
-    model = build_model(num_classes=dataset.num_classes, **_model_options(config))
-    mesh = make_mesh(devices)
-    steps_per_epoch = max(1, len(dataset.x_train) // config.train.batch_size)
-    schedule = make_schedule(
-        config.optimizer.schedule,
-        config.optimizer.learning_rate,
-        steps_per_epoch=steps_per_epoch,
-        epochs=config.train.epochs,
-        milestones=config.optimizer.milestones,
-        decay=config.optimizer.decay,
-        warmup_epochs=config.optimizer.warmup_epochs,
-    )
-    augment = config.data.augment
-    program = make_program(
-        model,
-        make_optimizer(**_optimizer_options(config)),
-        schedule,
-        mesh=mesh,
-        examples=len(dataset.x_train),
-        batch_size=config.train.batch_size,
-        mean=dataset.mean,
-        std=dataset.std,
-        augment=dataset.augment if augment == "auto" else augment,
-    )
-    shape = dataset.image_shape
-    try:
-        names = layer_names(model, shape)
-    except ValueError as error:
-        raise ConfigError(
-            f"config.model.name: {config.model.name} does not take images of {shape} ({error}); "
-            "config.data.input_shape can pad them"
-        ) from error
-    skip = [names[0]] * config.ladder.skip_first + [names[-1]] * config.ladder.skip_last
-    rewind = configuration.rewind_step(config.ladder.rewind, steps_per_epoch)
-    end = config.train.epochs * steps_per_epoch
-    if rewind >= end:
-        raise ConfigError(
-            f"config.ladder.rewind: {config.ladder.rewind!r} is step {rewind}, but training ends "
-            f"at step {end}"
-        )
-
-    def split(images: Any, labels: Any) -> Split:
-        return put(mesh, Split(images, labels))
-
-    setup = Setup(
-        config=config,
-        dataset=dataset,
-        train=split(dataset.x_train, dataset.y_train),
-        validation=split(dataset.x_val, dataset.y_val) if len(dataset.x_val) else None,
-        test=split(dataset.x_test, dataset.y_test),
-        model=model,
-        program=program,
-        init=jax.jit(lambda key: init_variables(model, key, shape)),
-        layers=tuple(names),
-        skip=tuple(skip),
-        rewind_step=rewind,
-        end_step=end,
-    )
-    _check_ladder_is_not_too_long(setup)
-    return setup
-
-
-def _optimizer_options(config: ConfigDict) -> dict[str, Any]:
-    keys = ("name", "momentum", "nesterov", "b1", "b2", "weight_decay")
-    return {key: config.optimizer[key] for key in keys}
-
-
-def _check_ladder_is_not_too_long(setup: Setup) -> None:
-    shapes = jax.eval_shape(setup.init, jax.random.key(0))["params"]
-    alive = sum(leaf.size for leaf in masks.kernels(shapes, setup.skip).values())
-    for level in range(1, setup.config.ladder.levels + 1):
-        alive = masks.kept_count(alive, setup.config.ladder.prune_fraction)
-        if alive == 0:
-            raise ConfigError(
-                f"config.ladder.levels: no weight would be left at level {level}; "
-                f"at most {level - 1} fit config.ladder.prune_fraction"
-            )
 
 
 class Run:
@@ -263,7 +78,7 @@ class Run:
             return True
         reached = tickets.latest_step(unit.state)
         if row["level"] == 0:
-            reached = max(reached, tickets.latest_step(_rewind_dir(self.workdir, unit.seed)))
+            reached = max(reached, tickets.latest_step(rewind_dir(self.workdir, unit.seed)))
         return bool(row["step"] <= reached)
 
     def close(self) -> None:
@@ -368,7 +183,7 @@ def rewind_point(run: Run, seed: int, init_key: jax.Array, train_key: jax.Array)
     setup, unit = run.setup, run.unit(seed, 0)
     variables = setup.init(init_key)
     state = start_state(setup.program, variables, masks.dense(variables["params"]), step=0)
-    folder = _rewind_dir(run.workdir, seed)
+    folder = rewind_dir(run.workdir, seed)
     saved = tickets.load_state(folder, like=state)
     if saved is None:
         run.display.working_on(f"seed {seed}  to the rewind point")
@@ -384,10 +199,6 @@ def rewind_point(run: Run, seed: int, init_key: jax.Array, train_key: jax.Array)
         tickets.save_state(folder, state)
         saved = jax.device_get(state)
     return saved
-
-
-def _rewind_dir(workdir: Path, seed: int) -> Path:
-    return workdir / f"seed_{seed}" / "rewind"
 
 
 def resume(run: Run, unit: Unit, state: TrainState) -> TrainState:
@@ -530,70 +341,3 @@ def _level_line(here: list[Unit]) -> str:
             line += f"  {metadata['density']:8.2%} of weights"
         line += f"   {unit.control} {metadata['result']['test_accuracy']:.2%}"
     return line
-
-
-def curve_rows(config: ConfigDict, workdir: Path) -> Iterator[Row]:
-    """A row of curve.csv for each completed training, from the tickets' metadata."""
-    for unit in units(config, workdir):
-        if tickets.is_complete(unit.ticket):
-            metadata = tickets.read_metadata(unit.ticket)
-            row = {key: metadata[key] for key in logs.CURVE_COLUMNS if key in metadata}
-            yield {**row, **metadata["result"]}
-
-
-def write_curve(config: ConfigDict, workdir: Path) -> list[Row]:
-    """Writes curve.csv anew and returns its rows."""
-    rows = list(curve_rows(config, workdir))
-    logs.write_curve(workdir / "curve.csv", rows)
-    return rows
-
-
-def check_workdir(workdir: Path, config: ConfigDict) -> None:
-    """Raises a ConfigError if the directory holds something else than a run of this config."""
-    file = workdir / "config.json"
-    if file.is_file():
-        differ = configuration.differing_keys(read_config(workdir), config)
-        if differ:
-            raise ConfigError(
-                f"{workdir}: holds a run of another config (there, here): {'; '.join(differ)}; "
-                "choose another --workdir"
-            )
-    elif workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
-        raise ConfigError(f"{workdir}: is neither empty nor a run; choose another --workdir")
-
-
-def read_config(workdir: Path) -> ConfigDict:
-    """The config of a run directory.
-
-    Raises:
-        ConfigError: there is none, or it can't be read.
-    """
-    try:
-        stored = json.loads((workdir / "config.json").read_text(encoding="utf-8"))["config"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{workdir}: is not a run (config.json: {error})") from error
-    return configuration.from_json(stored)
-
-
-def record_config(workdir: Path, config: ConfigDict) -> None:
-    """Writes config.json: the resolved config, its fingerprint, versions and the git commit."""
-    names = ("lottery_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
-    record = {
-        "config": configuration.to_json(config),
-        "fingerprint": configuration.fingerprint(config),
-        "versions": {name: version(name) for name in names},
-        "git_commit": _git_commit(),
-    }
-    write_text(workdir / "config.json", json.dumps(record, indent=1) + "\n")
-
-
-def _git_commit() -> str | None:
-    """The commit of the checkout this package runs from, read without calling git."""
-    git = Path(__file__).resolve().parent.parent / ".git"
-    try:
-        head = (git / "HEAD").read_text().strip()
-        if match := re.fullmatch(r"ref: (.+)", head):
-            head = (git / match[1]).read_text().strip()
-    except OSError:
-        return None
-    return head

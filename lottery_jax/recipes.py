@@ -96,6 +96,16 @@ def conv2(dataset: str) -> ConfigDict:
     return c
 
 
+def short_ladder(c: ConfigDict) -> ConfigDict:
+    """17 levels to 2.25 % of the weights, 10 epochs each, 3 seeds, both controls at six levels."""
+    c.seeds = (0, 1, 2)
+    c.controls = ("reinit", "random")
+    c.control_levels = (2, 5, 8, 11, 14, 17)
+    c.train.epochs = 10
+    c.ladder.levels = 17
+    return c
+
+
 def quickstart() -> ConfigDict:
     """LeNet-300-100 on the bundled digits with Morcos et al.'s optimizer, rate and late reset.
 

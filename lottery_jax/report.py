@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from lottery_jax.errors import ConfigError, LotteryError
+from lottery_jax.errors import ConfigError, exit_status
 from lottery_jax.files import replacing, write_text
 from lottery_jax.logs import CURVE_COLUMNS, WINNING
 
@@ -330,13 +330,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("workdirs", nargs="+", type=Path, metavar="WORKDIR")
     parser.add_argument("--out", type=Path, help="default: report/ in the first run directory")
     args = parser.parse_args(argv)
-    try:
+
+    def command() -> None:
         for file in write_report(args.workdirs, args.out):
             print(file)
-    except (LotteryError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+
+    return exit_status(command)
 
 
 if __name__ == "__main__":

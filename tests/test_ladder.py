@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from lottery_jax import ladder, logs, masks, tickets
+from lottery_jax import experiment, ladder, logs, masks, rundir, tickets
 from lottery_jax.config import validate
 from lottery_jax.controls import CONTROLS
 from lottery_jax.errors import ConfigError, TrainingError
@@ -48,7 +48,7 @@ def traces():
 def run(config, traces, tmp_path_factory):
     """A finished run: (directory, rows). Records how often each step was compiled."""
     workdir = tmp_path_factory.mktemp("run")
-    real = ladder.make_program
+    real = experiment.make_program
 
     def make_program(*args, **kwargs):
         program = real(*args, **kwargs)
@@ -56,7 +56,7 @@ def run(config, traces, tmp_path_factory):
         return program
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ladder, "make_program", make_program)
+        patch.setattr(experiment, "make_program", make_program)
         rows = run_ladder(config, workdir, devices=jax.devices()[:1], console=quiet_console())
     return workdir, rows
 
@@ -68,11 +68,11 @@ def quiet_console():
 
 
 def load(workdir, seed, level, control=logs.WINNING):
-    return tickets.load_ticket(ladder.Unit(workdir, seed, level, control).ticket)
+    return tickets.load_ticket(rundir.Unit(workdir, seed, level, control).ticket)
 
 
 def rewind_state(config, workdir, seed):
-    setup = ladder.set_up(config, jax.devices()[:1])
+    setup = experiment.set_up(config, jax.devices()[:1])
     variables = setup.init(jax.random.key(0))
     like = start_state(setup.program, variables, masks.dense(variables["params"]), 0)
     return tickets.load_state(workdir / f"seed_{seed}" / "rewind", like)
@@ -151,7 +151,7 @@ def test_trained_weights_are_exactly_zero_where_pruned(run):
 def test_the_dense_level_is_an_ordinary_training(run, config):
     """Saving the rewind point changes nothing: level 0 equals one uninterrupted fit."""
     workdir, _ = run
-    setup = ladder.set_up(config, jax.devices()[:1])
+    setup = experiment.set_up(config, jax.devices()[:1])
     init_key, train_key, _ = jax.random.split(jax.random.key(3), 3)
     variables = setup.init(init_key)
     state = start_state(setup.program, variables, masks.dense(variables["params"]), 0)
@@ -161,7 +161,7 @@ def test_the_dense_level_is_an_ordinary_training(run, config):
 
 def test_a_ticket_trains_from_the_rewind_step_with_fresh_momentum(run, config):
     workdir, _ = run
-    setup = ladder.set_up(config, jax.devices()[:1])
+    setup = experiment.set_up(config, jax.devices()[:1])
     _, train_key, _ = jax.random.split(jax.random.key(4), 3)
     ticket = load(workdir, 4, 2)
     state = start_state(setup.program, ticket.variables, ticket.mask, step=7)
@@ -192,7 +192,7 @@ def test_controls_have_the_density_but_not_the_weights_or_the_mask(run):
 
 def test_reinitialised_weights_come_from_the_models_initialisers(config):
     """The same distribution as a fresh network's, layer by layer."""
-    setup = ladder.set_up(config, jax.devices()[:1])
+    setup = experiment.set_up(config, jax.devices()[:1])
     variables = jax.device_get(setup.init(jax.random.key(0)))
     mask = masks.dense(variables["params"])
     for control in CONTROLS.values():
@@ -256,7 +256,7 @@ def test_config_json_says_what_made_the_run(run, config):
     record = json.loads((run[0] / "config.json").read_text())
     assert record["config"]["ladder"]["rewind"] == "7st"
     assert set(record["versions"]) >= {"lottery_jax", "jax", "flax", "optax"}
-    assert ladder.read_config(run[0]).to_dict() == config.to_dict()
+    assert rundir.read_config(run[0]).to_dict() == config.to_dict()
 
 
 def test_restored_optimizer_state_and_restarted_schedule_are_other_trainings(tmp_path, one_device):
@@ -362,7 +362,7 @@ def test_sharded_ladders_give_the_same_masks(tmp_path):
 
 
 def test_data_on_the_device_is_what_was_loaded(config):
-    setup = ladder.set_up(config, jax.devices()[:2])
+    setup = experiment.set_up(config, jax.devices()[:2])
     np.testing.assert_array_equal(setup.test.images, setup.dataset.x_test)
     assert setup.train.images.dtype == np.uint8
     assert_same(put(setup.program.mesh, {"a": np.arange(3)}), {"a": np.arange(3, dtype=np.int32)})

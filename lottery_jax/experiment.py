@@ -1,0 +1,169 @@
+"""What a config means: the data, the network, the compiled steps, the rewind point.
+
+Everything here is the same for all seeds, levels and controls of a run.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+from ml_collections import ConfigDict
+
+from lottery_jax import config as configuration
+from lottery_jax import masks
+from lottery_jax.controls import CONTROLS
+from lottery_jax.datasets import Dataset, load_dataset
+from lottery_jax.errors import ConfigError, choose
+from lottery_jax.models import build_model, init_variables, layer_names
+from lottery_jax.optim import make_optimizer, make_schedule
+from lottery_jax.pipeline import Split, make_mesh, put
+from lottery_jax.scores import SCORES
+from lottery_jax.train import Program, make_program
+
+PyTree = Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Setup:
+    """What a config means: everything that is the same for all seeds, levels and controls.
+
+    Attributes:
+        config: validated.
+        dataset: on the host.
+        train: the training set on the device; likewise `test` and `validation`.
+        model: the network.
+        program: its compiled steps.
+        init: from a key to fresh variables.
+        layers: names of the layers that have a kernel, from input to output.
+        skip: names of the layers that are never pruned.
+        rewind_step: the step to which weights go back.
+        end_step: the step at which training ends.
+    """
+
+    config: ConfigDict
+    dataset: Dataset
+    train: Split
+    validation: Split | None
+    test: Split
+    model: nn.Module
+    program: Program
+    init: Callable[[jax.Array], PyTree]
+    layers: tuple[str, ...]
+    skip: tuple[str, ...]
+    rewind_step: int
+    end_step: int
+
+    @property
+    def model_options(self) -> dict[str, Any]:
+        """What `build_model` needs beside the number of classes."""
+        return _model_options(self.config)
+
+
+def _model_options(config: ConfigDict) -> dict[str, Any]:
+    options = config.model.to_dict()
+    if not options["stem"]:
+        del options["stem"]
+    return options
+
+
+def set_up(config: ConfigDict, devices: list[jax.Device] | None = None) -> Setup:
+    """Loads the data, builds the network and its steps; compiles nothing yet.
+
+    Args:
+        config: of `config.default_config`'s form.
+        devices: over which to shard batches; default: all.
+
+    Raises:
+        ConfigError, DataError: one line that says what does not fit.
+    """
+    config = configuration.validate(config)
+    choose(SCORES, config.ladder.scores, "config.ladder.scores")
+    for name in config.controls:
+        choose(CONTROLS, name, "config.controls")
+    dataset = load_dataset(
+        config.data.name,
+        config.data.dir,
+        input_shape=config.data.input_shape,
+        validation_fraction=config.data.validation_fraction,
+    )
+    model = build_model(num_classes=dataset.num_classes, **_model_options(config))
+    mesh = make_mesh(devices)
+    steps_per_epoch = max(1, len(dataset.x_train) // config.train.batch_size)
+    schedule = make_schedule(
+        config.optimizer.schedule,
+        config.optimizer.learning_rate,
+        steps_per_epoch=steps_per_epoch,
+        epochs=config.train.epochs,
+        milestones=config.optimizer.milestones,
+        decay=config.optimizer.decay,
+        warmup_epochs=config.optimizer.warmup_epochs,
+    )
+    augment = config.data.augment
+    program = make_program(
+        model,
+        make_optimizer(**_optimizer_options(config)),
+        schedule,
+        mesh=mesh,
+        examples=len(dataset.x_train),
+        batch_size=config.train.batch_size,
+        mean=dataset.mean,
+        std=dataset.std,
+        augment=dataset.augment if augment == "auto" else augment,
+    )
+    shape = dataset.image_shape
+    try:
+        names = layer_names(model, shape)
+    except ValueError as error:
+        raise ConfigError(
+            f"config.model.name: {config.model.name} does not take images of {shape} ({error}); "
+            "config.data.input_shape can pad them"
+        ) from error
+    skip = [names[0]] * config.ladder.skip_first + [names[-1]] * config.ladder.skip_last
+    rewind = configuration.rewind_step(config.ladder.rewind, steps_per_epoch)
+    end = config.train.epochs * steps_per_epoch
+    if rewind >= end:
+        raise ConfigError(
+            f"config.ladder.rewind: {config.ladder.rewind!r} is step {rewind}, but training ends "
+            f"at step {end}"
+        )
+
+    def split(images: Any, labels: Any) -> Split:
+        return put(mesh, Split(images, labels))
+
+    setup = Setup(
+        config=config,
+        dataset=dataset,
+        train=split(dataset.x_train, dataset.y_train),
+        validation=split(dataset.x_val, dataset.y_val) if len(dataset.x_val) else None,
+        test=split(dataset.x_test, dataset.y_test),
+        model=model,
+        program=program,
+        init=jax.jit(lambda key: init_variables(model, key, shape)),
+        layers=tuple(names),
+        skip=tuple(skip),
+        rewind_step=rewind,
+        end_step=end,
+    )
+    _check_ladder_is_not_too_long(setup)
+    return setup
+
+
+def _optimizer_options(config: ConfigDict) -> dict[str, Any]:
+    keys = ("name", "momentum", "nesterov", "b1", "b2", "weight_decay")
+    return {key: config.optimizer[key] for key in keys}
+
+
+def _check_ladder_is_not_too_long(setup: Setup) -> None:
+    shapes = jax.eval_shape(setup.init, jax.random.key(0))["params"]
+    alive = sum(leaf.size for leaf in masks.kernels(shapes, setup.skip).values())
+    for level in range(1, setup.config.ladder.levels + 1):
+        alive = masks.kept_count(alive, setup.config.ladder.prune_fraction)
+        if alive == 0:
+            raise ConfigError(
+                f"config.ladder.levels: no weight would be left at level {level}; "
+                f"at most {level - 1} fit config.ladder.prune_fraction"
+            )
