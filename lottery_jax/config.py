@@ -79,9 +79,11 @@ def default_config() -> ConfigDict:
     return c
 
 
-# Keys that say where things are or how often they are saved, and can't change a result.
+# Keys that say where things are or how often they are saved: with the same data they can't change
+# a result.
 WITHOUT_EFFECT = re.compile(r"wandb\..*|data\.dir|train\.checkpoint_every_epochs")
 
+# (what is legal, in words; the check)
 Rule = tuple[str, Callable[[Any], bool]]
 
 
@@ -99,8 +101,18 @@ def _whole(low: int) -> Rule:
     return f"a whole number, {low} or more", lambda v: type(v) is int and v >= low
 
 
-def _one_of(*values: str) -> Rule:
-    return f"one of {', '.join(values)}", lambda v: v in values
+# Beyond 32 bits different seeds would give the same keys.
+_SEED: Rule = ("a whole number, 0 to 2**32 - 1", lambda v: type(v) is int and 0 <= v < 2**32)
+
+
+# Keys whose legal values are few and known here; others are looked up in tables later.
+_CHOICES = {
+    "data.augment": ("auto", "none", "crop", "flip", "crop_flip"),
+    "ladder.scope": ("global", "layer"),
+    "ladder.optimizer_state": ("fresh", "restored"),
+    "ladder.schedule": ("continue", "restart"),
+    "wandb.mode": ("disabled", "offline", "online"),
+}
 
 
 def _tuple_of(rule: Rule, *, empty: bool = True, distinct: bool = False) -> Rule:
@@ -131,16 +143,18 @@ _TEXT: Rule = ("text", lambda v: isinstance(v, str))
 _BOOL: Rule = ("true or false", lambda v: isinstance(v, bool))
 _SHAPE: Rule = (
     "() or (height, width, channels), each 1 or more",
-    lambda v: v == () or (len(v) == 3 and all(type(n) is int and n > 0 for n in v)),
+    lambda v: (
+        isinstance(v, tuple) and len(v) in (0, 3) and all(type(n) is int and n > 0 for n in v)
+    ),
 )
 
 # Names of models, optimizers and the like are checked where they are looked up in their tables.
 _RULES: dict[str, Rule] = {
-    "seeds": _tuple_of(_whole(0), empty=False, distinct=True),
+    "seeds": _tuple_of(_SEED, empty=False, distinct=True),
     "data.name": _NAME,
     "data.dir": _TEXT,
     "data.input_shape": _SHAPE,
-    "data.augment": _one_of("auto", "none", "crop", "flip", "crop_flip"),
+    "data.augment": _TEXT,
     "data.validation_fraction": _within(0, 1, open_high=True),
     "model.name": _NAME,
     "model.width": _POSITIVE,
@@ -167,15 +181,15 @@ _RULES: dict[str, Rule] = {
         lambda v: _finite(v) and 0 < v < 1,
     ),
     "ladder.scores": _NAME,
-    "ladder.scope": _one_of("global", "layer"),
+    "ladder.scope": _TEXT,
     "ladder.skip_first": _BOOL,
     "ladder.skip_last": _BOOL,
     "ladder.rewind": ("'1ep' (epochs), '500st' (steps) or 0", _is_rewind),
-    "ladder.optimizer_state": _one_of("fresh", "restored"),
-    "ladder.schedule": _one_of("continue", "restart"),
+    "ladder.optimizer_state": _TEXT,
+    "ladder.schedule": _TEXT,
     "controls": _tuple_of(_NAME, distinct=True),
     "control_levels": _tuple_of(_whole(1), distinct=True),
-    "wandb.mode": _one_of("disabled", "offline", "online"),
+    "wandb.mode": _TEXT,
     "wandb.entity": _TEXT,
     "wandb.project": _NAME,
     "wandb.name": _TEXT,
@@ -226,17 +240,20 @@ def validate(config: ConfigDict) -> ConfigDict:
     """
     flat, rules = flatten(config), _RULES
     if unknown := sorted(set(flat) - set(rules)):
-        raise ConfigError(describe_unknown("config", unknown[0], rules).replace("value", "key"))
+        raise ConfigError(describe_unknown("config", unknown[0], rules, noun="key"))
     if missing := sorted(set(rules) - set(flat)):
         raise ConfigError(f"config.{missing[0]} is missing; start from default_config()")
     # On a command line, --config.controls=reinit,random arrives as one string in a tuple.
-    flat["controls"] = tuple(
-        name.strip() for item in flat["controls"] for name in str(item).split(",")
-    )
+    if isinstance(flat["controls"], tuple):
+        flat["controls"] = tuple(
+            name.strip() for item in flat["controls"] for name in str(item).split(",")
+        )
     for key, value in flat.items():
         text, ok = rules[key]
         if not ok(value):
             raise ConfigError(f"config.{key}: {value!r} is not {text}")
+        if key in _CHOICES and value not in _CHOICES[key]:
+            raise ConfigError(describe_unknown(f"config.{key}", value, _CHOICES[key]))
     beyond = [level for level in flat["control_levels"] if level > flat["ladder.levels"]]
     if beyond:
         raise ConfigError(
@@ -247,7 +264,8 @@ def validate(config: ConfigDict) -> ConfigDict:
     if late and flat["optimizer.schedule"] == "step":
         raise ConfigError(
             f"config.optimizer.milestones: {late[0]} is not before the end of training; "
-            f"config.train.epochs is {flat['train.epochs']}"
+            f"config.train.epochs is {flat['train.epochs']} (--config.optimizer.milestones=() for "
+            "none)"
         )
     checked = default_config()
     checked.unlock()
@@ -287,6 +305,8 @@ def from_json(values: dict[str, Any]) -> ConfigDict:
     Raises:
         ConfigError: a key or value that this version does not know.
     """
+    if not isinstance(values, dict):
+        raise ConfigError("the stored config is not a table of keys and values")
     return validate(ConfigDict(values))
 
 
@@ -299,4 +319,4 @@ def misspelt_override(argument: str) -> str | None:
     key = argument.removeprefix("--config.").partition("=")[0]
     if not argument.startswith("--config.") or key in _RULES:
         return None
-    return describe_unknown("config", key, _RULES).replace("value", "key")
+    return describe_unknown("config", key, _RULES, noun="key")

@@ -12,6 +12,7 @@ What comes from tensorflow-datasets is kept as an npz, which the next run reads.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import gzip
 import os
@@ -91,7 +92,7 @@ class Dataset:
 
 def default_data_dir() -> Path:
     """`$TFDS_DATA_DIR`, or tensorflow-datasets' own default, `~/tensorflow_datasets`."""
-    return Path(os.environ.get("TFDS_DATA_DIR") or Path.home() / "tensorflow_datasets")
+    return Path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
 
 
 def load_dataset(
@@ -119,10 +120,10 @@ def load_dataset(
     >>> data.x_train.shape, data.x_train.dtype, data.num_classes
     ((719, 12, 12, 3), dtype('uint8'), 10)
     """
-    folder = Path(data_dir) if data_dir else default_data_dir()
+    folder = Path(data_dir).expanduser() if data_dir else default_data_dir()
     base, half = _parse_name(name, folder)
     arrays = _arrays_of(base, folder)
-    info = BUILT_IN.get(base) or Info(int(arrays["y_train"].max()) + 1, "none")
+    info = BUILT_IN.get(base) or Info(_check_shapes(arrays, base), "none")
     _check(arrays, base, info.num_classes)
     x, y = arrays["x_train"], arrays["y_train"].astype(np.int32)
     if half:
@@ -226,7 +227,7 @@ def from_idx(folder: str | os.PathLike[str], output: str | os.PathLike[str]) -> 
     for split in ("train", "test"):
         if arrays[f"x_{split}"].ndim == 3:
             arrays[f"x_{split}"] = arrays[f"x_{split}"][..., None]
-    _check(arrays, str(folder), int(arrays["y_train"].max(initial=0)) + 1)
+    _check(arrays, str(folder), _check_shapes(arrays, str(folder)))
     write_npz(output, arrays)
 
 
@@ -247,7 +248,7 @@ def read_npz(path: str | os.PathLike[str]) -> Arrays:
             return {key: file[key] for key in _ARRAYS}
     except KeyError as error:
         raise DataError(f"{path}: has no array {error}; it needs {', '.join(_ARRAYS)}") from error
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"{path}: can't be read as npz: {error}") from error
 
 
@@ -272,17 +273,24 @@ def _parse_name(name: str, folder: Path) -> tuple[str, str]:
 
 
 def _arrays_of(name: str, folder: Path) -> Arrays:
+    if name == "digits":
+        return _digits()
     path = folder / f"{name}.npz"
     if path.is_file():
         return read_npz(path)
-    if name == "digits":
-        return _digits()
     tfds_name = BUILT_IN[name].tfds_name
     assert tfds_name is not None
-    arrays = tfds_source.read_prepared(tfds_name, folder)
-    if arrays is None:
-        arrays = tfds_source.download_and_prepare(tfds_name, folder)
-    write_npz(path, arrays)
+    try:
+        arrays = tfds_source.read_prepared(tfds_name, folder)
+        if arrays is None:
+            arrays = tfds_source.download_and_prepare(tfds_name, folder)
+    except DataError as error:
+        raise DataError(
+            f"{name}: {error}; or turn idx files into an npz ('python -m lottery_jax.datasets "
+            f"from-idx FOLDER {name}'), or put x_train, y_train, x_test, y_test into {path}"
+        ) from error
+    with contextlib.suppress(OSError):  # a shared directory may be read-only; this is a cache
+        write_npz(path, arrays)
     return arrays
 
 
@@ -302,7 +310,8 @@ def _digits() -> Arrays:
     }
 
 
-def _check(arrays: Arrays, name: str, num_classes: int) -> None:
+def _check_shapes(arrays: Arrays, name: str) -> int:
+    """Checks shapes and dtypes; returns the number of classes that the training labels have."""
     for split in ("train", "test"):
         x, y = arrays[f"x_{split}"], arrays[f"y_{split}"]
         if x.dtype != np.uint8 or x.ndim != 4 or 0 in x.shape:
@@ -315,10 +324,17 @@ def _check(arrays: Arrays, name: str, num_classes: int) -> None:
                 f"{name}: y_{split} is {y.dtype} {y.shape}; labels must be integers, one for each "
                 f"of the {len(x)} images"
             )
-        if y.min() < 0 or y.max() >= num_classes:
-            raise DataError(f"{name}: y_{split} has labels outside 0..{num_classes - 1}")
     if arrays["x_train"].shape[1:] != arrays["x_test"].shape[1:]:
         raise DataError(f"{name}: training and test images differ in shape")
+    return int(arrays["y_train"].max()) + 1
+
+
+def _check(arrays: Arrays, name: str, num_classes: int) -> None:
+    _check_shapes(arrays, name)
+    for split in ("train", "test"):
+        y = arrays[f"y_{split}"]
+        if y.min() < 0 or y.max() >= num_classes:
+            raise DataError(f"{name}: y_{split} has labels outside 0..{num_classes - 1}")
 
 
 def _channel_statistics(images: Array) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -348,7 +364,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     prepare.add_argument("name", choices=sorted(BUILT_IN))
     commands.add_parser("list", help="what is there")
     args = parser.parse_args(argv)
-    folder = Path(args.data_dir) if args.data_dir else default_data_dir()
+    folder = Path(args.data_dir).expanduser() if args.data_dir else default_data_dir()
 
     def command() -> None:
         if args.command == "from-idx":

@@ -30,7 +30,7 @@ class TrainingError(LotteryError):
     """A training that can't go on, such as one whose loss is no longer finite."""
 
 
-def describe_unknown(kind: str, name: object, legal: Iterable[str]) -> str:
+def describe_unknown(kind: str, name: object, legal: Iterable[str], *, noun: str = "value") -> str:
     """One line for a misspelt name: the nearest match, then the legal values.
 
     >>> describe_unknown("config.model.name", "vgg91", ["vgg19", "resnet50"])
@@ -39,7 +39,7 @@ def describe_unknown(kind: str, name: object, legal: Iterable[str]) -> str:
     options = sorted(legal)
     close = difflib.get_close_matches(str(name), options, n=1)
     hint = f" (did you mean {close[0]!r}?)" if close else ""
-    return f"{kind}: unknown value {name!r}{hint}; legal: {', '.join(options)}"
+    return f"{kind}: unknown {noun} {name!r}{hint}; legal: {', '.join(options)}"
 
 
 def exit_status(command: Callable[[], None]) -> int:

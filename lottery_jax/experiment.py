@@ -159,10 +159,12 @@ def _optimizer_options(config: ConfigDict) -> dict[str, Any]:
 
 def _check_ladder_is_not_too_long(setup: Setup) -> None:
     shapes = jax.eval_shape(setup.init, jax.random.key(0))["params"]
-    alive = sum(leaf.size for leaf in masks.kernels(shapes, setup.skip).values())
-    for level in range(1, setup.config.ladder.levels + 1):
-        alive = masks.kept_count(alive, setup.config.ladder.prune_fraction)
-        if alive == 0:
+    sizes = [leaf.size for leaf in masks.kernels(shapes, setup.skip).values()]
+    ladder = setup.config.ladder
+    alive = [sum(sizes)] if ladder.scope == "global" else sizes
+    for level in range(1, ladder.levels + 1):
+        alive = [masks.kept_count(n, ladder.prune_fraction) for n in alive]
+        if not any(alive):
             raise ConfigError(
                 f"config.ladder.levels: no weight would be left at level {level}; "
                 f"at most {level - 1} fit config.ladder.prune_fraction"

@@ -14,6 +14,7 @@ a finished one does nothing.
 from __future__ import annotations
 
 import contextlib
+import math
 import zlib
 from collections.abc import Callable
 from importlib.metadata import version
@@ -52,6 +53,9 @@ class Run:
 
     def __init__(self, setup: Setup, workdir: Path, display: logs.Display) -> None:
         config = setup.config
+        for unit in units(config, workdir):
+            if tickets.is_complete(unit.ticket):
+                _discard_checkpoints(unit)  # a process killed just then may have left some
         self.setup = setup
         self.workdir = workdir
         self.display = display
@@ -94,7 +98,7 @@ def run_ladder(
     devices: list[jax.Device] | None = None,
     console: Console | None = None,
 ) -> list[Row]:
-    """Runs a config's ladders, or what is left of them, and draws the report.
+    """Runs a config's ladders, or what is left of them.
 
     Args:
         config: of `config.default_config`'s form.
@@ -153,18 +157,20 @@ def climb(run: Run, seed: int) -> None:
         else:
             before = before or tickets.load_ticket(run.unit(seed, level - 1).ticket)
             mask = draw_mask(setup, before)
-        warn_of_collapse(run, seed, level, mask)
         restored = rewind if level == 0 or ladder.optimizer_state == "restored" else None
+        restart = level > 0 and ladder.schedule == "restart"
         before = None
         for unit in here:
             if unit.control == WINNING:
-                before = train_unit(run, unit, mask, start, train_key, restored)
+                first = 0 if restart else setup.rewind_step
+                before = train_unit(run, unit, mask, start, first, train_key, restored)
             else:
                 control = CONTROLS[unit.control]
                 key = jax.random.fold_in(control_key, level)
                 key = jax.random.fold_in(key, zlib.crc32(unit.control.encode()))
                 other_mask, variables = control(mask, key, setup.init, setup.skip)
-                train_unit(run, unit, other_mask, variables, train_key, None)
+                # New weights are those of step 0: they get the warm-up and the whole training.
+                train_unit(run, unit, other_mask, variables, 0, train_key, None)
         write_curve(setup.config, run.workdir)
         run.display.say(_level_line(here))
 
@@ -187,24 +193,34 @@ def rewind_point(run: Run, seed: int, init_key: jax.Array, train_key: jax.Array)
     saved = tickets.load_state(folder, like=state)
     if saved is None:
         run.display.working_on(f"seed {seed}  to the rewind point")
-        state = resume(run, unit, state)
-        state = fit(
-            setup.program,
-            state,
-            setup.train,
-            train_key,
-            until=setup.rewind_step,
-            on_epoch=recorder(run, unit, []),
-        )
+        state = train_on(run, unit, state, train_key, setup.rewind_step, rows=[])
         tickets.save_state(folder, state)
         saved = jax.device_get(state)
     return saved
 
 
-def resume(run: Run, unit: Unit, state: TrainState) -> TrainState:
-    """The unit's latest checkpoint on the device, or `state` if there is none."""
-    saved = tickets.load_state(unit.state, like=state)
-    return state if saved is None else put(run.setup.program.mesh, saved)
+def train_on(
+    run: Run, unit: Unit, state: TrainState, key: jax.Array, until: int, rows: list[Row]
+) -> TrainState:
+    """Trains a unit from `state`, or from its checkpoint if that is further on, to step `until`.
+
+    Adds a row for each epoch to `rows`.
+
+    Raises:
+        TrainingError: a loss is not finite; names the unit.
+    """
+    program = run.setup.program
+    first = int(state.step)
+    reached = tickets.latest_step(unit.state)
+    if reached > first and (saved := tickets.load_state(unit.state, like=state)) is not None:
+        state = put(program.mesh, saved)
+        run.display.skip(reached // program.steps_per_epoch - first // program.steps_per_epoch)
+    try:
+        record = recorder(run, unit, rows)
+        return fit(program, state, run.setup.train, key, until=until, on_epoch=record)
+    except TrainingError as error:
+        where = f"seed {unit.seed}, level {unit.level}, {unit.control}"
+        raise TrainingError(f"{where}: {error}") from error
 
 
 def train_unit(
@@ -212,6 +228,7 @@ def train_unit(
     unit: Unit,
     mask: PyTree,
     variables: PyTree,
+    first: int,
     train_key: jax.Array,
     restored: TrainState | None,
 ) -> Ticket:
@@ -222,6 +239,7 @@ def train_unit(
         unit: which training this is.
         mask: of the ticket.
         variables: the weights to start from and their BatchNorm statistics.
+        first: the step of the schedule and of the order of batches to start at.
         train_key: of the replicate: every ticket of a seed sees the same batches.
         restored: the state whose optimizer state to start with; None for a fresh one.
     """
@@ -232,26 +250,12 @@ def train_unit(
     density = masks.density(mask)
     what = f"seed {unit.seed}  level {unit.level:2d}  {density:7.2%} {unit.control}"
     run.display.working_on(what)
-    continues = unit.level == 0 or config.ladder.schedule == "continue"
-    first = setup.rewind_step if continues else 0
+    warn_of_collapse(run, unit, mask)
     state = start_state(setup.program, variables, mask, first, restored)
-    run.display.skip(first // setup.program.steps_per_epoch if unit.level else 0)
+    run.display.skip(first // setup.program.steps_per_epoch)
     start = jax.device_get({"params": state.params, "batch_stats": state.batch_stats})
-    state = resume(run, unit, state)
     rows = run.metrics.rows_of(unit.seed, unit.level, unit.control)
-    try:
-        state = fit(
-            setup.program,
-            state,
-            setup.train,
-            train_key,
-            until=setup.end_step,
-            on_epoch=recorder(run, unit, rows),
-        )
-    except TrainingError as error:
-        raise TrainingError(
-            f"seed {unit.seed}, level {unit.level}, {unit.control}: {error}"
-        ) from error
+    state = train_on(run, unit, state, train_key, setup.end_step, rows)
     last = rows[-1]
     ticket = Ticket(
         mask=mask,
@@ -284,10 +288,14 @@ def train_unit(
         },
     )
     ticket = tickets.save_ticket(unit.ticket, ticket)
+    _discard_checkpoints(unit)
+    return ticket
+
+
+def _discard_checkpoints(unit: Unit) -> None:
     tickets.discard(unit.state)
     with contextlib.suppress(OSError):  # missing, or another control's checkpoint is still there
         unit.state.parent.rmdir()
-    return ticket
 
 
 def recorder(run: Run, unit: Unit, rows: list[Row]) -> Callable[[TrainState, EpochReport], None]:
@@ -309,6 +317,11 @@ def recorder(run: Run, unit: Unit, rows: list[Row]) -> Callable[[TrainState, Epo
         last = report.step == setup.end_step
         if last or report.epoch % train.eval_every_epochs == 0:
             measured = setup.program.evaluate(state, setup.test)
+            if not math.isfinite(measured.loss):
+                raise TrainingError(
+                    f"the test loss is {measured.loss} after step {report.step} (learning rate "
+                    f"{report.learning_rate:g}); weights or BatchNorm statistics are not finite"
+                )
             row |= {"test_accuracy": measured.accuracy, "test_loss": measured.loss}
             if setup.validation is not None:
                 measured = setup.program.evaluate(state, setup.validation)
@@ -324,12 +337,12 @@ def recorder(run: Run, unit: Unit, rows: list[Row]) -> Callable[[TrainState, Epo
     return record
 
 
-def warn_of_collapse(run: Run, seed: int, level: int, mask: PyTree) -> None:
-    """Says which layers have no weight left, since accuracy then drops to chance."""
+def warn_of_collapse(run: Run, unit: Unit, mask: PyTree) -> None:
+    """Says which layers have no weight left: nothing passes through them any more."""
     if empty := masks.collapsed_layers(mask):
         run.display.say(
-            f"warning: seed {seed}, level {level}: no weight is left in {', '.join(empty)}; "
-            "the network can't do better than chance"
+            f"warning: seed {unit.seed}, level {unit.level}, {unit.control}: no weight is left in "
+            f"{', '.join(empty)}; unless a shortcut leads around it, accuracy drops to chance"
         )
 
 

@@ -33,12 +33,13 @@ CURVE_COLUMNS = (
 
 
 def write_curve(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Writes curve.csv: one row a (seed, level, control), whole or not at all."""
+    """Writes curve.csv: one row a (seed, level, control), whole or not at all, if it changed."""
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, CURVE_COLUMNS, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    write_text(path, text.getvalue())
+    if not path.is_file() or path.read_text(encoding="utf-8") != text.getvalue():
+        write_text(path, text.getvalue())
 
 
 class MetricsLog:
@@ -116,7 +117,7 @@ class Wandb:
         self._attempt(start)
 
     def log(self, row: Mapping[str, Any]) -> None:
-        """Sends the row's numbers, under `<control>/<key>`."""
+        """Sends the row's numbers, under `seed_<seed>/<control>/<key>`."""
         if self._run is None:
             return
         prefix = f"seed_{row['seed']}/{row['control']}"

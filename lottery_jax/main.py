@@ -48,7 +48,7 @@ def _parse_flags(argv: list[str]) -> list[str]:
         _CONFIG.value.keys()  # a file that can't be loaded raises only when it is used
     except (flags.Error, LotteryError, AttributeError, KeyError, TypeError, ValueError) as error:
         _fail(str(error))
-    except OSError as error:
+    except (OSError, SyntaxError, ImportError, NameError) as error:
         _fail(f"--config: can't be loaded: {_last_line(error)}")
     return rest
 
@@ -101,7 +101,7 @@ def _main(argv: list[str]) -> None:
         config = configuration.validate(_CONFIG.value)
         config_file = config_flags.get_config_filename(flags.FLAGS["config"])
         default = default_workdir(config_file, configuration.fingerprint(config))
-        workdir = Path(_WORKDIR.value or default)
+        workdir = Path(_WORKDIR.value or default).expanduser()
         set_up_process()
         run_ladder(config, workdir, console=console)
         files = write_report([workdir])

@@ -1,7 +1,7 @@
 """The training recipes, each written once; the files in `configs/` choose among them.
 
 The three large networks follow the scripts of *Generalizing Lottery Tickets* (Gohil et al., 2020,
-ReScience C 6.2 #4), the replication of Morcos et al. (2019): batch 512, SGD or Adam, 30 levels of
+ReScience C 6.2 #4), the replication of Morcos et al. (2019): batch 512, SGD, 30 levels of
 20 %, late reset after one epoch.
 """
 
@@ -24,13 +24,6 @@ def _large(model: str, dataset: str, epochs: int, milestones: tuple[int, ...]) -
     c.train.batch_size = 512
     c.train.epochs = epochs
     c.optimizer.milestones = milestones
-    return c
-
-
-def with_adam(c: ConfigDict) -> ConfigDict:
-    """Adam as in Morcos et al.: rate 3e-4, betas 0.9 and 0.999, weight decay 1e-4."""
-    c.optimizer.name = "adam"
-    c.optimizer.learning_rate = 3e-4
     return c
 
 
@@ -114,7 +107,7 @@ def quickstart() -> ConfigDict:
     c = default_config()
     c.seeds = (0, 1, 2)
     c.controls = ("random",)
-    c.train.batch_size = 60
+    c.train.batch_size = 64
     c.ladder.levels = 9
     c.ladder.prune_fraction = 0.36
     c.train.checkpoint_every_epochs = 0

@@ -89,7 +89,8 @@ def read_run(workdir: Path) -> RunCurve:
         config = json.loads((workdir / "config.json").read_text(encoding="utf-8"))["config"]
         with (workdir / "curve.csv").open(encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file))
-        title = f"{config['model']['name']} on {config['data']['name']}"
+        optimizer = config["optimizer"]["name"].upper()
+        title = f"{config['model']['name']} on {config['data']['name']}, {optimizer}"
         values: dict[tuple[str, int], list[tuple[float, float]]] = {}
         for row in rows:
             if missing := [column for column in CURVE_COLUMNS if row.get(column) is None]:
@@ -113,11 +114,12 @@ def read_run(workdir: Path) -> RunCurve:
     return RunCurve(workdir, title, points[WINNING, 0], series, seeds)
 
 
-def write_report(workdirs: Sequence[Path], out: Path | None = None) -> list[Path]:
+def write_report(workdirs: Sequence[str | Path], out: Path | None = None) -> list[Path]:
     """Draws one figure of all runs and writes the tables.
 
     Args:
-        workdirs: run directories; several are drawn into the same figure.
+        workdirs: run directories; several are drawn into the same figure, with the directory's
+            name where network, data and optimizer are the same.
         out: where to; default: `report/` in the first run directory.
 
     Returns:
@@ -126,8 +128,15 @@ def write_report(workdirs: Sequence[Path], out: Path | None = None) -> list[Path
     Raises:
         ConfigError: a directory is not a run.
     """
-    runs = [read_run(workdir) for workdir in workdirs]
-    out = out or workdirs[0] / "report"
+    runs = [read_run(Path(workdir)) for workdir in workdirs]
+    titles = [run.title for run in runs]
+    runs = [
+        dataclasses.replace(run, title=f"{run.title} ({run.workdir.name})")
+        if titles.count(run.title) > 1
+        else run
+        for run in runs
+    ]
+    out = out or runs[0].workdir / "report"
     files = _save(accuracy_figure(runs), out / "curve")
     layers = _layer_densities(runs[0])
     if layers:
@@ -259,12 +268,17 @@ def _layer_densities(run: RunCurve) -> dict[str, list[tuple[float, float]]]:
             file = run.workdir / f"seed_{seed}/level_{level:02d}/ticket/metadata.json"
             if not file.is_file():
                 continue
-            metadata: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-            counts = metadata["layers"]
-            for name in metadata["layer_order"]:
-                kept, total = counts[name]
-                pair = (100 * metadata["density"], 100 * kept / total)
-                found.setdefault(name, {}).setdefault(level, []).append(pair)
+            try:
+                metadata: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+                counts = metadata["layers"]
+                for name in metadata["layer_order"]:
+                    kept, total = counts[name]
+                    pair = (100 * metadata["density"], 100 * kept / total)
+                    found.setdefault(name, {}).setdefault(level, []).append(pair)
+            except (ValueError, KeyError, TypeError) as error:
+                raise ConfigError(
+                    f"{file}: can't be read as a ticket's metadata: {error}"
+                ) from error
     return {
         name: [
             (statistics.fmean(d for d, _ in pairs), statistics.fmean(s for _, s in pairs))

@@ -89,8 +89,13 @@ def check_workdir(workdir: Path, config: ConfigDict) -> None:
                 f"{workdir}: holds a run of another config (there, here): {'; '.join(differ)}; "
                 "choose another --workdir"
             )
-    elif workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
+    elif workdir.exists() and (not workdir.is_dir() or any(map(_is_foreign, workdir.iterdir()))):
         raise ConfigError(f"{workdir}: is neither empty nor a run; choose another --workdir")
+
+
+def _is_foreign(path: Path) -> bool:
+    """Whether a file is none that a killed process may have left while it wrote config.json."""
+    return not (path.name.startswith(".config.json.") and path.suffix == ".tmp")
 
 
 def read_config(workdir: Path) -> ConfigDict:
@@ -107,7 +112,12 @@ def read_config(workdir: Path) -> ConfigDict:
 
 
 def record_config(workdir: Path, config: ConfigDict) -> None:
-    """Writes config.json: the resolved config, its fingerprint, versions and the git commit."""
+    """Writes config.json, once: the config, its fingerprint, versions and the git commit.
+
+    Resuming leaves it as it is: it says what began the run.
+    """
+    if (workdir / "config.json").is_file():
+        return
     names = ("lottery_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
     record = {
         "config": configuration.to_json(config),
@@ -123,8 +133,12 @@ def _git_commit() -> str | None:
     git = Path(__file__).resolve().parent.parent / ".git"
     try:
         head = (git / "HEAD").read_text().strip()
-        if match := re.fullmatch(r"ref: (.+)", head):
-            head = (git / match[1]).read_text().strip()
+        if not (match := re.fullmatch(r"ref: (.+)", head)):
+            return head
+        if (git / match[1]).is_file():
+            return (git / match[1]).read_text().strip()
+        packed = (git / "packed-refs").read_text()
     except OSError:
         return None
-    return head
+    found = re.search(rf"^([0-9a-f]+) {re.escape(match[1])}$", packed, re.MULTILINE)
+    return found[1] if found else None

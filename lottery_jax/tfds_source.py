@@ -13,6 +13,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
+from urllib.request import getproxies
 
 import numpy as np
 
@@ -54,9 +55,9 @@ def read_prepared(name: str, data_dir: Path) -> dict[str, Array] | None:
             arrays[f"x_{split}"], arrays[f"y_{split}"] = images, labels
     except Exception as error:
         raise DataError(
-            f"{newest}: can't be read ({_first_line(error)}); it must be prepared with "
-            "file_format='array_record': remove it and run "
-            f"'python -m lottery_jax.datasets --data_dir={data_dir} prepare'"
+            f"{newest} can't be read ({_first_line(error)}); if it was not prepared with "
+            "file_format='array_record', remove it and prepare it again ('python -m "
+            "lottery_jax.datasets prepare NAME')"
         ) from error
     return arrays
 
@@ -71,8 +72,8 @@ def download_and_prepare(name: str, data_dir: Path) -> dict[str, Array]:
     manual = data_dir / "downloads" / "manual"
     if importlib.util.find_spec("tensorflow") is None:
         raise DataError(
-            f"{name}: not found in {data_dir}; to fetch it, pip install 'lottery_jax[tfds]', or "
-            f"put x_train, y_train, x_test, y_test into an npz file in {data_dir}"
+            f"not found in {data_dir}; to download it, pip install 'lottery_jax[tfds]' and run this "
+            "again"
         )
     import tensorflow_datasets as tfds
 
@@ -82,9 +83,8 @@ def download_and_prepare(name: str, data_dir: Path) -> dict[str, Array]:
     if unreachable := [url for url in absent if not _reachable(url)]:
         files = ", ".join(sorted(urls[url] for url in unreachable))
         raise DataError(
-            f"{name}: not found in {data_dir}, and {urlparse(unreachable[0]).hostname} can't be "
-            f"reached; put the official archives ({files}) into {manual}, or an npz file into "
-            f"{data_dir}"
+            f"not found in {data_dir}, and {urlparse(unreachable[0]).hostname} can't be reached; "
+            f"put the official archives ({files}) into {manual} and run this again"
         )
     # A download directory that is used again may serve an older archive.
     with tempfile.TemporaryDirectory(prefix="lottery_jax-") as fresh:
@@ -94,10 +94,10 @@ def download_and_prepare(name: str, data_dir: Path) -> dict[str, Array]:
                 download_dir=fresh, download_config=config, file_format="array_record"
             )
         except Exception as error:
-            raise DataError(f"{name}: can't be prepared: {_first_line(error)}") from error
+            raise DataError(f"can't be prepared: {_first_line(error)}") from error
     arrays = read_prepared(name, data_dir)
     if arrays is None:
-        raise DataError(f"{name}: was prepared, but not into {data_dir}")
+        raise DataError(f"{name} was prepared, but not into {data_dir}")
     return arrays
 
 
@@ -107,6 +107,8 @@ def _first_line(error: Exception) -> str:
 
 def _reachable(url: str, timeout: float = 3.0) -> bool:
     """Whether the server answers; tensorflow-datasets itself would retry for minutes."""
+    if getproxies():
+        return True  # a direct connection says nothing then
     parts = urlparse(url)
     port = parts.port or (443 if parts.scheme == "https" else 80)
     try:

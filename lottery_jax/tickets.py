@@ -35,6 +35,8 @@ from lottery_jax.train import TrainState
 PyTree = Any
 
 FORMAT_VERSION = 1
+# What a ticket needs to be loaded, shown and measured on its own.
+_REQUIRED = ("model", "num_classes", "input_shape", "layer_order", "data", "mean", "std")
 _PARTS = ("mask", "params", "batch_stats", "trained", "trained_batch_stats")
 
 
@@ -43,14 +45,14 @@ class Ticket:
     """A sub-network and its starting point.
 
     The trees are NumPy arrays with the structure of the model's variables. `params` and `trained`
-    are exactly 0.0 where `mask` is False; they are None before training, as `trained` is.
+    are exactly 0.0 where `mask` is False.
 
     Attributes:
         mask: bool.
         params: float32, the weights to start from.
         batch_stats: BatchNorm statistics that go with them; empty without BatchNorm.
         metadata: JSON values; `README.md` lists the keys.
-        trained: float32, the weights after training, or None.
+        trained: float32, the weights after training; None before, when it can't be saved yet.
         trained_batch_stats: likewise.
     """
 
@@ -100,23 +102,37 @@ def save_ticket(path: str | os.PathLike[str], ticket: Ticket) -> Ticket:
     Whatever incomplete ticket is at `path` is replaced. When this returns the ticket is on disk.
 
     Returns:
-        The ticket with NumPy arrays and the completed metadata, as `load_ticket` would give it.
+        The ticket with NumPy arrays and the completed metadata.
+
+    Raises:
+        TicketError: it is not trained, or its metadata lacks what `load_ticket` needs.
     """
     folder = Path(path)
+    if ticket.trained is None:
+        raise TicketError(f"{folder}: an untrained ticket can't be saved")
+    if missing := [key for key in _REQUIRED if key not in ticket.metadata]:
+        raise TicketError(f"{folder}: the metadata has no {', '.join(missing)}")
     arrays = {part: jax.tree.map(np.asarray, getattr(ticket, part)) for part in _PARTS}
-    kept, total = masks.counts(arrays["mask"])
     metadata = {
         **ticket.metadata,
+        **_counts(arrays["mask"]),
         "format_version": FORMAT_VERSION,
-        "weights_total": total,
-        "weights_remaining": kept,
-        "density": kept / total,
-        "layers": {name: list(n) for name, n in masks.layer_counts(arrays["mask"]).items()},
         "sha256": {part: tree_hash(arrays[part]) for part in _PARTS},
     }
+    (folder / "metadata.json").unlink(missing_ok=True)  # incomplete from here on
     _save_arrays(folder / "arrays", arrays)
     write_text(folder / "metadata.json", json.dumps(metadata, indent=1, allow_nan=False) + "\n")
     return Ticket(**arrays, metadata=metadata)
+
+
+def _counts(mask: PyTree) -> dict[str, Any]:
+    kept, total = masks.counts(mask)
+    return {
+        "weights_total": total,
+        "weights_remaining": kept,
+        "density": kept / total,
+        "layers": {name: list(n) for name, n in masks.layer_counts(mask).items()},
+    }
 
 
 def is_complete(path: str | os.PathLike[str]) -> bool:
@@ -140,6 +156,8 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise TicketError(f"{file}: can't be read as a ticket's metadata: {error}") from error
     if version != FORMAT_VERSION:
         raise TicketError(f"{file}: has format {version}; this version reads {FORMAT_VERSION}")
+    if missing := [key for key in _REQUIRED if key not in metadata]:
+        raise TicketError(f"{file}: has no {', '.join(missing)}")
     return metadata
 
 
@@ -173,6 +191,8 @@ def load_ticket(path: str | os.PathLike[str], model: nn.Module | None = None) ->
     for part, digest in hashes.items():
         if tree_hash(arrays[part]) != digest:
             raise TicketError(f"{folder}: {part} is damaged (its SHA-256 is not the recorded one)")
+    if any(metadata.get(key) != value for key, value in _counts(arrays["mask"]).items()):
+        raise TicketError(f"{folder}: the counts in its metadata are not those of its mask")
     return Ticket(**arrays, metadata=metadata)
 
 

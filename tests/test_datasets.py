@@ -113,6 +113,9 @@ def test_users_bring_their_own_npz(tmp_path):
         (lambda a: a.update(x_train=a["x_train"] / 255), "images must be uint8"),
         (lambda a: a.update(x_train=a["x_train"][..., 0]), "images must be uint8"),
         (lambda a: a.update(y_test=a["y_test"][1:]), "one for each of the 10 images"),
+        (lambda a: a.update(y_train=a["y_train"].astype(str)), "labels must be integers"),
+        (lambda a: a.update(y_train=a["y_train"][:0]), "one for each of the 20 images"),
+        (lambda a: a.update({k: v[:0] for k, v in a.items()}), "images must be uint8"),
         (lambda a: a.update(y_test=a["y_test"] + 0.5), "labels must be integers"),
         (lambda a: a.update(y_train=a["y_train"] - 1), "labels outside 0.."),
         (lambda a: a.update(y_test=a["y_test"] + 9), "labels outside 0..3"),
@@ -136,6 +139,10 @@ def test_damaged_or_partial_or_pickled_files_are_errors(tmp_path):
         load_dataset("mine", tmp_path)
     np.savez(file, x_train=np.zeros(3))
     with pytest.raises(DataError, match="has no array"):
+        load_dataset("mine", tmp_path)
+    np.save(tmp_path / "mine.npy", np.zeros(3))
+    (tmp_path / "mine.npy").rename(file)
+    with pytest.raises(DataError, match="can't be read as npz"):
         load_dataset("mine", tmp_path)
     np.savez(file, x_train=np.array([{}], object), y_train=1, x_test=1, y_test=1)
     with pytest.raises(DataError, match="can't be read as npz"):
@@ -319,6 +326,17 @@ def test_real_builders_prepare_archives_in_the_official_layout(tmp_path, monkeyp
     with np.load(npz) as again, np.load(tmp_path / "first.npz") as first:
         for key in again.files:
             np.testing.assert_array_equal(again[key], first[key])
+
+
+def test_prepared_data_in_a_read_only_directory_can_be_used(tmp_path, monkeypatch):
+    arrays = some_arrays(n=40, shape=(32, 32, 3), classes=10)
+    put_archives(monkeypatch, tmp_path, "cifar10", cifar10_archive(arrays))
+    load_dataset("cifar10", tmp_path)
+    # As root may write everywhere, the place of the npz is taken by a directory.
+    (tmp_path / "cifar10.npz").unlink()
+    (tmp_path / "cifar10.npz").mkdir()
+    data = load_dataset("cifar10", tmp_path)
+    assert as_set(data.x_test, data.y_test) == as_set(arrays["x_test"], arrays["y_test"])
 
 
 def test_an_archive_that_is_not_the_official_one_is_refused(tmp_path):

@@ -3,6 +3,7 @@
 import csv
 import itertools
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 from lottery_jax import experiment, ladder, logs, masks, rundir, tickets
 from lottery_jax.config import validate
 from lottery_jax.controls import CONTROLS
-from lottery_jax.errors import ConfigError, TrainingError
+from lottery_jax.errors import ConfigError, LotteryError, TrainingError
 from lottery_jax.ladder import run_ladder
 from lottery_jax.pipeline import put
 from lottery_jax.train import fit, start_state
@@ -159,6 +160,16 @@ def test_the_dense_level_is_an_ordinary_training(run, config):
     assert_same(load(workdir, 3, 0).trained, jax.device_get(state.params))
 
 
+def test_controls_with_new_weights_train_from_step_0(run, config):
+    workdir, _ = run
+    setup = experiment.set_up(config, jax.devices()[:1])
+    _, train_key, _ = jax.random.split(jax.random.key(4), 3)
+    ticket = load(workdir, 4, 2, "random")
+    state = start_state(setup.program, ticket.variables, ticket.mask, step=0)
+    state = fit(setup.program, state, setup.train, train_key, until=setup.end_step)
+    assert_same(ticket.trained, jax.device_get(state.params))
+
+
 def test_a_ticket_trains_from_the_rewind_step_with_fresh_momentum(run, config):
     workdir, _ = run
     setup = experiment.set_up(config, jax.devices()[:1])
@@ -224,15 +235,14 @@ def test_a_finished_run_does_nothing(run, config):
 
     def state_of_files():
         return {p: p.stat().st_mtime_ns for p in workdir.rglob("*")
-                if p.is_file() and p.name != "curve.csv"}  # fmt: skip
+                if p.is_file()}  # fmt: skip
 
-    before, curve = state_of_files(), (workdir / "curve.csv").read_bytes()
+    before = state_of_files()
     with pytest.MonkeyPatch.context() as patch:
         # Neither data nor a compiled program is needed any more.
         patch.setattr(ladder, "set_up", None)
         assert run_ladder(config, workdir, console=quiet_console()) == rows
     assert state_of_files() == before
-    assert (workdir / "curve.csv").read_bytes() == curve
     assert not list(workdir.glob("seed_*/level_*/state"))
 
 
@@ -286,9 +296,14 @@ def test_layers_that_are_left_out_stay_dense(tmp_path, one_device):
     assert counts == {"dense1": (19200, 19200), "dense2": (7500, 30000), "head": (1000, 1000)}
 
 
-def test_a_ladder_that_would_end_in_nothing_is_refused_at_once(tmp_path):
-    config = make_tiny_config(**{"ladder.levels": 40, "ladder.prune_fraction": 0.9})
-    with pytest.raises(ConfigError, match=r"no weight would be left at level 5; at most 4"):
+@pytest.mark.parametrize("scope, level", [("global", 5), ("layer", 5)])
+def test_a_ladder_that_would_end_in_nothing_is_refused_at_once(tmp_path, scope, level):
+    config = make_tiny_config(
+        **{"ladder.levels": 40, "ladder.prune_fraction": 0.9, "ladder.scope": scope}
+    )
+    with pytest.raises(
+        ConfigError, match=f"no weight would be left at level {level}; at most {level - 1}"
+    ):
         run_ladder(config, tmp_path / "run", devices=jax.devices()[:1], console=quiet_console())
     assert not (tmp_path / "run").exists()
 
@@ -308,16 +323,67 @@ def test_a_ladder_that_would_end_in_nothing_is_refused_at_once(tmp_path):
 )
 def test_mistakes_are_found_before_anything_is_written(tmp_path, override, says):
     config = make_tiny_config(**override)
-    with pytest.raises(ConfigError if "data.name" not in override else Exception, match=says):
+    with pytest.raises(LotteryError, match=says):
         run_ladder(config, tmp_path / "run", devices=jax.devices()[:1], console=quiet_console())
     assert not (tmp_path / "run").exists()
 
 
-def test_a_diverging_level_is_named_and_earlier_files_stay(tmp_path, one_device):
-    config = make_tiny_config(**{"optimizer.learning_rate": 1e30, "ladder.rewind": 0})
+@pytest.mark.parametrize("rewind", [0, "1ep"])
+def test_a_diverging_level_is_named_and_earlier_files_stay(tmp_path, one_device, rewind):
+    """After the rewind point and on the way to it."""
+    config = make_tiny_config(**{"optimizer.learning_rate": 1e30, "ladder.rewind": rewind})
     with pytest.raises(TrainingError, match=r"seed 0, level 0, winning: .* step 11"):
         run_ladder(config, tmp_path, devices=one_device, console=quiet_console())
     assert (tmp_path / "config.json").is_file()
+
+
+def test_weights_that_only_the_evaluation_finds_broken_stop_the_level(tmp_path, one_device):
+    """One step an epoch: the loss is that of the weights before it."""
+    config = make_tiny_config(
+        **{"optimizer.learning_rate": 1e30, "ladder.rewind": 0, "train.batch_size": 1438}
+    )
+    with pytest.raises(TrainingError, match=r"seed 0, level 0, winning: the test loss is"):
+        run_ladder(config, tmp_path, devices=one_device, console=quiet_console())
+    assert (tmp_path / "metrics.jsonl").read_text() == ""
+
+
+def test_checkpoints_before_the_rewind_point_are_not_returned_to(tmp_path, one_device):
+    """The last checkpoint is of epoch 2, the rewind point is after epoch 3."""
+    config = make_tiny_config(
+        **{
+            "train.epochs": 5,
+            "train.checkpoint_every_epochs": 2,
+            "ladder.rewind": "3ep",
+            "ladder.levels": 0,
+        }
+    )
+    run_ladder(config, tmp_path, devices=one_device, console=quiet_console())
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == [1, 2, 3, 4, 5]
+    assert not list(tmp_path.glob("seed_*/level_*/state"))
+
+
+def test_what_a_process_killed_at_the_wrong_moment_leaves_is_no_obstacle(tmp_path, one_device):
+    """A half-written config.json; a checkpoint of a ticket that was complete; a torn line."""
+    workdir = tmp_path / "run"
+    workdir.mkdir()
+    (workdir / ".config.json.abc123.tmp").write_text("{")
+    config = make_tiny_config(**{"ladder.levels": 1})
+    rows = run_ladder(config, workdir, devices=one_device, console=quiet_console())
+    stale = rundir.Unit(workdir, 0, 0, logs.WINNING).state / "000000011"
+    stale.mkdir(parents=True)
+    shutil.rmtree(rundir.Unit(workdir, 0, 1, logs.WINNING).ticket)
+    metrics = (workdir / "metrics.jsonl").read_text()
+    with (workdir / "metrics.jsonl").open("a") as file:
+        file.write('{"seed": 0, "lev')
+    again = run_ladder(config, workdir, devices=one_device, console=quiet_console())
+    assert not stale.exists()
+    for row in [*rows, *again]:
+        del row["seconds"]
+    assert again == rows
+    epochs = [json.loads(line)["step"] for line in metrics.splitlines()]
+    resumed = (workdir / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in resumed] == epochs
 
 
 def test_a_collapsed_layer_is_named(tmp_path, one_device):
@@ -331,7 +397,7 @@ def test_a_collapsed_layer_is_named(tmp_path, one_device):
             config, tmp_path / "run", devices=one_device, console=Console(file=file, width=300)
         )
     said = (tmp_path / "out").read_text()
-    assert "warning: seed 0, level 1: no weight is left in" in said
+    assert "warning: seed 0, level 1, winning: no weight is left in" in said
     empty = masks.collapsed_layers(load(tmp_path / "run", 0, 1).mask)
     assert empty and all(name in said for name in empty)
 

@@ -33,6 +33,7 @@ def run(*arguments, cwd, module="lottery_jax.main", **env):
         ([QUICKSTART, "--config.data.name=digitz"], "did you mean 'digits'"),
         ([QUICKSTART, "--config.model.name=lenet"], "config.model.name: unknown value 'lenet'"),
         ([QUICKSTART, "--wrkdir=x"], "workdir"),
+        ([f"--config={ROOT / 'setup.cfg'}"], "--config: can't be loaded"),
         ([QUICKSTART, "more"], "unexpected argument 'more'"),
         ([QUICKSTART, "--config.data.name=cifar10", "--config.data.dir=empty"], "cifar-10-binary"),
     ],

@@ -22,14 +22,14 @@ ROWS = """
 def make_run(path, rows=ROWS, model="lenet_300_100"):
     path.mkdir()
     (path / "curve.csv").write_text(",".join(CURVE_COLUMNS) + "\n" + rows)
-    config = {"model": {"name": model}, "data": {"name": "digits"}}
+    config = {"model": {"name": model}, "data": {"name": "digits"}, "optimizer": {"name": "sgd"}}
     (path / "config.json").write_text(json.dumps({"config": config}))
     return path
 
 
 def test_means_and_deviations_over_seeds(tmp_path):
     run = report.read_run(make_run(tmp_path / "run"))
-    assert run.seeds == (0, 1) and run.title == "lenet_300_100 on digits"
+    assert run.seeds == (0, 1) and run.title == "lenet_300_100 on digits, SGD"
     assert run.dense.mean == pytest.approx(91.0)
     (random,) = run.series["random"]
     assert random.remaining == pytest.approx(10.0)
@@ -64,10 +64,26 @@ def test_figures_of_one_and_of_several_runs(tmp_path, capsys):
     figure = report.accuracy_figure([report.read_run(a), report.read_run(b)])
     (axes,) = figure.axes
     labels = [text.get_text() for text in axes.get_legend().get_texts()]
-    assert "conv2 on digits, winning ticket" in labels and len(labels) == 6
+    assert "conv2 on digits, SGD, winning ticket" in labels and len(labels) == 6
     line = next(x for x in axes.get_lines() if x.get_label() == labels[0])
     assert list(line.get_xdata()) == pytest.approx([100.0, 10.0])
     assert list(line.get_ydata()) == pytest.approx([91.0, 90.0])
+
+
+def test_runs_of_the_same_kind_are_told_apart_by_their_directories(tmp_path):
+    runs = [make_run(tmp_path / name) for name in ("one", "two")]
+    report.write_report(runs, tmp_path / "both")
+    table = (tmp_path / "both" / "table.md").read_text()
+    assert "SGD (one), 2 seeds" in table and "SGD (two), 2 seeds" in table
+
+
+def test_a_damaged_ticket_is_an_error_that_names_it(tmp_path):
+    run = make_run(tmp_path / "run")
+    ticket = run / "seed_0" / "level_01" / "ticket"
+    ticket.mkdir(parents=True)
+    (ticket / "metadata.json").write_text("{")
+    with pytest.raises(ConfigError, match="level_01/ticket/metadata.json: can't be read"):
+        report.write_report([run])
 
 
 def test_the_same_run_gives_the_same_files(tmp_path):

@@ -1,5 +1,6 @@
 """Tickets: the same bits back, and one clear line for anything else."""
 
+import dataclasses
 import json
 import shutil
 
@@ -15,6 +16,16 @@ from lottery_jax.train import TrainState
 from tests.test_train import assert_same
 
 MODEL = {"name": "vgg11", "width": 0.05, "dtype": "float32"}
+METADATA = {
+    "model": MODEL,
+    "num_classes": 10,
+    "input_shape": [16, 16, 1],
+    "layer_order": ["conv1_1"],
+    "data": "digits",
+    "mean": [0.3],
+    "std": [0.4],
+    "note": "é",
+}
 
 
 def example_ticket():
@@ -28,7 +39,7 @@ def example_ticket():
         batch_stats=variables["batch_stats"],
         trained=jax.tree.map(lambda p: p * 2, params),
         trained_batch_stats=variables["batch_stats"],
-        metadata={"model": MODEL, "num_classes": 10, "input_shape": [16, 16, 1], "note": "é"},
+        metadata=METADATA,
     )
 
 
@@ -104,7 +115,10 @@ def test_what_is_not_a_ticket_is_an_error(copy, tmp_path):
     [
         (lambda m: m.update(format_version=99), "has format 99"),
         (lambda m: m["model"].update(name="vgg12"), "does not describe a model"),
-        (lambda m: m.pop("num_classes"), "does not describe a model"),
+        (lambda m: m.pop("num_classes"), "has no num_classes"),
+        (lambda m: m.pop("mean"), "has no mean"),
+        (lambda m: m.update(weights_remaining=1), "counts in its metadata"),
+        (lambda m: m["layers"].update(head=[1, 2]), "counts in its metadata"),
         (lambda m: m["sha256"].update(mask="0" * 64), "mask is damaged"),
         (lambda m: m["sha256"].update(trained="0" * 64), "trained is damaged"),
     ],
@@ -136,6 +150,16 @@ def test_a_ticket_is_complete_only_with_its_metadata(copy):
     assert not tickets.is_complete(copy)
     tickets.save_ticket(copy, example_ticket())
     assert_same(tickets.load_ticket(copy).mask, example_ticket().mask)
+
+
+def test_an_untrained_or_undescribed_ticket_is_not_saved(tmp_path):
+    ticket = example_ticket()
+    with pytest.raises(TicketError, match="untrained"):
+        tickets.save_ticket(tmp_path / "a", dataclasses.replace(ticket, trained=None))
+    with pytest.raises(TicketError, match="has no mean, std"):
+        metadata = {k: v for k, v in METADATA.items() if k not in ("mean", "std")}
+        tickets.save_ticket(tmp_path / "a", dataclasses.replace(ticket, metadata=metadata))
+    assert not list(tmp_path.iterdir())
 
 
 def test_checkpoints_come_back_and_only_the_latest_is_kept(tmp_path):

@@ -20,6 +20,8 @@ from lottery_jax.layers import Conv, batch_norm
 from lottery_jax.models.scaling import scaled
 
 _INIT = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+# name -> (kernel size, stride); ImageNet's is followed by max-pooling
+STEMS = {"cifar": (3, 1), "imagenet": (7, 2)}
 _HEAD_INIT = nn.initializers.variance_scaling(1.0 / 3.0, "fan_in", "uniform")
 
 
@@ -81,7 +83,7 @@ class ResNet(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         """Images `[batch, height, width, channels]` to logits."""
-        size, stride = (7, 2) if self.stem == "imagenet" else (3, 1)
+        size, stride = STEMS[self.stem]
         x = Conv(
             self.stem_width,
             size,
@@ -113,7 +115,7 @@ def _build(
     dtype: Any,
     stem: str = "cifar",
 ) -> ResNet:
-    choose({"cifar": 0, "imagenet": 0}, stem, "config.model.stem")
+    choose(STEMS, stem, "config.model.stem")
 
     def block(n: int) -> tuple[tuple[int, int], ...]:
         return ((1, n), (3, n), (1, 4 * n)) if bottleneck else ((3, n), (3, n))
