@@ -1,4 +1,4 @@
-"""Find winning tickets: train a ladder of ever sparser networks, as a config says.
+r"""Find winning tickets: train a ladder of ever sparser networks, as a config says.
 
     python -m lottery_jax.main --config=configs/quickstart.py
     python -m lottery_jax.main --config=configs/vgg19_cifar100.py --workdir=runs/vgg19_cifar100
