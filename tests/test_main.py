@@ -97,7 +97,7 @@ def test_another_config_in_the_same_directory_is_refused(finished):
         QUICKSTART, *SHORT, "--config.train.batch_size=50", f"--workdir={workdir}", cwd=cwd
     )
     assert result.returncode == 2
-    assert "config.train.batch_size: 60, 50;" in result.stderr and result.stderr.count("\n") == 1
+    assert "config.train.batch_size: 64, 50;" in result.stderr and result.stderr.count("\n") == 1
     assert sorted(workdir.rglob("*")) == before
 
 
