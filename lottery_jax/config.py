@@ -59,7 +59,16 @@ def default_config() -> ConfigDict:
     c.ladder = ConfigDict()
     c.ladder.levels = 30  # prunings; level 0 is the dense network
     c.ladder.prune_fraction = 0.2  # of the weights that remain, at each level
-    c.ladder.scores = "magnitude"  # which weights matter
+    # Which weights matter: magnitude, magnitude_at_init, snip, grasp, synflow, random, erk.
+    c.ladder.scores = "magnitude"
+    # What is scored. iterative: the trained weights of the level before (IMP); oneshot: those of
+    # the dense network, for every level; init: the weights that tickets start from, for every
+    # level by itself; init_nested: the same, what is left at the level before.
+    c.ladder.draw = "iterative"
+    c.ladder.sparsities = ()  # pruned at level 1, 2, ... (0.9 for 90 %); empty: by prune_fraction
+    c.ladder.rounds = 0  # of scoring and pruning to a level; 0: the score's own (synflow 100, or 1)
+    c.ladder.score_batches = 1  # of training images, for scores that look at data
+    c.ladder.score_batch_size = 0  # 0: train.batch_size
     c.ladder.scope = "global"  # global: all layers ranked together; layer: each by itself
     c.ladder.skip_first = False  # leave the first layer unpruned
     c.ladder.skip_last = False  # leave the output layer unpruned
@@ -68,8 +77,20 @@ def default_config() -> ConfigDict:
     c.ladder.optimizer_state = "fresh"  # at a rewind: fresh, or restored from the rewind point
     c.ladder.schedule = "continue"  # at a rewind: continue from the rewind step, or restart at 0
 
-    c.controls = ()  # tickets of the same density to compare with: reinit, random
+    # Tickets of the same density to compare with: reinit, shuffle_layers, shuffle_global, random,
+    # random_preserved, init, dense_sign.
+    c.controls = ()
     c.control_levels = ()  # at which levels; empty: at all but the dense one
+
+    # A finished run whose ladder is trained here; how it was drawn is then taken from there.
+    c.source = ""
+    c.transfer = ConfigDict()
+    c.transfer.head = "auto"  # the output layer: auto (new if classes differ), reinit, keep
+    c.transfer.head_mask = "dense"  # of a new output layer: dense, or density (that of the old one)
+    # A matrix: the ladders of all these data sets, and the tickets of each source on each target.
+    c.transfer.sources = ()
+    c.transfer.targets = ()
+    c.transfer.density = 0.03  # at which the matrix is compared in one figure
 
     c.wandb = ConfigDict()
     c.wandb.mode = "disabled"  # disabled, offline, online
@@ -81,7 +102,7 @@ def default_config() -> ConfigDict:
 
 # Keys that say where things are or how often they are saved: with the same data they can't change
 # a result.
-WITHOUT_EFFECT = re.compile(r"wandb\..*|data\.dir|train\.checkpoint_every_epochs")
+WITHOUT_EFFECT = re.compile(r"wandb\..*|data\.dir|train\.checkpoint_every_epochs|transfer\.density")
 
 # (what is legal, in words; the check)
 Rule = tuple[str, Callable[[Any], bool]]
@@ -109,8 +130,11 @@ _SEED: Rule = ("a whole number, 0 to 2**32 - 1", lambda v: type(v) is int and 0 
 _CHOICES = {
     "data.augment": ("auto", "none", "crop", "flip", "crop_flip"),
     "ladder.scope": ("global", "layer"),
+    "ladder.draw": ("iterative", "oneshot", "init", "init_nested"),
     "ladder.optimizer_state": ("fresh", "restored"),
     "ladder.schedule": ("continue", "restart"),
+    "transfer.head": ("auto", "reinit", "keep"),
+    "transfer.head_mask": ("dense", "density"),
     "wandb.mode": ("disabled", "offline", "online"),
 }
 
@@ -138,6 +162,10 @@ def _is_rewind(value: Any) -> bool:
 
 _POSITIVE: Rule = ("a number above 0", lambda v: _finite(v) and v > 0)
 _NOT_NEGATIVE: Rule = ("a number, 0 or more", lambda v: _finite(v) and v >= 0)
+_FRACTION: Rule = (
+    "a fraction above 0 and below 1 (0.2 for 20 %)",
+    lambda v: _finite(v) and 0 < v < 1,
+)
 _NAME: Rule = ("a name", lambda v: isinstance(v, str) and v != "")
 _TEXT: Rule = ("text", lambda v: isinstance(v, str))
 _BOOL: Rule = ("true or false", lambda v: isinstance(v, bool))
@@ -176,11 +204,13 @@ _RULES: dict[str, Rule] = {
     "train.eval_every_epochs": _whole(1),
     "train.checkpoint_every_epochs": _whole(0),
     "ladder.levels": _whole(0),
-    "ladder.prune_fraction": (
-        "a fraction above 0 and below 1 (0.2 for 20 %)",
-        lambda v: _finite(v) and 0 < v < 1,
-    ),
+    "ladder.prune_fraction": _FRACTION,
     "ladder.scores": _NAME,
+    "ladder.draw": _TEXT,
+    "ladder.sparsities": _tuple_of(_FRACTION, distinct=True),
+    "ladder.rounds": _whole(0),
+    "ladder.score_batches": _whole(1),
+    "ladder.score_batch_size": _whole(0),
     "ladder.scope": _TEXT,
     "ladder.skip_first": _BOOL,
     "ladder.skip_last": _BOOL,
@@ -189,6 +219,12 @@ _RULES: dict[str, Rule] = {
     "ladder.schedule": _TEXT,
     "controls": _tuple_of(_NAME, distinct=True),
     "control_levels": _tuple_of(_whole(1), distinct=True),
+    "source": _TEXT,
+    "transfer.head": _TEXT,
+    "transfer.head_mask": _TEXT,
+    "transfer.sources": _tuple_of(_NAME, distinct=True),
+    "transfer.targets": _tuple_of(_NAME, distinct=True),
+    "transfer.density": _FRACTION,
     "wandb.mode": _TEXT,
     "wandb.entity": _TEXT,
     "wandb.project": _NAME,
@@ -244,16 +280,24 @@ def validate(config: ConfigDict) -> ConfigDict:
     if missing := sorted(set(rules) - set(flat)):
         raise ConfigError(f"config.{missing[0]} is missing; start from default_config()")
     # On a command line, --config.controls=reinit,random arrives as one string in a tuple.
-    if isinstance(flat["controls"], tuple):
-        flat["controls"] = tuple(
-            name.strip() for item in flat["controls"] for name in str(item).split(",")
-        )
+    for key in ("controls", "transfer.sources", "transfer.targets"):
+        if isinstance(flat[key], tuple):
+            flat[key] = tuple(
+                name.strip() for item in flat[key] for name in str(item).split(",") if name.strip()
+            )
     for key, value in flat.items():
         text, ok = rules[key]
         if not ok(value):
             raise ConfigError(f"config.{key}: {value!r} is not {text}")
         if key in _CHOICES and value not in _CHOICES[key]:
             raise ConfigError(describe_unknown(f"config.{key}", value, _CHOICES[key]))
+    _check_transfer(flat)
+    if sparsities := flat["ladder.sparsities"]:
+        if list(sparsities) != sorted(sparsities):
+            raise ConfigError(
+                f"config.ladder.sparsities: {sparsities} does not rise from level to level"
+            )
+        flat["ladder.levels"] = min(flat["ladder.levels"], len(sparsities))
     beyond = [level for level in flat["control_levels"] if level > flat["ladder.levels"]]
     if beyond:
         raise ConfigError(
@@ -271,6 +315,26 @@ def validate(config: ConfigDict) -> ConfigDict:
     checked.unlock()
     checked.update_from_flattened_dict(flat)
     return checked.lock()
+
+
+def _check_transfer(flat: dict[str, Any]) -> None:
+    """What the keys of a transfer have to do with each other and with the rest."""
+    sources, targets = flat["transfer.sources"], flat["transfer.targets"]
+    if bool(sources) != bool(targets):
+        raise ConfigError(
+            "config.transfer: a matrix needs both config.transfer.sources and "
+            "config.transfer.targets"
+        )
+    if flat["source"] and sources:
+        raise ConfigError(
+            "config.source: a matrix makes its own sources; leave it empty, or empty "
+            "config.transfer.sources and config.transfer.targets"
+        )
+    if flat["source"] and flat["ladder.optimizer_state"] == "restored":
+        raise ConfigError(
+            "config.ladder.optimizer_state: a transferred ticket has no optimizer state to "
+            "restore; use 'fresh'"
+        )
 
 
 def fingerprint(config: ConfigDict) -> str:

@@ -14,14 +14,14 @@ import jax
 from ml_collections import ConfigDict
 
 from lottery_jax import config as configuration
-from lottery_jax import masks
+from lottery_jax import drawing, masks, transfer
 from lottery_jax.controls import CONTROLS
 from lottery_jax.datasets import Dataset, load_dataset
 from lottery_jax.errors import ConfigError, choose
 from lottery_jax.models import build_model, init_variables, layer_names
 from lottery_jax.optim import make_optimizer, make_schedule
 from lottery_jax.pipeline import Split, make_mesh, put
-from lottery_jax.scores import SCORES
+from lottery_jax.scores import GLOBAL_ONLY, SCORES
 from lottery_jax.train import Program, make_program
 
 PyTree = Any
@@ -42,6 +42,7 @@ class Setup:
         skip: names of the layers that are never pruned.
         rewind_step: the step to which weights go back.
         end_step: the step at which training ends.
+        source: of the tickets, if they are another run's.
     """
 
     config: ConfigDict
@@ -56,6 +57,15 @@ class Setup:
     skip: tuple[str, ...]
     rewind_step: int
     end_step: int
+    source: transfer.Source | None
+
+    @property
+    def new_head(self) -> bool:
+        """Whether transferred tickets get a new output layer."""
+        policy, source = self.config.transfer.head, self.source
+        return source is not None and transfer.replaces_head(
+            policy, source.num_classes, self.dataset.num_classes
+        )
 
     @property
     def model_options(self) -> dict[str, Any]:
@@ -80,14 +90,26 @@ def set_up(config: ConfigDict, devices: list[jax.Device] | None = None) -> Setup
     Raises:
         ConfigError, DataError: one line that says what does not fit.
     """
-    config = configuration.validate(config)
+    config = resolve(config)
     choose(SCORES, config.ladder.scores, "config.ladder.scores")
+    if config.ladder.scores in GLOBAL_ONLY and config.ladder.scope != "global":
+        raise ConfigError(
+            f"config.ladder.scope: {config.ladder.scores} sets the density of each layer itself; "
+            "use 'global'"
+        )
     for name in config.controls:
         choose(CONTROLS, name, "config.controls")
+    source = transfer.open_source(config)
+    shape = config.data.input_shape
+    if source and shape and shape != source.input_shape:
+        raise ConfigError(
+            f"config.data.input_shape: {shape}, but the source's tickets take "
+            f"{source.input_shape}; leave it empty to adapt the images"
+        )
     dataset = load_dataset(
         config.data.name,
         config.data.dir,
-        input_shape=config.data.input_shape,
+        input_shape=source.input_shape if source else shape,
         validation_fraction=config.data.validation_fraction,
     )
     model = build_model(num_classes=dataset.num_classes, **_model_options(config))
@@ -131,6 +153,12 @@ def set_up(config: ConfigDict, devices: list[jax.Device] | None = None) -> Setup
             f"at step {end}"
         )
 
+    if "init" in config.controls and rewind == 0:
+        raise ConfigError(
+            "config.controls: with config.ladder.rewind=0 the control 'init' is the winning ticket "
+            "itself; rewind to a later step, or leave it out"
+        )
+
     def split(images: Any, labels: Any) -> Split:
         return put(mesh, Split(images, labels))
 
@@ -147,9 +175,24 @@ def set_up(config: ConfigDict, devices: list[jax.Device] | None = None) -> Setup
         skip=tuple(skip),
         rewind_step=rewind,
         end_step=end,
+        source=source,
     )
-    _check_ladder_is_not_too_long(setup)
+    if source:
+        # Raises where the head can't be kept.
+        transfer.replaces_head(config.transfer.head, source.num_classes, dataset.num_classes)
+    else:
+        _check_ladder_is_not_too_long(setup)
+        _check_there_is_enough_to_score(setup)
     return setup
+
+
+def resolve(config: ConfigDict) -> ConfigDict:
+    """The validated config, with what it takes from its source.
+
+    Raises:
+        ConfigError: a value is not legal, or the source is not a run.
+    """
+    return transfer.inherit(configuration.validate(config))
 
 
 def _optimizer_options(config: ConfigDict) -> dict[str, Any]:
@@ -159,13 +202,32 @@ def _optimizer_options(config: ConfigDict) -> dict[str, Any]:
 
 def _check_ladder_is_not_too_long(setup: Setup) -> None:
     shapes = jax.eval_shape(setup.init, jax.random.key(0))["params"]
-    sizes = [leaf.size for leaf in masks.kernels(shapes, setup.skip).values()]
     ladder = setup.config.ladder
-    alive = [sum(sizes)] if ladder.scope == "global" else sizes
+    sizes = masks.groups(masks.dense(shapes), ladder.scope, setup.skip)
     for level in range(1, ladder.levels + 1):
-        alive = [masks.kept_count(n, ladder.prune_fraction) for n in alive]
-        if not any(alive):
-            raise ConfigError(
-                f"config.ladder.levels: no weight would be left at level {level}; "
-                f"at most {level - 1} fit config.ladder.prune_fraction"
+        if not any(level_counts(ladder, sizes, level).values()):
+            key, limit = (
+                ("sparsities", f"{ladder.sparsities[level - 1]:g} of {sum(sizes.values())}")
+                if ladder.sparsities
+                else ("levels", f"at most {level - 1} fit config.ladder.prune_fraction")
             )
+            raise ConfigError(
+                f"config.ladder.{key}: no weight would be left at level {level}; {limit}"
+            )
+
+
+def level_counts(ladder: ConfigDict, sizes: drawing.Counts, level: int) -> drawing.Counts:
+    """How many weights each group of layers keeps at a level of `config.ladder`."""
+    return drawing.level_counts(
+        sizes, level, prune_fraction=ladder.prune_fraction, sparsities=ladder.sparsities
+    )
+
+
+def _check_there_is_enough_to_score(setup: Setup) -> None:
+    ladder, examples = setup.config.ladder, len(setup.dataset.x_train)
+    size = ladder.score_batch_size or setup.config.train.batch_size
+    if ladder.score_batches * size > examples:
+        raise ConfigError(
+            f"config.ladder.score_batches: {ladder.score_batches} batches of {size} are more than "
+            f"the {examples} training images"
+        )

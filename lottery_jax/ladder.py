@@ -1,11 +1,13 @@
 """The ladder: draw a ticket, train it, record it, draw the next.
 
     for each seed
-        train to the rewind point
+        origin = the dense weights that every ticket starts from: those of the rewind point
         for each level
             mask    = what is kept of the level before (level 0: everything)
-            trained = the ticket (mask, weights of the rewind point), trained
+            trained = the ticket (mask, weights of the origin), trained
             record it; train and record the controls of the same density
+
+A transfer run is the same with another run's origin and masks.
 
 A ticket that is on disk is not trained again, so running a directory again resumes it, and running
 a finished one does nothing.
@@ -19,19 +21,20 @@ import zlib
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from ml_collections import ConfigDict
 from rich.console import Console
 
 from lottery_jax import config as configuration
-from lottery_jax import logs, masks, tickets
-from lottery_jax.controls import CONTROLS
+from lottery_jax import drawing, logs, masks, tickets, transfer
+from lottery_jax.controls import CONTROLS, Substitutes
 from lottery_jax.errors import TrainingError
-from lottery_jax.experiment import Setup, set_up
+from lottery_jax.experiment import Setup, level_counts, resolve, set_up
 from lottery_jax.logs import WINNING
-from lottery_jax.pipeline import put
+from lottery_jax.pipeline import make_prepare, put, sample_batches
 from lottery_jax.rundir import (
     Row,
     Unit,
@@ -41,9 +44,9 @@ from lottery_jax.rundir import (
     units,
     write_curve,
 )
-from lottery_jax.scores import SCORES
+from lottery_jax.scores import OWN_ROUNDS, SCORES, Subject
 from lottery_jax.tickets import Ticket
-from lottery_jax.train import EpochReport, TrainState, fit, start_state
+from lottery_jax.train import EpochReport, Start, TrainState, fit, start_state
 
 PyTree = Any
 
@@ -113,7 +116,7 @@ def run_ladder(
         ConfigError, DataError: before anything is written.
         TrainingError: a loss is not finite; what was completed before is kept.
     """
-    config = configuration.validate(config)
+    config = resolve(config)
     workdir = Path(workdir)
     # In a notebook too: plain lines, which a notebook shows as one block of text.
     console = console or Console(soft_wrap=True, force_jupyter=False)
@@ -135,6 +138,31 @@ def run_ladder(
     return write_curve(config, workdir)
 
 
+class Keys(NamedTuple):
+    """The keys of a replicate; each use folds in what tells it from the others."""
+
+    init: jax.Array
+    train: jax.Array
+    control: jax.Array
+    score: jax.Array
+
+
+class Origin(NamedTuple):
+    """What every ticket of a replicate starts from.
+
+    Attributes:
+        variables: the dense weights and their BatchNorm statistics, as NumPy arrays.
+        step: of the schedule, to start at.
+        initial: the variables of step 0.
+        rewind: the whole state at the rewind point; None if the weights are another run's.
+    """
+
+    variables: PyTree
+    step: int
+    initial: PyTree
+    rewind: TrainState | None
+
+
 def climb(run: Run, seed: int) -> None:
     """All levels of one replicate."""
     setup, ladder = run.setup, run.setup.config.ladder
@@ -142,53 +170,135 @@ def climb(run: Run, seed: int) -> None:
     if all(tickets.is_complete(unit.ticket) for unit in todo):
         run.display.skip(len(todo) * setup.config.train.epochs)
         return
-    init_key, train_key, control_key = jax.random.split(jax.random.key(seed), 3)
-    rewind = rewind_point(run, seed, init_key, train_key)
-    start = {"params": rewind.params, "batch_stats": rewind.batch_stats}
-    before: Ticket | None = None
+    keys = Keys(*jax.random.split(jax.random.key(seed), 4))
+    origin = transferred_origin(run, seed, keys) if setup.source else own_origin(run, seed, keys)
     for level in range(ladder.levels + 1):
         here = [unit for unit in todo if unit.level == level]
         if all(tickets.is_complete(unit.ticket) for unit in here):
             run.display.skip(len(here) * setup.config.train.epochs)
-            before = None
             continue
-        if level == 0:
-            mask = masks.dense(start["params"])
-        else:
-            before = before or tickets.load_ticket(run.unit(seed, level - 1).ticket)
-            mask = draw_mask(setup, before)
-        restored = rewind if level == 0 or ladder.optimizer_state == "restored" else None
-        restart = level > 0 and ladder.schedule == "restart"
-        before = None
+        start = Start(level_mask(run, seed, level, origin, keys), origin.variables, origin.step)
         for unit in here:
             if unit.control == WINNING:
-                first = 0 if restart else setup.rewind_step
-                before = train_unit(run, unit, mask, start, first, train_key, restored)
+                if level == 0 and origin.rewind is not None:
+                    # The dense network goes on from the rewind point as if nothing had happened.
+                    train_unit(
+                        run, unit, start._replace(step=setup.rewind_step), keys, origin.rewind
+                    )
+                else:
+                    restored = ladder.optimizer_state == "restored"
+                    train_unit(run, unit, start, keys, origin.rewind if restored else None)
             else:
-                control = CONTROLS[unit.control]
-                key = jax.random.fold_in(control_key, level)
-                key = jax.random.fold_in(key, zlib.crc32(unit.control.encode()))
-                other_mask, variables = control(mask, key, setup.init, setup.skip)
-                # New weights are those of step 0: they get the warm-up and the whole training.
-                train_unit(run, unit, other_mask, variables, 0, train_key, None)
+                train_unit(run, unit, controlled(run, unit, start, origin, keys), keys, None)
         write_curve(setup.config, run.workdir)
         run.display.say(_level_line(here))
 
 
-def draw_mask(setup: Setup, ticket: Ticket) -> PyTree:
-    """The next level's mask: the trained weights of this one, scored and ranked."""
-    ladder = setup.config.ladder
-    scores = SCORES[ladder.scores](ticket.trained)
-    return masks.prune(
-        scores, ticket.mask, ladder.prune_fraction, scope=ladder.scope, skip=setup.skip
+def own_origin(run: Run, seed: int, keys: Keys) -> Origin:
+    """The run's own weights at the rewind point: trained to there, or loaded from the disk."""
+    setup = run.setup
+    initial = setup.init(keys.init)
+    rewind = rewind_point(run, seed, initial, keys.train)
+    restart = setup.config.ladder.schedule == "restart"
+    return Origin(
+        variables={"params": rewind.params, "batch_stats": rewind.batch_stats},
+        step=0 if restart else setup.rewind_step,
+        initial=initial,
+        rewind=rewind,
     )
 
 
-def rewind_point(run: Run, seed: int, init_key: jax.Array, train_key: jax.Array) -> TrainState:
+def transferred_origin(run: Run, seed: int, keys: Keys) -> Origin:
+    """The weights at the source's rewind point, with a new output layer where that is asked for.
+
+    Training starts where a native ticket of the same config would, so that both train as long.
+    """
+    setup, source = run.setup, run.setup.source
+    assert source is not None
+    restart = setup.config.ladder.schedule == "restart"
+    variables = source.ticket(seed, 0).variables
+    initial = setup.init(keys.init)
+    if setup.new_head:
+        params = transfer.with_new_head(variables["params"], jax.device_get(initial["params"]))
+        variables = {**variables, "params": params}
+    return Origin(
+        variables=variables,
+        step=0 if restart else setup.rewind_step,
+        initial=initial,
+        rewind=None,
+    )
+
+
+def level_mask(run: Run, seed: int, level: int, origin: Origin, keys: Keys) -> PyTree:
+    """The mask of a level: everything, the source's, or drawn from what was trained before."""
+    setup = run.setup
+    if setup.source:
+        mask = setup.source.ticket(seed, level).mask
+        if setup.new_head:
+            head = origin.variables["params"][transfer.HEAD]
+            policy = setup.config.transfer.head_mask
+            mask = transfer.mask_for_new_head(mask, head, policy, keys.score)
+        return mask
+    if level == 0:
+        return masks.dense(origin.variables["params"])
+    return draw_mask(run, seed, level, origin, keys)
+
+
+def draw_mask(run: Run, seed: int, level: int, origin: Origin, keys: Keys) -> PyTree:
+    """Scores the weights that `config.ladder.draw` names, and keeps the best of them."""
+    setup, ladder = run.setup, run.setup.config.ladder
+    from_before = ladder.draw in ("iterative", "init_nested")
+    parent = tickets.load_ticket(run.unit(seed, level - 1 if from_before else 0).ticket)
+    at_start = ladder.draw in ("init", "init_nested")
+    variables = parent.variables if at_start else parent.trained_variables
+    size = ladder.score_batch_size or setup.config.train.batch_size
+    prepare = make_prepare(setup.dataset.mean, setup.dataset.std, "none")
+    # With `init` every level sees the same images: it is one ranking, cut at several places.
+    key = keys.score if ladder.draw == "init" else jax.random.fold_in(keys.score, level)
+
+    def score(mask: PyTree, done: int) -> PyTree:
+        data_key, score_key = jax.random.split(jax.random.fold_in(key, done))
+        images, labels = sample_batches(
+            data_key, setup.dataset.x_train, setup.dataset.y_train, ladder.score_batches, size
+        )
+        subject = Subject(
+            # Computed in float32 whatever training computes in, on one device: the same ranking
+            # on any number of them.
+            model=setup.model.clone(dtype=jnp.float32),
+            params=jax.device_get(masks.apply(mask, variables["params"])),
+            mask=mask,
+            batch_stats=variables["batch_stats"],
+            initial=jax.device_get(origin.initial["params"]),
+            images=prepare(data_key, images, False),
+            labels=labels,
+            key=score_key,
+        )
+        return SCORES[ladder.scores](subject)
+
+    sizes = masks.groups(masks.dense(parent.mask), ladder.scope, setup.skip)
+    keep = level_counts(ladder, sizes, level)
+    rounds = ladder.rounds or OWN_ROUNDS.get(ladder.scores, 1)
+    return drawing.in_rounds(score, parent.mask, keep, rounds)
+
+
+def controlled(run: Run, unit: Unit, start: Start, origin: Origin, keys: Keys) -> Start:
+    """The ticket that a control makes of the winning one.
+
+    A control with new weights starts at step 0: it gets the warm-up and the whole training.
+    """
+    setup = run.setup
+    skip = setup.skip
+    if setup.new_head and setup.config.transfer.head_mask == "dense":
+        skip = (*skip, transfer.HEAD)
+    key = jax.random.fold_in(keys.control, unit.level)
+    key = jax.random.fold_in(key, zlib.crc32(unit.control.encode()))
+    return CONTROLS[unit.control](start, key, Substitutes(setup.init, origin.initial, skip))
+
+
+def rewind_point(run: Run, seed: int, initial: PyTree, train_key: jax.Array) -> TrainState:
     """The state at the rewind step, as NumPy arrays: trained to there, or loaded from the disk."""
     setup, unit = run.setup, run.unit(seed, 0)
-    variables = setup.init(init_key)
-    state = start_state(setup.program, variables, masks.dense(variables["params"]), step=0)
+    state = start_state(setup.program, initial, masks.dense(initial["params"]), step=0)
     folder = rewind_dir(run.workdir, seed)
     saved = tickets.load_state(folder, like=state)
     if saved is None:
@@ -223,73 +333,81 @@ def train_on(
         raise TrainingError(f"{where}: {error}") from error
 
 
-def train_unit(
-    run: Run,
-    unit: Unit,
-    mask: PyTree,
-    variables: PyTree,
-    first: int,
-    train_key: jax.Array,
-    restored: TrainState | None,
-) -> Ticket:
-    """Trains a ticket to the end and keeps it; loads it if that was done before.
+def train_unit(run: Run, unit: Unit, begin: Start, keys: Keys, restored: TrainState | None) -> None:
+    """Trains a ticket to the end and keeps it, unless that was done before.
 
     Args:
         run: the run.
         unit: which training this is.
-        mask: of the ticket.
-        variables: the weights to start from and their BatchNorm statistics.
-        first: the step of the schedule and of the order of batches to start at.
-        train_key: of the replicate: every ticket of a seed sees the same batches.
+        begin: the ticket before training.
+        keys: of the replicate: every ticket of a seed sees the same batches.
         restored: the state whose optimizer state to start with; None for a fresh one.
     """
     if tickets.is_complete(unit.ticket):
         run.display.skip(run.setup.config.train.epochs)
-        return tickets.load_ticket(unit.ticket)
-    setup, config = run.setup, run.setup.config
+        return
+    setup, mask = run.setup, begin.mask
     density = masks.density(mask)
     what = f"seed {unit.seed}  level {unit.level:2d}  {density:7.2%} {unit.control}"
     run.display.working_on(what)
     warn_of_collapse(run, unit, mask)
-    state = start_state(setup.program, variables, mask, first, restored)
-    run.display.skip(first // setup.program.steps_per_epoch)
+    state = start_state(setup.program, begin.variables, mask, begin.step, restored)
+    run.display.skip(begin.step // setup.program.steps_per_epoch)
     start = jax.device_get({"params": state.params, "batch_stats": state.batch_stats})
     rows = run.metrics.rows_of(unit.seed, unit.level, unit.control)
-    state = train_on(run, unit, state, train_key, setup.end_step, rows)
-    last = rows[-1]
+    state = train_on(run, unit, state, keys.train, setup.end_step, rows)
     ticket = Ticket(
         mask=mask,
         params=start["params"],
         batch_stats=start["batch_stats"],
         trained=jax.device_get(state.params),
         trained_batch_stats=jax.device_get(state.batch_stats),
-        metadata={
-            "model": setup.model_options,
-            "num_classes": setup.dataset.num_classes,
-            "input_shape": list(setup.dataset.image_shape),
-            "layer_order": list(setup.layers),
-            "data": setup.dataset.name,
-            "mean": list(setup.dataset.mean),
-            "std": list(setup.dataset.std),
-            "seed": unit.seed,
-            "level": unit.level,
-            "control": unit.control,
-            "rewind_step": setup.rewind_step,
-            "optimizer": config.optimizer.to_dict(),
-            "config_fingerprint": run.fingerprint,
-            "lottery_jax_version": version("lottery_jax"),
-            "result": {
-                "test_accuracy": last["test_accuracy"],
-                "test_loss": last["test_loss"],
-                "train_loss": last["train_loss"],
-                "epochs": last["epoch"],
-                "seconds": sum(row["seconds"] for row in rows),
-            },
-        },
+        metadata=ticket_metadata(run, unit, rows),
     )
-    ticket = tickets.save_ticket(unit.ticket, ticket)
+    tickets.save_ticket(unit.ticket, ticket)
     _discard_checkpoints(unit)
-    return ticket
+
+
+def ticket_metadata(run: Run, unit: Unit, rows: list[Row]) -> dict[str, Any]:
+    """What a ticket says of itself: its network, where it comes from, what was measured."""
+    setup, config, last = run.setup, run.setup.config, rows[-1]
+    optimizer = config.optimizer.to_dict()
+    found_by = {
+        "data": setup.dataset.name,
+        "optimizer": optimizer,
+        "config_fingerprint": run.fingerprint,
+    }
+    if setup.source and unit.control == WINNING:
+        found_by = dict(setup.source.found_by(unit.seed, unit.level))
+    return {
+        "model": setup.model_options,
+        "num_classes": setup.dataset.num_classes,
+        "input_shape": list(setup.dataset.image_shape),
+        "layer_order": list(setup.layers),
+        "data": setup.dataset.name,
+        "mean": list(setup.dataset.mean),
+        "std": list(setup.dataset.std),
+        "seed": unit.seed,
+        "level": unit.level,
+        "control": unit.control,
+        "method": {
+            "draw": config.ladder.draw,
+            "scores": config.ladder.scores,
+            "scope": config.ladder.scope,
+        },
+        "rewind_step": setup.rewind_step,
+        "optimizer": optimizer,
+        "found_by": found_by,
+        "config_fingerprint": run.fingerprint,
+        "lottery_jax_version": version("lottery_jax"),
+        "result": {
+            "test_accuracy": last["test_accuracy"],
+            "test_loss": last["test_loss"],
+            "train_loss": last["train_loss"],
+            "epochs": last["epoch"],
+            "seconds": sum(row["seconds"] for row in rows),
+        },
+    }
 
 
 def _discard_checkpoints(unit: Unit) -> None:

@@ -92,13 +92,14 @@ def _main(argv: list[str]) -> None:
     from rich.console import Console
 
     from lottery_jax import config as configuration
+    from lottery_jax.experiment import resolve
     from lottery_jax.ladder import run_ladder
     from lottery_jax.report import closing_table, write_report
 
     logging.set_verbosity(logging.ERROR)  # what a user can mend is said by this program
     console = Console(soft_wrap=True)
     try:
-        config = configuration.validate(_CONFIG.value)
+        config = resolve(_CONFIG.value)
         config_file = config_flags.get_config_filename(flags.FLAGS["config"])
         default = default_workdir(config_file, configuration.fingerprint(config))
         workdir = Path(_WORKDIR.value or default).expanduser()

@@ -51,12 +51,16 @@ def kernels(tree: PyTree, skip: Collection[str] = ()) -> dict[str, Any]:
     return {name: leaf for name, leaf in found.items() if name not in skip}
 
 
-def _with_kernels(mask: PyTree, new: Mapping[str, Array]) -> PyTree:
-    """`mask` with the kernels named in `new` replaced."""
-    leaves, treedef = jax.tree.flatten(mask)
+def with_kernels(tree: PyTree, new: Mapping[str, Any]) -> PyTree:
+    """A parameter-shaped tree with the kernels of the layers named in `new` replaced.
+
+    >>> with_kernels({"a": {"kernel": 1, "bias": 2}}, {"a": 7})
+    {'a': {'bias': 2, 'kernel': 7}}
+    """
+    leaves, treedef = jax.tree.flatten(tree)
     replaced = [
         new.get(path.removesuffix(_KERNEL), leaf) if path.endswith(_KERNEL) else leaf
-        for path, leaf in zip(_paths(mask), leaves, strict=True)
+        for path, leaf in zip(_paths(tree), leaves, strict=True)
     ]
     return jax.tree.unflatten(treedef, replaced)
 
@@ -113,6 +117,59 @@ def keep_largest(scores: Array, count: int) -> Array:
     return keep
 
 
+def groups(mask: PyTree, scope: str, skip: Collection[str] = ()) -> dict[tuple[str, ...], int]:
+    """Which layers are ranked together, and how many prunable weights each group has left.
+
+    One group of all layers for `global` (Morcos et al. 2019), one for each layer for `layer`
+    (Frankle & Carbin 2019). Layers named in `skip` are in no group.
+
+    Raises:
+        ValueError: an unknown scope or layer.
+
+    >>> groups({"a": {"kernel": np.ones(3, bool)}, "b": {"kernel": np.ones(2, bool)}}, "global")
+    {('a', 'b'): 5}
+    """
+    if scope not in SCOPES:
+        raise ValueError(f"scope must be one of {SCOPES}, not {scope!r}")
+    alive = {name: int(np.count_nonzero(m)) for name, m in kernels(mask, skip).items()}
+    if scope == "global":
+        return {tuple(alive): sum(alive.values())}
+    return {(name,): count for name, count in alive.items()}
+
+
+def prune_to(scores: PyTree, mask: PyTree, keep: Mapping[tuple[str, ...], int]) -> PyTree:
+    """Keeps, of each group of layers, the given number of surviving weights: the best by score.
+
+    Survivors alone are ranked, so the result is a subset of `mask`.
+
+    Args:
+        scores: pytree like `mask`; larger is more important. Only kernels are read.
+        mask: the present mask.
+        keep: for each group of layer names, how many weights remain; other layers stay as they
+            are.
+
+    Returns:
+        A new mask, NumPy bool arrays.
+
+    Raises:
+        ValueError: no weight would remain, a count is out of range, or scores have NaN.
+    """
+    alive = {name: np.asarray(m) for name, m in kernels(mask).items()}
+    ranked = kernels(scores)
+    new: dict[str, Array] = {}
+    for group, count in keep.items():
+        values = [np.asarray(ranked[name])[alive[name]] for name in group]
+        kept = keep_largest(np.concatenate(values), count)
+        ends = np.cumsum([v.size for v in values])[:-1]
+        for name, part in zip(group, np.split(kept, ends), strict=True):
+            layer = alive[name].copy()
+            layer[layer] = part
+            new[name] = layer
+    if not any(layer.any() for layer in new.values()):
+        raise ValueError("this would leave no weight at all")
+    return with_kernels(mask, new)
+
+
 def prune(
     scores: PyTree,
     mask: PyTree,
@@ -123,9 +180,8 @@ def prune(
 ) -> PyTree:
     """Prunes the `fraction` of the surviving weights whose scores are lowest.
 
-    Survivors alone are ranked, so the result is a subset of `mask`, and exactly
-    `kept_count(alive, fraction)` weights remain: over all layers together (`global`, as in Morcos
-    et al. 2019), or in each layer by itself (`layer`, as in Frankle & Carbin 2019).
+    Exactly `kept_count(alive, fraction)` weights remain: over all layers together (`global`), or
+    in each layer by itself (`layer`).
 
     Args:
         scores: pytree like `mask`; larger is more important. Only kernels are read.
@@ -142,23 +198,8 @@ def prune(
     """
     if not 0.0 <= fraction < 1.0:
         raise ValueError(f"fraction must be in [0, 1), not {fraction}")
-    if scope not in SCOPES:
-        raise ValueError(f"scope must be one of {SCOPES}, not {scope!r}")
-    alive = {name: np.asarray(m) for name, m in kernels(mask, skip).items()}
-    values = {name: np.asarray(s)[alive[name]] for name, s in kernels(scores, skip).items()}
-    groups = [list(alive)] if scope == "global" else [[name] for name in alive]
-    new: dict[str, Array] = {}
-    for group in groups:
-        flat = np.concatenate([values[name] for name in group])
-        keep = keep_largest(flat, kept_count(flat.size, fraction))
-        ends = np.cumsum([values[name].size for name in group])[:-1]
-        for name, part in zip(group, np.split(keep, ends), strict=True):
-            layer = alive[name].copy()
-            layer[layer] = part
-            new[name] = layer
-    if not any(layer.any() for layer in new.values()):
-        raise ValueError(f"pruning {fraction:.2%} of what remains would leave no weight at all")
-    return _with_kernels(mask, new)
+    alive = groups(mask, scope, skip)
+    return prune_to(scores, mask, {group: kept_count(n, fraction) for group, n in alive.items()})
 
 
 def permute(
@@ -174,11 +215,11 @@ def permute(
     layers = {name: np.asarray(m) for name, m in kernels(mask, skip).items()}
     if scope == "layer":
         new = {name: rng.permutation(m.ravel()).reshape(m.shape) for name, m in layers.items()}
-        return _with_kernels(mask, new)
+        return with_kernels(mask, new)
     flat = rng.permutation(np.concatenate([m.ravel() for m in layers.values()]))
     ends = np.cumsum([m.size for m in layers.values()])[:-1]
     parts = zip(layers.items(), np.split(flat, ends), strict=True)
-    return _with_kernels(mask, {name: part.reshape(m.shape) for (name, m), part in parts})
+    return with_kernels(mask, {name: part.reshape(m.shape) for (name, m), part in parts})
 
 
 def layer_counts(mask: PyTree) -> dict[str, tuple[int, int]]:

@@ -93,6 +93,26 @@ def covering_order(examples: int, batch_size: int) -> tuple[Any, Any]:
     return np.minimum(index, examples - 1).astype(np.int32), index < examples
 
 
+def sample_batches(
+    key: jax.Array, images: Any, labels: Any, batches: int, batch_size: int
+) -> tuple[Any, Any]:
+    """Draws different examples at random, for scores that look at data.
+
+    Args:
+        key: typed PRNG key.
+        images: uint8 `[n, height, width, channels]`, on the host.
+        labels: int32 `[n]`.
+        batches: how many.
+        batch_size: of each; `batches * batch_size` is at most n.
+
+    Returns:
+        Images `[batches, batch_size, height, width, channels]` and labels `[batches, batch_size]`.
+    """
+    rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
+    chosen = rng.choice(len(labels), (batches, batch_size), replace=False)
+    return images[chosen], labels[chosen]
+
+
 def random_crop(key: jax.Array, images: jax.Array) -> jax.Array:
     """Pads with an eighth of the image, rounded up (4 for 32 pixels), and crops at random."""
     n, height, width, channels = images.shape

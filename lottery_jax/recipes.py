@@ -10,6 +10,7 @@ from __future__ import annotations
 from ml_collections import ConfigDict
 
 from lottery_jax.config import default_config
+from lottery_jax.errors import choose
 
 # The large networks take every data set at CIFAR's shape: Fashion-MNIST is padded to 32 pixels and
 # repeated to three channels, alike in training and test.
@@ -96,6 +97,73 @@ def short_ladder(c: ConfigDict) -> ConfigDict:
     c.control_levels = (2, 5, 8, 11, 14, 17)
     c.train.epochs = 10
     c.ladder.levels = 17
+    return c
+
+
+# name -> (config.ladder.draw, config.ladder.scores)
+METHODS = {
+    "imp": ("iterative", "magnitude"),
+    "oneshot": ("oneshot", "magnitude"),
+    "snip": ("init", "snip"),
+    "iterative_snip": ("init_nested", "snip"),
+    "grasp": ("init", "grasp"),
+    "synflow": ("init", "synflow"),
+    "magnitude_at_init": ("init", "magnitude_at_init"),
+    "random": ("init", "random"),
+    "erk": ("init", "erk"),
+}
+
+
+def with_method(c: ConfigDict, name: str) -> ConfigDict:
+    """`c` with its tickets drawn by another method; everything else stays, so that they compare.
+
+    Methods that prune before training score the initialisation and train it: they rewind to 0.
+
+    Raises:
+        ConfigError: an unknown method.
+    """
+    c.ladder.draw, c.ladder.scores = choose(METHODS, name, "the method")
+    if c.ladder.draw.startswith("init"):
+        c.ladder.rewind = 0
+    return c
+
+
+def lenet_methods(name: str) -> ConfigDict:
+    """A method on LeNet-300-100 and Fashion-MNIST, at six of the densities of its IMP ladder.
+
+    SNIP and GraSP see one batch of 100 images, as for MNIST in the SNIP paper; iterative SNIP
+    prunes in three rounds from level to level.
+    """
+    c = with_method(lenet("fashion_mnist"), name)
+    c.seeds = (0, 1, 2)
+    c.train.epochs = 10
+    c.ladder.sparsities = tuple(1 - 0.8**k for k in (2, 5, 8, 11, 14, 16))
+    c.ladder.score_batch_size = 100
+    if name == "iterative_snip":
+        c.ladder.rounds = 3
+    return c
+
+
+def lenet_controls() -> ConfigDict:
+    """Every control of LeNet-300-100's winning tickets on Fashion-MNIST at four densities.
+
+    Rewound to the end of the first epoch, so that `init` is not the winning ticket itself.
+    """
+    c = lenet("fashion_mnist")
+    c.seeds = (0, 1, 2)
+    c.train.epochs = 10
+    c.ladder.levels = 16
+    c.ladder.rewind = "1ep"
+    c.controls = (
+        "reinit",
+        "shuffle_layers",
+        "shuffle_global",
+        "random",
+        "random_preserved",
+        "init",
+        "dense_sign",
+    )
+    c.control_levels = (5, 9, 13, 16)
     return c
 
 

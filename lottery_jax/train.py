@@ -53,6 +53,21 @@ class TrainState:
     mask: PyTree
 
 
+class Start(NamedTuple):
+    """A ticket that is not yet trained.
+
+    Attributes:
+        mask: bool.
+        variables: `params` and `batch_stats` to start from, at pruned places too: training masks
+            them, and a control may put its mask elsewhere.
+        step: of the schedule and of the order of batches, to start at.
+    """
+
+    mask: PyTree
+    variables: PyTree
+    step: int
+
+
 @struct.dataclass
 class Totals:
     """Sums over examples, kept on the device until an epoch ends."""

@@ -1,0 +1,183 @@
+"""Transfer: another run's ladder, its masks and rewound weights, on new data or a new optimizer.
+
+Nothing is drawn here. The output layer is the one thing that may not fit the target; the head
+policy says what becomes of it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from lottery_jax import masks, rundir, scores, tickets
+from lottery_jax.errors import ConfigError
+from lottery_jax.logs import WINNING
+from lottery_jax.tickets import Ticket
+
+PyTree = Any
+
+# The output layer of every network of this package.
+HEAD = "head"
+# What a transfer takes from its source's config: how the ladder was drawn, and the rewind point.
+_INHERITED = (
+    "scores",
+    "draw",
+    "prune_fraction",
+    "sparsities",
+    "scope",
+    "rounds",
+    "score_batches",
+    "score_batch_size",
+    "skip_first",
+    "skip_last",
+    "rewind",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """A finished run whose tickets are trained elsewhere.
+
+    Attributes:
+        workdir: its run directory.
+        config: its config.
+        metadata: of its dense ticket: the network, the classes, the shape of images.
+    """
+
+    workdir: Path
+    config: ConfigDict
+    metadata: dict[str, Any]
+
+    @property
+    def num_classes(self) -> int:
+        """Of the data its tickets were found on."""
+        return int(self.metadata["num_classes"])
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """(height, width, channels) that its network takes."""
+        return tuple(self.metadata["input_shape"])
+
+    def ticket(self, seed: int, level: int) -> Ticket:
+        """The winning ticket of a replicate and level."""
+        return tickets.load_ticket(rundir.Unit(self.workdir, seed, level, WINNING).ticket)
+
+    def found_by(self, seed: int, level: int) -> dict[str, Any]:
+        """On which data and by which optimizer a ticket was found, in the first place."""
+        metadata = tickets.read_metadata(rundir.Unit(self.workdir, seed, level, WINNING).ticket)
+        return dict(metadata["found_by"])
+
+
+def inherit(config: ConfigDict) -> ConfigDict:
+    """The config with the ladder keys of its source, if it has one; levels are at most as many.
+
+    Raises:
+        ConfigError: `config.source` is not a run.
+    """
+    if not config.source:
+        return config
+    source = rundir.read_config(_existing(config.source))
+    inherited = config.copy_and_resolve_references()
+    inherited.unlock()
+    for key in _INHERITED:
+        inherited.ladder[key] = source.ladder[key]
+    inherited.ladder.levels = min(config.ladder.levels, source.ladder.levels)
+    inherited.control_levels = tuple(
+        level for level in config.control_levels if level <= inherited.ladder.levels
+    )
+    return inherited.lock()
+
+
+def open_source(config: ConfigDict) -> Source | None:
+    """The source of a validated config, or None.
+
+    Raises:
+        ConfigError: it is not a run, has another network, or lacks a seed or level that is needed.
+    """
+    if not config.source:
+        return None
+    workdir = _existing(config.source)
+    theirs = rundir.read_config(workdir)
+    for key in ("name", "width", "stem"):
+        if theirs.model[key] != config.model[key]:
+            raise ConfigError(
+                f"config.source: {workdir} has config.model.{key} {theirs.model[key]!r}, this "
+                f"config {config.model[key]!r}; a ticket fits its own network only"
+            )
+    if missing := sorted(set(config.seeds) - set(theirs.seeds)):
+        raise ConfigError(
+            f"config.source: {workdir} has no seed {missing[0]}; it has "
+            f"{', '.join(map(str, theirs.seeds))} (choose with config.seeds)"
+        )
+    for seed in config.seeds:
+        for level in range(config.ladder.levels + 1):
+            if not tickets.is_complete(rundir.Unit(workdir, seed, level, WINNING).ticket):
+                raise ConfigError(
+                    f"config.source: {workdir} has no complete level {level} of seed {seed}; run "
+                    "it to its end first, or lower config.ladder.levels"
+                )
+    metadata = tickets.read_metadata(rundir.Unit(workdir, config.seeds[0], 0, WINNING).ticket)
+    return Source(workdir, theirs, metadata)
+
+
+def _existing(source: str) -> Path:
+    workdir = Path(source).expanduser()
+    if not (workdir / "config.json").is_file():
+        raise ConfigError(
+            f"config.source: {workdir} is not a run directory (no config.json); run the source's "
+            "ladder first"
+        )
+    return workdir
+
+
+def replaces_head(policy: str, source_classes: int, target_classes: int) -> bool:
+    """Whether the output layer is drawn anew.
+
+    Args:
+        policy: `auto` (if the number of classes differs), `reinit` (always, as Morcos et al.) or
+            `keep`.
+        source_classes: outputs of the ticket.
+        target_classes: outputs that the target needs.
+
+    Raises:
+        ConfigError: `keep`, and the numbers differ.
+    """
+    if policy == "keep" and source_classes != target_classes:
+        raise ConfigError(
+            f"config.transfer.head: 'keep' needs the same classes; the ticket has {source_classes}, "
+            f"the target {target_classes} (auto draws a new head)"
+        )
+    return policy == "reinit" or source_classes != target_classes
+
+
+def with_new_head(params: PyTree, fresh: PyTree) -> PyTree:
+    """`params` with the output layer of `fresh`."""
+    return {**params, HEAD: fresh[HEAD]}
+
+
+def mask_for_new_head(mask: PyTree, head: PyTree, head_mask: str, key: jax.Array) -> PyTree:
+    """A ticket's mask for a network with another output layer.
+
+    Args:
+        mask: of the ticket.
+        head: the new output layer's parameters.
+        head_mask: `dense`: nothing of the new layer is pruned. `density`: as dense as the old one
+            was; the same mask where the shape is the same, else as many weights at random places.
+        key: for those places; with the same key they nest from level to level.
+    """
+    whole = masks.dense(head)
+    old = np.asarray(mask[HEAD]["kernel"])
+    if head_mask == "dense":
+        new = whole["kernel"]
+    elif old.shape == whole["kernel"].shape:
+        new = old
+    else:
+        places = scores.random({HEAD: head}, key)[HEAD]["kernel"]
+        count = round(old.mean() * places.size)
+        new = masks.keep_largest(places.ravel(), count).reshape(places.shape)
+    return {**mask, HEAD: {**whole, "kernel": new}}
