@@ -1,6 +1,6 @@
-"""Seven ways to draw a ticket and two plain ones, on LeNet-300-100 and Fashion-MNIST, 3 seeds.
+r"""Seven ways to draw a ticket and two plain ones, on LeNet-300-100 and Fashion-MNIST, 3 seeds.
 
-    python -m lottery_jax.main --config=configs/lenet_fashion_mnist_methods.py:snip \\
+    python -m lottery_jax.main --config=configs/lenet_fashion_mnist_methods.py:snip \
         --workdir=runs/methods/snip
 
 After the colon: imp, oneshot, snip, iterative_snip, grasp, synflow, magnitude_at_init, random or

@@ -27,7 +27,7 @@ def default_config() -> ConfigDict:
     c.data = ConfigDict()
     c.data.name = "digits"  # a built-in set, a half of one (cifar10_a), or <data.dir>/<name>.npz
     c.data.dir = ""  # where data sets are; empty: $TFDS_DATA_DIR or ~/tensorflow_datasets
-    c.data.input_shape = ()  # (height, width, channels) to pad and repeat to; empty: as they are
+    c.data.input_shape = ()  # (height, width, channels) to adapt images to; empty: as they are
     c.data.augment = "auto"  # auto (what is usual for the set), none, crop, flip, crop_flip
     c.data.validation_fraction = 0.0  # of the training set, held out and measured
 

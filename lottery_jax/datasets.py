@@ -109,8 +109,9 @@ def load_dataset(
             in `data_dir`; with `_a` or `_b` at the end, one half of the training set (stratified,
             the two disjoint and together all of it). The test set is always whole.
         data_dir: where files are; empty for `default_data_dir()`.
-        input_shape: (height, width, channels) to which images are padded (with black, evenly) and
-            repeated (one channel to several), alike in training and test; empty: as they are.
+        input_shape: (height, width, channels) to which images are adapted, alike in training and
+            test: smaller ones padded with black, larger ones averaged down, one channel repeated,
+            three made grey; empty: as they are.
         validation_fraction: in [0, 1), of the training set, held out (stratified).
 
     Raises:
@@ -125,7 +126,8 @@ def load_dataset(
     arrays = _arrays_of(base, folder)
     info = BUILT_IN.get(base) or Info(_check_shapes(arrays, base), "none")
     _check(arrays, base, info.num_classes)
-    x, y = arrays["x_train"], arrays["y_train"].astype(np.int32)
+    # Before padding, so that the black around an image does not count as its pixels.
+    x, y = shrink(arrays["x_train"], input_shape), arrays["y_train"].astype(np.int32)
     if half:
         first, second = stratified_split(y, 0.5, _SPLIT_SEED)
         chosen = first if half == "a" else second
@@ -137,9 +139,9 @@ def load_dataset(
         name=f"{base}_{half}" if half else base,
         num_classes=info.num_classes,
         augment=info.augment,
-        x_train=fit_shape(x[rest], input_shape),
+        x_train=pad(x[rest], input_shape),
         y_train=y[rest],
-        x_val=fit_shape(x[held_out], input_shape),
+        x_val=pad(x[held_out], input_shape),
         y_val=y[held_out],
         x_test=fit_shape(arrays["x_test"], input_shape),
         y_test=arrays["y_test"].astype(np.int32),
@@ -168,22 +170,58 @@ def stratified_split(labels: Array, fraction: float, seed: int) -> tuple[Array, 
 
 
 def fit_shape(images: Array, shape: tuple[int, ...]) -> Array:
-    """Pads images evenly with black, and repeats a single channel, to (height, width, channels).
+    """Adapts images to (height, width, channels): `shrink`, then `pad`.
 
     Raises:
-        DataError: the images are larger, or have another number of channels than 1.
+        DataError: the images have another number of channels that is neither 1 nor 3.
 
     >>> fit_shape(np.full((2, 28, 28, 1), 7, np.uint8), (32, 32, 3))[0, 1:3, 2, :].tolist()
     [[0, 0, 0], [7, 7, 7]]
     """
+    return pad(shrink(images, shape), shape)
+
+
+def shrink(images: Array, shape: tuple[int, ...]) -> Array:
+    """Images no larger than `shape`: averaged down where they are, colour to grey where it is grey.
+
+    A pixel of the result is the mean of what it covers. Grey is 0.299 R + 0.587 G + 0.114 B (ITU-R
+    BT.601). Images that already fit come back as they are.
+
+    >>> shrink(np.arange(16, dtype=np.uint8).reshape(1, 4, 4, 1), (2, 2, 1))[0, ..., 0].tolist()
+    [[2, 4], [10, 12]]
+    """
+    if not shape:
+        return images
+    if images.shape[-1] not in (1, shape[2]) and (images.shape[-1], shape[2]) != (3, 1):
+        raise DataError(
+            f"config.data.input_shape: images of {images.shape[1:]} have {images.shape[-1]} "
+            f"channels, which can't become {shape[2]}"
+        )
+    if all(have <= want for have, want in zip(images.shape[1:], shape, strict=True)):
+        return images
+    values = images.astype(np.float32)
+    if images.shape[-1] > shape[2]:
+        values = values @ np.array([[0.299], [0.587], [0.114]], np.float32)
+    if images.shape[1] > shape[0]:
+        values = np.einsum("nhwc,Hh->nHwc", values, _averages(images.shape[1], shape[0]))
+    if images.shape[2] > shape[1]:
+        values = np.einsum("nhwc,Ww->nhWc", values, _averages(images.shape[2], shape[1]))
+    return np.rint(values).astype(np.uint8)
+
+
+def _averages(old: int, new: int) -> Array:
+    """The matrix `[new, old]` by which `new` equal stretches of `old` pixels are averaged."""
+    edges = np.linspace(0, old, new + 1)
+    starts, pixels = edges[:-1, None], np.arange(old)
+    covered = np.minimum(edges[1:, None], pixels + 1) - np.maximum(starts, pixels)
+    return (np.clip(covered, 0, 1) * (new / old)).astype(np.float32)
+
+
+def pad(images: Array, shape: tuple[int, ...]) -> Array:
+    """Images padded evenly with black, and a single channel repeated, to `shape`."""
     if not shape or images.shape[1:] == tuple(shape):
         return images
     height, width, channels = images.shape[1:]
-    if height > shape[0] or width > shape[1] or channels not in (1, shape[2]):
-        raise DataError(
-            f"config.data.input_shape: images of {images.shape[1:]} can be padded and a single "
-            f"channel repeated, but that does not give {tuple(shape)}"
-        )
     up, left = (shape[0] - height) // 2, (shape[1] - width) // 2
     down, right = shape[0] - height - up, shape[1] - width - left
     padded = np.pad(images, ((0, 0), (up, down), (left, right), (0, 0)))

@@ -94,6 +94,7 @@ def _main(argv: list[str]) -> None:
     from lottery_jax import config as configuration
     from lottery_jax.experiment import resolve
     from lottery_jax.ladder import run_ladder
+    from lottery_jax.matrix import run_matrix
     from lottery_jax.report import closing_table, write_report
 
     logging.set_verbosity(logging.ERROR)  # what a user can mend is said by this program
@@ -104,7 +105,8 @@ def _main(argv: list[str]) -> None:
         default = default_workdir(config_file, configuration.fingerprint(config))
         workdir = Path(_WORKDIR.value or default).expanduser()
         set_up_process()
-        run_ladder(config, workdir, console=console)
+        run = run_matrix if config.transfer.sources else run_ladder
+        run(config, workdir, console=console)
         files = write_report([workdir])
         console.print(closing_table([workdir]))
         for file in files:

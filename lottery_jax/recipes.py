@@ -180,3 +180,32 @@ def quickstart() -> ConfigDict:
     c.ladder.prune_fraction = 0.36
     c.train.checkpoint_every_epochs = 0
     return c
+
+
+def transfer_quickstart() -> ConfigDict:
+    """A transfer matrix between the halves of the digits: the quickstart's recipe, four levels."""
+    c = quickstart()
+    c.transfer.sources = ("digits_a", "digits_b")
+    c.transfer.targets = ("digits_a", "digits_b")
+    c.ladder.levels = 4
+    c.ladder.prune_fraction = 0.64
+    return c
+
+
+def transfer_lenet() -> ConfigDict:
+    """A transfer matrix over Fashion-MNIST's halves and digits: LeNet-300-100, eight levels of 36 %.
+
+    Rewound to the end of the first epoch: the initial weights of a seed are the same on all data.
+    """
+    c = lenet("fashion_mnist")
+    c.seeds = (0, 1, 2)
+    c.controls = ("random",)
+    c.data.input_shape = (28, 28, 1)
+    c.train.epochs = 10
+    c.ladder.levels = 8
+    c.ladder.prune_fraction = 0.36
+    c.ladder.rewind = "1ep"
+    c.transfer.sources = ("fashion_mnist_a", "fashion_mnist_b", "digits")
+    c.transfer.targets = c.transfer.sources
+    return c
+

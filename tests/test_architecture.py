@@ -16,10 +16,11 @@ MAY_IMPORT = {
     "errors": set(),
     "files": set(),
     "masks": set(),
-    "scores": set(),
+    "scores": {"masks"},
+    "drawing": {"masks"},
     "layers": set(),
     "config": {"errors"},
-    "recipes": {"config"},
+    "recipes": {"config", "errors"},
     "optim": {"errors"},
     "models": {"errors", "layers", "masks"},
     "tfds_source": {"errors"},
@@ -27,22 +28,24 @@ MAY_IMPORT = {
     "pipeline": {"errors"},
     "train": {"errors", "masks", "optim", "pipeline"},
     "tickets": {"errors", "files", "masks", "models", "train"},
-    "controls": {"masks"},
+    "controls": {"masks", "train"},
     "logs": {"files"},
-    "experiment": {"config", "controls", "datasets", "errors", "masks", "models", "optim",
-                   "pipeline", "scores", "train"},
     "rundir": {"config", "errors", "files", "logs", "tickets"},
-    "ladder": {"config", "controls", "errors", "experiment", "logs", "masks", "pipeline",
-               "rundir", "scores", "tickets", "train"},
+    "transfer": {"errors", "logs", "masks", "rundir", "scores", "tickets"},
+    "experiment": {"config", "controls", "datasets", "drawing", "errors", "masks", "models",
+                   "optim", "pipeline", "scores", "train", "transfer"},
+    "ladder": {"config", "controls", "drawing", "errors", "experiment", "logs", "masks", "pipeline",
+               "rundir", "scores", "tickets", "train", "transfer"},
+    "matrix": {"errors", "experiment", "ladder", "rundir", "transfer"},
     "report": {"errors", "files", "logs"},
     "evaluate": {"datasets", "errors", "masks", "pipeline", "tickets", "train"},
-    "main": {"config", "errors", "ladder", "report"},
+    "main": {"config", "errors", "experiment", "ladder", "matrix", "report"},
 }  # fmt: skip
 
 # Third-party packages that one module alone may know.
 ONLY = {"orbax": {"tickets"}, "wandb": {"logs"}, "tensorflow_datasets": {"tfds_source"},
         "sklearn": {"datasets"}, "matplotlib": {"report"}, "absl": {"main"},
-        "optax": {"optim", "train"}}  # fmt: skip
+        "optax": {"optim", "scores", "train"}}  # fmt: skip
 
 
 def imports_of(path):

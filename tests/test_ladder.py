@@ -11,11 +11,11 @@ import pytest
 
 from lottery_jax import experiment, ladder, logs, masks, rundir, tickets
 from lottery_jax.config import validate
-from lottery_jax.controls import CONTROLS
+from lottery_jax.controls import CONTROLS, Substitutes
 from lottery_jax.errors import ConfigError, LotteryError, TrainingError
 from lottery_jax.ladder import run_ladder
 from lottery_jax.pipeline import put
-from lottery_jax.train import fit, start_state
+from lottery_jax.train import Start, fit, start_state
 from tests.conftest import make_tiny_config
 from tests.test_train import assert_same, pruned_values
 
@@ -205,9 +205,11 @@ def test_reinitialised_weights_come_from_the_models_initialisers(config):
     """The same distribution as a fresh network's, layer by layer."""
     setup = experiment.set_up(config, jax.devices()[:1])
     variables = jax.device_get(setup.init(jax.random.key(0)))
-    mask = masks.dense(variables["params"])
-    for control in CONTROLS.values():
-        _, drawn = control(mask, jax.random.key(7), setup.init, ())
+    start = Start(masks.dense(variables["params"]), variables, 7)
+    for control in ("reinit", "random", "random_preserved"):
+        others = Substitutes(setup.init, variables)
+        _, drawn, step = CONTROLS[control](start, jax.random.key(7), others)
+        assert step == 0
         for name, kernel in masks.kernels(drawn["params"]).items():
             fresh = np.asarray(masks.kernels(variables["params"])[name])
             np.testing.assert_allclose(np.std(kernel), fresh.std(), rtol=0.35)

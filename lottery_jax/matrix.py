@@ -1,0 +1,97 @@
+"""A transfer matrix: the tickets of every source on every target, for all seeds.
+
+    workdir/config.json             the config of the whole
+    workdir/<data set>/             its native ladder, with the controls
+    workdir/<source>_to_<target>/   the source's tickets trained on the target
+
+Each of them is an ordinary run directory. Running a matrix again goes on with the first cell that
+is not complete.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+from ml_collections import ConfigDict
+from rich.console import Console
+
+from lottery_jax import transfer
+from lottery_jax.errors import ConfigError
+from lottery_jax.experiment import resolve, set_up
+from lottery_jax.ladder import run_ladder
+from lottery_jax.rundir import check_workdir, record_config
+
+
+def run_matrix(
+    config: ConfigDict,
+    workdir: str | Path,
+    *,
+    devices: list[jax.Device] | None = None,
+    console: Console | None = None,
+) -> None:
+    """Runs what is left of a matrix: first the native ladders, then the transfers.
+
+    Args:
+        config: with `transfer.sources` and `transfer.targets`.
+        workdir: a new or empty directory, or that of the same matrix.
+        devices: over which to shard batches; default: all.
+        console: where to show progress.
+
+    Raises:
+        ConfigError, DataError: before anything is written.
+        TrainingError: a loss is not finite; what was completed before is kept.
+    """
+    config, workdir = resolve(config), Path(workdir)
+    console = console or Console(soft_wrap=True, force_jupyter=False)
+    if not config.transfer.sources:
+        raise ConfigError("config.transfer.sources: a matrix needs at least one source")
+    check_workdir(workdir, config)
+    _check_data(config, devices)
+    record_config(workdir, config)
+    todo = list(cells(config, workdir))
+    for i, (title, folder, cell) in enumerate(todo, 1):
+        console.print(f"[{i}/{len(todo)}] {title}", markup=False, highlight=False)
+        run_ladder(cell, folder, devices=devices, console=console)
+
+
+def cells(config: ConfigDict, workdir: Path) -> Iterator[tuple[str, Path, ConfigDict]]:
+    """Every run of a matrix, sources before what needs them: (title, run directory, config)."""
+
+    def cell(data: str, **overrides: object) -> ConfigDict:
+        c = config.copy_and_resolve_references()
+        c.unlock()
+        c.data.name = data
+        c.transfer.sources = c.transfer.targets = ()
+        c.update(overrides)
+        return c
+
+    for data in dict.fromkeys((*config.transfer.sources, *config.transfer.targets)):
+        yield f"tickets of {data}", workdir / data, cell(data)
+    for target in config.transfer.targets:
+        for source in config.transfer.sources:
+            if source != target:
+                # A random ticket knows nothing of a source: the target's own run has it.
+                transferred = cell(target, source=str(workdir / source), controls=())
+                name = f"{source}_to_{target}"
+                yield f"tickets of {source} on {target}", workdir / name, transferred
+
+
+def _check_data(config: ConfigDict, devices: list[jax.Device] | None) -> None:
+    """Loads every data set once, so that the last one is not missed after hours."""
+    shapes, classes = {}, {}
+    for _, _, cell in cells(config, Path()):
+        if not cell.source:
+            dataset = set_up(cell, devices).dataset
+            shapes[cell.data.name] = dataset.image_shape
+            classes[cell.data.name] = dataset.num_classes
+    if len(set(shapes.values())) > 1:
+        raise ConfigError(
+            "config.data.input_shape: the data sets differ in shape ("
+            + ", ".join(f"{name} {shape}" for name, shape in shapes.items())
+            + "); give one for all of them"
+        )
+    for source in config.transfer.sources:
+        for target in config.transfer.targets:
+            transfer.replaces_head(config.transfer.head, classes[source], classes[target])
