@@ -7,10 +7,12 @@ ReScience C 6.2 #4), the replication of Morcos et al. (2019): batch 512, SGD, 30
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from ml_collections import ConfigDict
 
 from lottery_jax.config import default_config
-from lottery_jax.errors import choose
+from lottery_jax.errors import ConfigError, choose
 
 # The large networks take every data set at CIFAR's shape: Fashion-MNIST is padded to 32 pixels and
 # repeated to three channels, alike in training and test.
@@ -182,6 +184,92 @@ def quickstart() -> ConfigDict:
     return c
 
 
+# name -> a recipe for any data set
+NETWORKS: dict[str, Callable[[str], ConfigDict]] = {
+    "vgg19": vgg19,
+    "resnet50": resnet50,
+    "alexnet": alexnet,
+    "vgg16": vgg16,
+    "resnet20": resnet20,
+    "lenet": lenet,
+    "conv2": conv2,
+}
+# Levels 3, 10, 16, 20 and 30 of 20 %: where Gohil et al. give numbers.
+_PUBLISHED_SPARSITIES = tuple(1 - 0.8**k for k in (3, 10, 16, 20, 30))
+
+
+def named(name: str) -> ConfigDict:
+    """The recipe of a network and a data set, such as `vgg19_cifar10`.
+
+    Raises:
+        ConfigError: an unknown network.
+    """
+    network, _, dataset = name.partition("_")
+    return choose(NETWORKS, network, "the recipe")(dataset)
+
+
+def dense(name: str) -> ConfigDict:
+    """The dense network alone, with its late-reset weights: level 0 of a ladder."""
+    c = named(name)
+    c.ladder.levels = 0
+    return c
+
+
+def oneshot(name: str) -> ConfigDict:
+    """One-shot magnitude pruning of the trained network, with rewinding, at five sparsities."""
+    c = with_method(named(name), "oneshot")
+    c.ladder.sparsities = _PUBLISHED_SPARSITIES
+    return c
+
+
+def snip(name: str) -> ConfigDict:
+    """SNIP at five sparsities, each in one round on one batch of 128, as the paper has for CIFAR."""
+    c = with_method(named(name), "snip")
+    c.ladder.sparsities = _PUBLISHED_SPARSITIES
+    c.ladder.score_batch_size = 128
+    return c
+
+
+def iterative_snip(name: str) -> ConfigDict:
+    """SNIP in nested rounds of 20 %, every round a level that is trained."""
+    c = with_method(named(name), "iterative_snip")
+    c.ladder.score_batch_size = 128
+    return c
+
+
+def with_adam(c: ConfigDict) -> ConfigDict:
+    """`c` with the Adam of Morcos et al. (2019): 3e-4, weight decay 1e-4."""
+    c.optimizer.name = "adam"
+    c.optimizer.learning_rate = 3e-4
+    c.optimizer.weight_decay = 1e-4
+    return c
+
+
+def transfer(network: str, pair: str) -> ConfigDict:
+    """The tickets of one data set on another: `transfer("vgg19", "cifar100_to_cifar10")`.
+
+    The source is the run directory that the source's config names by default in its file; the
+    output layer is always drawn anew, as in Morcos et al.
+
+    Raises:
+        ConfigError: not a pair.
+    """
+    source, to, target = pair.partition("_to_")
+    if not to:
+        raise ConfigError(f"the transfer: {pair!r} is not SOURCE_to_TARGET")
+    c = named(f"{network}_{target}")
+    c.source = f"runs/{network}_{source}"
+    c.transfer.head = "reinit"
+    return c
+
+
+def optimizer_transfer(name: str, found_by: str, trained_by: str) -> ConfigDict:
+    """The tickets that one optimizer found, trained by the other: `sgd` and `adam`."""
+    c = named(name)
+    c.source = f"runs/{name}" if found_by == "sgd" else f"runs/{name}_{found_by}"
+    return with_adam(c) if trained_by == "adam" else c
+
+
 def transfer_quickstart() -> ConfigDict:
     """A transfer matrix between the halves of the digits: the quickstart's recipe, four levels."""
     c = quickstart()
@@ -208,4 +296,3 @@ def transfer_lenet() -> ConfigDict:
     c.transfer.sources = ("fashion_mnist_a", "fashion_mnist_b", "digits")
     c.transfer.targets = c.transfer.sources
     return c
-

@@ -14,6 +14,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from lottery_jax import config as configuration
 from lottery_jax import masks, rundir, scores, tickets
 from lottery_jax.errors import ConfigError
 from lottery_jax.logs import WINNING
@@ -81,16 +82,14 @@ def inherit(config: ConfigDict) -> ConfigDict:
     """
     if not config.source:
         return config
-    source = rundir.read_config(_existing(config.source))
-    inherited = config.copy_and_resolve_references()
-    inherited.unlock()
-    for key in _INHERITED:
-        inherited.ladder[key] = source.ladder[key]
-    inherited.ladder.levels = min(config.ladder.levels, source.ladder.levels)
-    inherited.control_levels = tuple(
-        level for level in config.control_levels if level <= inherited.ladder.levels
-    )
-    return inherited.lock()
+    theirs = configuration.flatten(rundir.read_config(_existing(config.source)))
+    flat = configuration.flatten(config)
+    flat |= {f"ladder.{key}": theirs[f"ladder.{key}"] for key in _INHERITED}
+    flat["ladder.levels"] = levels = min(flat["ladder.levels"], theirs["ladder.levels"])
+    flat["control_levels"] = tuple(n for n in flat["control_levels"] if n <= levels)
+    inherited = configuration.default_config()
+    inherited.update_from_flattened_dict(flat)
+    return configuration.validate(inherited)
 
 
 def open_source(config: ConfigDict) -> Source | None:

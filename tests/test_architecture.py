@@ -31,7 +31,7 @@ MAY_IMPORT = {
     "controls": {"masks", "train"},
     "logs": {"files"},
     "rundir": {"config", "errors", "files", "logs", "tickets"},
-    "transfer": {"errors", "logs", "masks", "rundir", "scores", "tickets"},
+    "transfer": {"config", "errors", "logs", "masks", "rundir", "scores", "tickets"},
     "experiment": {"config", "controls", "datasets", "drawing", "errors", "masks", "models",
                    "optim", "pipeline", "scores", "train", "transfer"},
     "ladder": {"config", "controls", "drawing", "errors", "experiment", "logs", "masks", "pipeline",

@@ -92,9 +92,37 @@ def test_training_and_test_images_adapt_alike():
             np.testing.assert_array_equal(adapted[:, 1:9, 1:9, channel], images[..., 0])
         assert adapted.sum(dtype=int) == 3 * images.sum(dtype=int)
     with pytest.raises(DataError, match="config.data.input_shape"):
-        fit_shape(plain.x_train, (7, 8, 1))
-    with pytest.raises(DataError, match="config.data.input_shape"):
-        fit_shape(np.zeros((1, 8, 8, 3), np.uint8), (8, 8, 1))
+        fit_shape(np.zeros((1, 8, 8, 2), np.uint8), (8, 8, 1))
+
+
+def test_larger_images_are_averaged_down_and_colour_becomes_grey():
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (5, 8, 6, 3), np.uint8)
+    grey = images @ np.array([0.299, 0.587, 0.114])
+    # Every pixel repeated three times and averaged in twos: 8 rows become 12, 6 columns 9.
+    halves = np.repeat(np.repeat(grey, 3, axis=1), 3, axis=2).reshape(5, 4, 6, 3, 6)
+    np.testing.assert_allclose(
+        fit_shape(images, (4, 3, 1))[..., 0], halves.mean(axis=(2, 4)), atol=0.51
+    )
+    # 8 rows to 3: each covers 8 / 3 of them.
+    thirds = np.repeat(grey, 3, axis=1).reshape(5, 3, 8, 6).mean(axis=2)
+    np.testing.assert_allclose(fit_shape(images, (3, 6, 1))[..., 0], thirds, atol=0.51)
+    # Larger one way, smaller the other: averaged down, then padded.
+    both = fit_shape(images, (4, 10, 3))
+    assert both.shape == (5, 4, 10, 3) and not both[:, :, :2].any() and not both[:, :, 8:].any()
+
+
+def test_statistics_are_those_of_the_adapted_images_without_the_padding(tmp_path):
+    rng = np.random.default_rng(0)
+    arrays = some_arrays()
+    for split in ("train", "test"):
+        count = len(arrays[f"x_{split}"])
+        arrays[f"x_{split}"] = rng.integers(0, 256, (count, 8, 4, 3), np.uint8)
+    write_npz(tmp_path / "mine.npz", arrays)
+    data = load_dataset("mine", tmp_path, input_shape=(4, 6, 1))
+    assert data.image_shape == (4, 6, 1) and len(data.mean) == 1
+    inner = data.x_train[:, :, 1:5] / 255
+    np.testing.assert_allclose([data.mean[0], data.std[0]], [inner.mean(), inner.std()], rtol=1e-5)
 
 
 def test_users_bring_their_own_npz(tmp_path):

@@ -1,0 +1,25 @@
+r"""Tickets found by SGD, trained by Adam.
+
+    python -m lottery_jax.main --config=configs/vgg19_cifar10.py --workdir=runs/vgg19_cifar10
+    python -m lottery_jax.main --config=configs/transfer_sgd_to_adam.py:vgg19_cifar10 \
+        --workdir=runs/vgg19_cifar10_sgd_to_adam
+
+After the colon: NETWORK_DATASET, with vgg19, resnet50, alexnet, vgg16, resnet20, lenet or conv2.
+The data are the same, so the output layer is kept.
+
+Cost: 31 trainings of 160 epochs, and those of the source: for a GPU or TPU.
+
+Expected, VGG19 on CIFAR-10, accuracy in %:
+
+    % pruned       0   48.8   89.3   97.2  98.85  99.88
+    accuracy   92.58  91.28  91.43  91.07  89.74  10
+
+Source: Gohil et al., "One ticket to win them all: generalizing lottery ticket initializations
+across datasets and optimizers" (replication), ReScience C 6.2 #4, 2020; one run each.
+"""
+
+from lottery_jax import recipes
+
+
+def get_config(recipe="vgg19_cifar10"):
+    return recipes.optimizer_transfer(recipe, "sgd", "adam")
