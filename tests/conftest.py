@@ -9,6 +9,8 @@ os.environ["XLA_FLAGS"] = (
     " --xla_backend_optimization_level=1 --xla_llvm_disable_expensive_passes=true"
 )
 
+import tempfile
+
 import hypothesis
 import jax
 import pytest
@@ -16,6 +18,11 @@ from ml_collections import ConfigDict
 from rich.console import Console
 
 from lottery_jax.config import default_config
+
+# Many tests train the same network: compile it once, as a user's second run does.
+_CACHE = tempfile.TemporaryDirectory(prefix="lottery_jax_tests_")
+jax.config.update("jax_compilation_cache_dir", _CACHE.name)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 # These machines are noisy: no deadlines. The same examples each time, so that red is red again.
 hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=True)
