@@ -1,0 +1,37 @@
+"""Tickets: a mask, the weights to start from, and where both came from; kept and shared.
+
+A ticket is kept in a directory (`store.py`, with Orbax) and travels as one small file (`portable.py`,
+safetensors). `load_ticket` reads both.
+"""
+
+from __future__ import annotations
+
+from lottery_jax.tickets.portable import is_portable, save_portable
+from lottery_jax.tickets.store import (
+    discard,
+    is_complete,
+    latest_step,
+    load_state,
+    load_ticket,
+    read_metadata,
+    save_state,
+    save_ticket,
+)
+from lottery_jax.tickets.ticket import FORMAT_VERSION, Ticket, model_of, tree_hash
+
+__all__ = [
+    "FORMAT_VERSION",
+    "Ticket",
+    "discard",
+    "is_complete",
+    "is_portable",
+    "latest_step",
+    "load_state",
+    "load_ticket",
+    "model_of",
+    "read_metadata",
+    "save_portable",
+    "save_state",
+    "save_ticket",
+    "tree_hash",
+]
