@@ -6,6 +6,7 @@ safetensors). `load_ticket` reads both.
 
 from __future__ import annotations
 
+from lottery_jax.tickets.compare import Comparison, Overlap, compare_tickets
 from lottery_jax.tickets.portable import is_portable, save_portable
 from lottery_jax.tickets.store import (
     discard,
@@ -21,7 +22,10 @@ from lottery_jax.tickets.ticket import FORMAT_VERSION, Ticket, model_of, tree_ha
 
 __all__ = [
     "FORMAT_VERSION",
+    "Comparison",
+    "Overlap",
     "Ticket",
+    "compare_tickets",
     "discard",
     "is_complete",
     "is_portable",
