@@ -43,7 +43,7 @@ MAY_IMPORT = {
 # Third-party packages that one module alone may know.
 ONLY = {"orbax": {"tickets"}, "wandb": {"logs"}, "tensorflow_datasets": {"tfds_source"},
         "sklearn": {"datasets"}, "matplotlib": {"report"}, "absl": {"main"},
-        "optax": {"optim", "train"}, "safetensors": {"tickets"}}  # fmt: skip
+        "optax": {"optim", "train"}, "safetensors": {"tickets"}, "torch": {"tickets"}}  # fmt: skip
 
 
 def imports_of(path):

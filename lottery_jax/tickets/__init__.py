@@ -1,13 +1,14 @@
 """Tickets: a mask, the weights to start from, and where both came from; kept and shared.
 
-A ticket is kept in a directory (`store.py`, with Orbax) and travels as one small file (`portable.py`,
-safetensors). `load_ticket` reads both.
+A ticket is kept in a directory (`store.py`, with Orbax), travels as one small file (`portable.py`,
+safetensors) and goes to and from PyTorch (`pytorch.py`). `load_ticket` reads both of the former.
 """
 
 from __future__ import annotations
 
 from lottery_jax.tickets.compare import Comparison, Overlap, compare_tickets
 from lottery_jax.tickets.portable import is_portable, save_portable
+from lottery_jax.tickets.pytorch import export_pytorch, import_pytorch
 from lottery_jax.tickets.store import (
     discard,
     is_complete,
@@ -27,6 +28,8 @@ __all__ = [
     "Ticket",
     "compare_tickets",
     "discard",
+    "export_pytorch",
+    "import_pytorch",
     "is_complete",
     "is_portable",
     "latest_step",
