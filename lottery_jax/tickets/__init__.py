@@ -1,5 +1,7 @@
 """Tickets: a mask, the weights to start from, and where both came from; kept and shared.
 
+    python -m lottery_jax.tickets --help
+
 A ticket is kept in a directory (`store.py`, with Orbax), travels as one small file (`portable.py`,
 safetensors) and goes to and from PyTorch (`pytorch.py`). `load_ticket` reads both of the former.
 """
