@@ -27,7 +27,8 @@ MAY_IMPORT = {
     "datasets": {"errors", "files", "tfds_source"},
     "pipeline": {"errors"},
     "train": {"errors", "masks", "optim", "pipeline"},
-    "tickets": {"errors", "files", "masks", "models", "train"},
+    "paths": {"models"},
+    "tickets": {"errors", "files", "masks", "models", "paths", "train"},
     "controls": {"masks", "train"},
     "logs": {"files"},
     "rundir": {"config", "errors", "files", "logs", "tickets"},
@@ -45,7 +46,8 @@ MAY_IMPORT = {
 # Third-party packages that one module alone may know.
 ONLY = {"orbax": {"tickets"}, "wandb": {"logs"}, "tensorflow_datasets": {"tfds_source"},
         "sklearn": {"datasets"}, "matplotlib": {"report"}, "absl": {"main"},
-        "optax": {"optim", "scores", "train"}}  # fmt: skip
+        "optax": {"optim", "scores", "train"}, "safetensors": {"tickets"},
+        "torch": {"tickets"}}  # fmt: skip
 
 
 def imports_of(path):

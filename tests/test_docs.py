@@ -24,4 +24,5 @@ def test_configs_and_modules_that_are_named_exist(path):
     for name in re.findall(r"configs/\w+\.py", text):
         assert (ROOT / name).is_file(), name
     for name in re.findall(r"-m lottery_jax\.(\w+)", text):
-        assert (ROOT / "lottery_jax" / f"{name}.py").is_file(), name
+        module = ROOT / "lottery_jax" / name
+        assert module.with_suffix(".py").is_file() or (module / "__main__.py").is_file(), name

@@ -1,0 +1,46 @@
+"""Tickets: a mask, the weights to start from, and where both came from; kept and shared.
+
+    python -m lottery_jax.tickets --help
+
+A ticket is kept in a directory (`store.py`, with Orbax), travels as one small file (`portable.py`,
+safetensors) and goes to and from PyTorch (`pytorch.py`). `load_ticket` reads both of the former.
+"""
+
+from __future__ import annotations
+
+from lottery_jax.tickets.compare import Comparison, Overlap, compare_tickets
+from lottery_jax.tickets.portable import is_portable, save_portable
+from lottery_jax.tickets.pytorch import export_pytorch, import_pytorch
+from lottery_jax.tickets.store import (
+    discard,
+    is_complete,
+    latest_step,
+    load_state,
+    load_ticket,
+    read_metadata,
+    save_state,
+    save_ticket,
+)
+from lottery_jax.tickets.ticket import FORMAT_VERSION, Ticket, model_of, tree_hash
+
+__all__ = [
+    "FORMAT_VERSION",
+    "Comparison",
+    "Overlap",
+    "Ticket",
+    "compare_tickets",
+    "discard",
+    "export_pytorch",
+    "import_pytorch",
+    "is_complete",
+    "is_portable",
+    "latest_step",
+    "load_state",
+    "load_ticket",
+    "model_of",
+    "read_metadata",
+    "save_portable",
+    "save_state",
+    "save_ticket",
+    "tree_hash",
+]

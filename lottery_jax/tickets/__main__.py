@@ -1,0 +1,223 @@
+"""Look at tickets, check and compare them, and take them elsewhere.
+
+    python -m lottery_jax.tickets list runs/quickstart
+    python -m lottery_jax.tickets show runs/quickstart/seed_0/level_09/ticket
+    python -m lottery_jax.tickets verify runs/quickstart
+    python -m lottery_jax.tickets compare runs/quickstart/seed_{0,1}/level_09/ticket
+    python -m lottery_jax.tickets export runs/quickstart/seed_0/level_09/ticket ticket.safetensors
+    python -m lottery_jax.tickets import ticket.safetensors tickets/mine
+    python -m lottery_jax.tickets import vgg19.pth tickets/theirs --model=vgg19 --data=cifar10
+
+A TICKET is a ticket directory or a portable file (.safetensors).
+
+Exit status: 0 done; 1 a ticket that list or verify found is bad; 2 a mistake, said in one line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from rich.console import Console, RenderableType
+
+from lottery_jax.errors import ConfigError, TicketError, exit_status
+from lottery_jax.tickets import cards, compare, portable, pytorch, store
+from lottery_jax.tickets.ticket import Ticket
+
+_PYTORCH = (".pth", ".pt")
+
+
+def find(paths: Sequence[Path]) -> list[Path]:
+    """The tickets at and below `paths`, each once, directories and portable files in name order.
+
+    A `.safetensors` file that is none is passed over, one that can't be read is not.
+
+    Raises:
+        TicketError: there are none at or below one of the paths.
+    """
+    found: dict[Path, None] = {}
+    for path in paths:
+        here = [path] if path.is_file() or store.is_complete(path) else _below(path)
+        if not here:
+            raise TicketError(f"{path}: no ticket is there or below")
+        found.update(dict.fromkeys(here))
+    return list(found)
+
+
+def _below(folder: Path) -> list[Path]:
+    directories = [file.parent for file in folder.rglob("metadata.json")]
+    files = [file for file in folder.rglob("*.safetensors") if _may_be_portable(file)]
+    return sorted([*directories, *files])
+
+
+def _may_be_portable(file: Path) -> bool:
+    try:
+        return portable.is_portable(file)
+    except TicketError:
+        return True
+
+
+def list_tickets(paths: Sequence[Path]) -> bool:
+    """Prints a table of the tickets below `paths`; returns whether all could be read."""
+    read, errors = [], []
+    for path in find(paths):
+        try:
+            read.append((path, store.read_metadata(path)))
+        except TicketError as error:
+            errors.append(error)
+    _print(cards.listing(read))
+    for message in errors:
+        print(f"error: {message}", file=sys.stderr)
+    return not errors
+
+
+def verify(paths: Sequence[Path]) -> bool:
+    """Loads every ticket below `paths` and says of each what is wrong; returns whether none is."""
+    good = True
+    for path in find(paths):
+        try:
+            store.load_ticket(path)
+        except TicketError as error:
+            print(f"bad  {error}")
+            good = False
+        else:
+            print(f"ok   {path}")
+    return good
+
+
+def export(path: Path, file: Path, weights: str | None, *, force: bool) -> None:
+    """Writes a ticket to a portable file, or its weights to a PyTorch file."""
+    if file.suffix not in (".safetensors", *_PYTORCH):
+        raise ConfigError(f"{file}: must end in .safetensors (portable), or .pth or .pt (PyTorch)")
+    if weights and file.suffix not in _PYTORCH:
+        raise ConfigError("--weights is for .pth and .pt; a portable file has all of a ticket")
+    _check_free(file, force)
+    ticket = store.load_ticket(path)
+    if file.suffix in _PYTORCH:
+        pytorch.export_pytorch(file, ticket, weights or "trained")
+    else:
+        portable.save_portable(file, ticket)
+    print(f"wrote {file}, {file.stat().st_size} bytes")
+
+
+def import_(args: argparse.Namespace) -> None:
+    """Makes a ticket directory of a portable file or of a PyTorch file."""
+    _check_free(args.ticket, args.force)
+    is_ticket = args.file.suffix == ".safetensors" and portable.is_portable(args.file)
+    given = [n for n in ("model", "data", "stem", "start", "mean", "std") if getattr(args, n)]
+    if is_ticket and given:
+        raise ConfigError(f"--{given[0]}: is for PyTorch files; {args.file} is a whole ticket")
+    if not is_ticket and not (args.model and args.data):
+        raise ConfigError(f"{args.file}: is no portable ticket; of others say --model and --data")
+    ticket = store.load_ticket(args.file) if is_ticket else _from_pytorch(args)
+    store.save_ticket(args.ticket, ticket)
+    print(f"wrote {args.ticket}, {ticket.density:.2%} of the prunable weights")
+
+
+def _from_pytorch(args: argparse.Namespace) -> Ticket:
+    shape = tuple(args.input_shape)
+    if len(shape) != 3 or min(shape) < 1:
+        raise ConfigError("--input_shape must be height,width,channels")
+    mean, std = args.mean or [0.0] * shape[2], args.std or [1.0] * shape[2]
+    if not len(mean) == len(std) == shape[2] or min(std) <= 0:
+        raise ConfigError(f"--mean and --std must be {shape[2]} numbers each, std above 0")
+    model = {"name": args.model} | ({"stem": args.stem} if args.stem else {})
+    return pytorch.import_pytorch(
+        args.file, model, data=args.data, input_shape=shape, mean=mean, std=std, start=args.start
+    )
+
+
+def _check_free(path: Path, force: bool) -> None:
+    taken = any(path.iterdir()) if path.is_dir() else path.exists()
+    if taken and not force:
+        raise ConfigError(f"{path}: is there already; --force replaces it")
+
+
+def _print(what: RenderableType) -> None:
+    width = None if sys.stdout.isatty() else 240  # a pipe folds no paths
+    Console(markup=False, highlight=False, emoji=False, width=width).print(what)
+
+
+def _numbers(kind: Callable[[str], float]) -> Callable[[str], list[float]]:
+    def parse(text: str) -> list[float]:
+        return [kind(part) for part in text.split(",")]
+
+    parse.__name__ = "numbers, with commas between"  # which argparse puts into its message
+    return parse
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message}; --help says more\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="python -m lottery_jax.tickets",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, says: str) -> argparse.ArgumentParser:
+        return commands.add_parser(name, help=says, description=f"{says[0].upper()}{says[1:]}.")
+
+    a = command("list", "a table of all tickets below folders")
+    a.add_argument("paths", nargs="+", type=Path, metavar="RUN_OR_FOLDER")
+    a = command("show", "what a ticket is and where it came from")
+    a.add_argument("ticket", type=Path, metavar="TICKET")
+    a = command("verify", "load tickets and check all that can be checked")
+    a.add_argument("paths", nargs="+", type=Path, metavar="TICKET_OR_FOLDER")
+    a = command("compare", "the overlap of two tickets of a network, beside that of chance")
+    a.add_argument("a", type=Path, metavar="A")
+    a.add_argument("b", type=Path, metavar="B")
+    a = command("export", "write a ticket to a portable file or its weights to a PyTorch file")
+    a.add_argument("ticket", type=Path, metavar="TICKET")
+    a.add_argument("file", type=Path, metavar="FILE", help="ends in .safetensors, .pth or .pt")
+    a.add_argument("--weights", choices=pytorch.WEIGHTS, help="for PyTorch; default: trained")
+    a.add_argument("--force", action="store_true", help="replace FILE")
+    a = command("import", "make a ticket directory of a portable or a PyTorch file")
+    a.add_argument("file", type=Path, metavar="FILE")
+    a.add_argument("ticket", type=Path, metavar="TICKET_DIR")
+    a.add_argument("--force", action="store_true", help="replace the ticket in TICKET_DIR")
+    b = a.add_argument_group("for a PyTorch file (state dict or checkpoint)")
+    b.add_argument("--model", help="the network, such as vgg19")
+    b.add_argument("--stem", help="of a ResNet: cifar or imagenet")
+    b.add_argument("--data", help="what it was trained on, such as cifar10")
+    b.add_argument("--start", type=Path, help="the weights to start from; default: FILE's own")
+    b.add_argument("--mean", type=_numbers(float), help="of its normalisation; default: 0 each")
+    b.add_argument("--std", type=_numbers(float), help="likewise; default: 1 each")
+    b.add_argument("--input_shape", type=_numbers(int), default=[32, 32, 3],
+                   help="height,width,channels; default: 32,32,3")  # fmt: skip
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    args = _parser().parse_args(argv)
+    good = True
+
+    def run() -> None:
+        nonlocal good
+        if args.command == "list":
+            good = list_tickets(args.paths)
+        elif args.command == "show":
+            _print(cards.card(args.ticket, store.read_metadata(args.ticket)))
+        elif args.command == "verify":
+            good = verify(args.paths)
+        elif args.command == "compare":
+            a, b = store.load_ticket(args.a), store.load_ticket(args.b)
+            _print(cards.comparison(compare.compare_tickets(a, b)))
+        elif args.command == "export":
+            export(args.ticket, args.file, args.weights, force=args.force)
+        else:
+            import_(args)
+
+    return exit_status(run) or int(not good)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,156 @@
+"""Tickets and comparisons as tables for the terminal."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+
+from lottery_jax.errors import TicketError
+from lottery_jax.models import abstract_variables
+from lottery_jax.tickets.compare import Comparison, Overlap
+from lottery_jax.tickets.ticket import PARTS, model_of
+
+Metadata = Mapping[str, Any]
+
+
+def listing(tickets: Iterable[tuple[Path, Metadata]]) -> Table:
+    """A line for each ticket."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("seed", "level", "control", "density", "accuracy"):
+        table.add_column(name, justify="left" if name == "control" else "right", no_wrap=True)
+    table.add_column("path", overflow="fold")
+    for path, metadata in tickets:
+        table.add_row(
+            str(metadata.get("seed", "")),
+            str(metadata.get("level", "")),
+            str(metadata.get("control", "")),
+            _percent(metadata.get("density")),
+            _percent((metadata.get("result") or {}).get("test_accuracy")),
+            str(path),
+        )
+    return table
+
+
+def card(path: Path, metadata: Metadata) -> RenderableType:
+    """All that the metadata says of one ticket.
+
+    Raises:
+        TicketError: a value is not what `save_ticket` writes.
+    """
+    try:
+        facts = Table(box=None, show_header=False, pad_edge=False)
+        for name, value in _facts(metadata):
+            facts.add_row(name, value)
+        return Group(facts, _layers(metadata))
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise TicketError(f"{path}: its metadata can't be shown: {error!r}") from error
+
+
+def _facts(metadata: Metadata) -> Iterator[tuple[str, str]]:
+    model, shape = model_of(dict(metadata))
+    params = abstract_variables(model, shape)["params"]
+    kept, total = metadata["weights_remaining"], metadata["weights_total"]
+    result = metadata.get("result") or {}
+    options = {name: value for name, value in metadata["model"].items() if name != "name"}
+    yield "network", f"{metadata['model']['name']} ({_joined(options)})"
+    yield "classes", str(metadata["num_classes"])
+    yield "images", "x".join(map(str, shape))
+    yield (
+        "data",
+        f"{metadata['data']}, mean {_numbers(metadata['mean'])}, std {_numbers(metadata['std'])}",
+    )
+    yield (
+        "parameters",
+        f"{sum(leaf.size for leaf in jax.tree.leaves(params))}, {total} of them prunable",
+    )
+    yield "density", f"{metadata['density']:.2%}, {kept} weights"
+    yield "accuracy", _percent(result.get("test_accuracy")) or "not known"
+    if rest := _joined({name: n for name, n in result.items() if name != "test_accuracy"}):
+        yield "measured", rest
+    for name in ("seed", "level", "control", "rewind_step"):
+        if name in metadata:
+            yield name.replace("_", " "), str(metadata[name])
+    for name in ("optimizer", "found_by", "method", "imported"):
+        if value := metadata.get(name):
+            yield name.replace("_", " "), _joined(value)
+    if "config_fingerprint" in metadata:
+        yield "config", str(metadata["config_fingerprint"])
+    if "lottery_jax_version" in metadata:
+        yield "made with", f"lottery_jax {metadata['lottery_jax_version']}"
+    yield "sha256", ", ".join(f"{part} {metadata['sha256'][part][:8]}" for part in PARTS)
+
+
+def _layers(metadata: Metadata) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("layer")
+    for name in ("remaining", "of", "density"):
+        table.add_column(name, justify="right")
+    counts = metadata["layers"]
+    order = [name for name in metadata["layer_order"] if name in counts]
+    for name in [*order, *(name for name in counts if name not in order)]:
+        kept, total = counts[name]
+        table.add_row(name, str(kept), str(total), f"{kept / total:.2%}")
+    return table
+
+
+def comparison(found: Comparison) -> RenderableType:
+    """The overlap of two tickets, layer by layer and in all."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("layer")
+    for name in ("weights", "in A", "in B", "in both", "by chance", "ratio"):
+        table.add_column(name, justify="right")
+    for name, overlap in found.layers.items():
+        table.add_row(name, *_cells(overlap))
+    total = found.total
+    table.add_section()
+    table.add_row("all", *_cells(total))
+    facts = Table(box=None, show_header=False, pad_edge=False)
+    within = found.by_chance_within_layers
+    ratio = _number(total.both / within if within else math.nan)
+    facts.add_row("by chance, given each layer's counts", f"{within:.1f}, ratio {ratio}")
+    facts.add_row("Jaccard, in both over in either", _number(total.jaccard))
+    for name, same in (("starting", total.same_start), ("trained", total.same_trained)):
+        share = _percent(same / total.both if total.both else None)
+        facts.add_row(f"same sign in both, {name} weights", share)
+    facts.add_row("density", " and ".join(map(_percent, found.density)))
+    effective = " and ".join(map(_percent, found.effective_density))
+    facts.add_row("on a path from input to output", effective)
+    for name, (a, b) in found.left_out.items():
+        facts.add_row(f"left out: {name}", f"{_shape(a)} in A, {_shape(b)} in B")
+    return Group(table, facts)
+
+
+def _cells(overlap: Overlap) -> tuple[str, ...]:
+    counts = (overlap.size, overlap.kept_a, overlap.kept_b, overlap.both)
+    return *map(str, counts), f"{overlap.by_chance:.1f}", _number(overlap.ratio)
+
+
+def _joined(values: object) -> str:
+    """A dict as `name=value` with commas between; anything else as text."""
+    if not isinstance(values, Mapping):
+        return str(values)
+    shown = {name: _number(v) if isinstance(v, float) else str(v) for name, v in values.items()}
+    return ", ".join(f"{name}={text}" for name, text in shown.items())
+
+
+def _number(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.4g}"
+
+
+def _numbers(values: Iterable[float]) -> str:
+    return ", ".join(map(_number, values))
+
+
+def _percent(share: object) -> str:
+    return f"{share:.2%}" if isinstance(share, int | float) else ""
+
+
+def _shape(shape: Iterable[int]) -> str:
+    return "x".join(map(str, shape))

@@ -1,0 +1,212 @@
+"""A ticket as one small file that any machine reads: safetensors, pruned weights left out.
+
+The file holds, by names such as `params/conv1/kernel`,
+
+    mask/…                        of each kernel: its bits in C order, packed by `numpy.packbits`
+    params/…, trained/…           of each kernel: the values that the mask keeps, in C order;
+                                  of every other leaf: the whole leaf
+    batch_stats/…, trained_batch_stats/…
+
+and one entry of text, `ticket`: JSON with `format`, `version` and the ticket's `metadata`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+from jax import ShapeDtypeStruct
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from lottery_jax import masks
+from lottery_jax.errors import TicketError
+from lottery_jax.files import replacing
+from lottery_jax.tickets.ticket import (
+    PARTS,
+    Ticket,
+    checked_metadata,
+    compare_leaves,
+    completed,
+    expected_arrays,
+    leaves,
+    verified,
+)
+
+PyTree = Any
+Array = np.ndarray[Any, np.dtype[Any]]
+
+_FORMAT, _VERSION = "lottery_jax ticket", 1
+_ENTRY = "ticket"  # one entry of text, for safetensors does not keep the order of several
+_SPARSE = ("params", "trained")
+# safetensors' names of the dtypes that a portable ticket can have.
+_DTYPES = {"U8": np.uint8, "F32": np.float32}
+
+
+def save_portable(path: str | os.PathLike[str], ticket: Ticket) -> Ticket:
+    """Writes a trained ticket to one file, whole or not at all; replaces what is there.
+
+    Returns:
+        The ticket as `load_ticket` will give it: with NumPy arrays and the completed metadata.
+
+    Raises:
+        TicketError: as `save_ticket`.
+    """
+    ticket = completed(path, ticket)
+    kernels = _kernel_paths(ticket.mask)
+    mask = leaves(ticket.mask)
+    tensors = {f"mask/{name}": np.packbits(mask[name]) for name in kernels}
+    for part in PARTS[1:]:
+        for name, leaf in leaves(getattr(ticket, part)).items():
+            sparse = part in _SPARSE and name in kernels
+            tensors[f"{part}/{name}"] = leaf[mask[name]] if sparse else np.ascontiguousarray(leaf)
+    entry = {"format": _FORMAT, "version": _VERSION, "metadata": ticket.metadata}
+    content = save(tensors, {_ENTRY: json.dumps(entry, allow_nan=False)})
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+    return ticket
+
+
+def is_portable(path: str | os.PathLike[str]) -> bool:
+    """Whether a file is safetensors with a ticket's entry; it may still be damaged.
+
+    Raises:
+        TicketError: it is not safetensors at all.
+    """
+    with _opened(path) as file:
+        return _ENTRY in (file.metadata() or {})
+
+
+def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The metadata of a portable ticket.
+
+    Raises:
+        TicketError: the file is not one, or of another version.
+    """
+    with _opened(path) as file:
+        return _metadata_of(Path(path), file)
+
+
+def load_portable(path: str | os.PathLike[str], model: nn.Module | None = None) -> Ticket:
+    """Reads a portable ticket and verifies it like `load_ticket`.
+
+    Nothing is allocated before the names, shapes and dtypes of everything in the file have been
+    found to be those that the model and the recorded counts require.
+
+    Args:
+        path: the file.
+        model: the network it must fit; by default the one its metadata describes.
+
+    Raises:
+        TicketError: the file is damaged or does not fit.
+    """
+    where = Path(path)
+    with _opened(where) as file:
+        metadata = _metadata_of(where, file)
+        expected = expected_arrays(where, metadata, model)
+        compare_leaves(where, _header(where, file), _stored(where, expected, metadata))
+        mask = _read_mask(where, file, expected["mask"], metadata)
+        kept = leaves(mask)
+
+        def read(part: str, name: str, leaf: ShapeDtypeStruct) -> Array:
+            values: Array = file.get_tensor(f"{part}/{name}")
+            if part not in _SPARSE:
+                return values
+            whole = np.zeros(leaf.shape, leaf.dtype)
+            whole[kept[name]] = values.ravel()
+            return whole
+
+        arrays = {"mask": mask}
+        for part in PARTS[1:]:
+            read_leaves = [read(part, *pair) for pair in leaves(expected[part]).items()]
+            arrays[part] = jax.tree.unflatten(jax.tree.structure(expected[part]), read_leaves)
+    return verified(where, arrays, metadata)
+
+
+@contextmanager
+def _opened(path: str | os.PathLike[str]) -> Iterator[Any]:
+    """An open safetensors file; what is wrong with the file itself is a `TicketError`."""
+    try:
+        with safe_open(path, framework="numpy") as file:
+            yield file
+    except (SafetensorError, OSError) as error:
+        raise TicketError(f"{path}: is not a readable safetensors file: {error}") from error
+
+
+def _metadata_of(where: Path, file: Any) -> dict[str, Any]:
+    text = (file.metadata() or {}).get(_ENTRY)
+    if text is None:
+        raise TicketError(f"{where}: is not a ticket (a safetensors file without its metadata)")
+    try:
+        entry = json.loads(text)
+        what, version, metadata = entry["format"], entry["version"], entry["metadata"]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise TicketError(f"{where}: can't be read as a ticket's metadata: {error}") from error
+    if (what, version) != (_FORMAT, _VERSION):
+        raise TicketError(
+            f"{where}: has format {what!r} {version}; this version reads {_FORMAT!r} {_VERSION}"
+        )
+    return checked_metadata(where, metadata)
+
+
+def _kernel_paths(tree: PyTree) -> list[str]:
+    return [f"{layer}/kernel" for layer in masks.kernels(tree)]
+
+
+def _header(where: Path, file: Any) -> dict[str, ShapeDtypeStruct]:
+    """Name, shape and dtype of every tensor in the file; reads only the header."""
+    found = {}
+    for name in file.keys():  # noqa: SIM118 (a handle that is not itself iterable)
+        tensor = file.get_slice(name)
+        if tensor.get_dtype() not in _DTYPES:
+            raise TicketError(f"{where}: leaf {name} is {tensor.get_dtype()}, which no ticket has")
+        found[name] = ShapeDtypeStruct(tuple(tensor.get_shape()), _DTYPES[tensor.get_dtype()])
+    return found
+
+
+def _stored(
+    where: Path, expected: dict[str, PyTree], metadata: dict[str, Any]
+) -> dict[str, ShapeDtypeStruct]:
+    """What the file of such a ticket has to hold, by name."""
+    stored = {}
+    kept = {}
+    for name, leaf in leaves(expected["mask"]).items():
+        if name in _kernel_paths(expected["mask"]):
+            try:
+                kept[name], total = metadata["layers"][name.removesuffix("/kernel")]
+                fits = type(kept[name]) is int and 0 <= kept[name] <= leaf.size == total
+            except (KeyError, TypeError, ValueError):
+                fits = False
+            if not fits:
+                raise TicketError(f"{where}: its metadata has no counts that fit {name}")
+            stored[f"mask/{name}"] = ShapeDtypeStruct((-(-leaf.size // 8),), np.uint8)
+    for part in PARTS[1:]:
+        for name, leaf in leaves(expected[part]).items():
+            sparse = part in _SPARSE and name in kept
+            shape = (kept[name],) if sparse else leaf.shape
+            stored[f"{part}/{name}"] = ShapeDtypeStruct(shape, leaf.dtype)
+    return stored
+
+
+def _read_mask(where: Path, file: Any, expected: PyTree, metadata: dict[str, Any]) -> PyTree:
+    kernels = _kernel_paths(expected)
+
+    def read(name: str, leaf: ShapeDtypeStruct) -> Array:
+        if name not in kernels:
+            return np.ones(leaf.shape, bool)
+        bits = np.unpackbits(file.get_tensor(f"mask/{name}"))
+        if bits[leaf.size :].any():
+            raise TicketError(f"{where}: the mask of {name} has bits beyond its last weight")
+        if np.count_nonzero(bits) != metadata["layers"][name.removesuffix("/kernel")][0]:
+            raise TicketError(f"{where}: the mask of {name} does not keep as many as recorded")
+        return bits[: leaf.size].astype(bool).reshape(leaf.shape)
+
+    read_leaves = [read(*pair) for pair in leaves(expected).items()]
+    return jax.tree.unflatten(jax.tree.structure(expected), read_leaves)
