@@ -34,6 +34,7 @@ MAY_IMPORT = {
     "rundir": {"config", "errors", "files", "logs", "tickets"},
     "ladder": {"config", "controls", "errors", "experiment", "logs", "masks", "pipeline",
                "rundir", "scores", "tickets", "train"},
+    "references": {"errors"},
     "report": {"errors", "files", "logs"},
     "evaluate": {"datasets", "errors", "masks", "pipeline", "tickets", "train"},
     "main": {"config", "errors", "ladder", "report"},
