@@ -38,14 +38,16 @@ MAY_IMPORT = {
     "ladder": {"config", "controls", "drawing", "errors", "experiment", "logs", "masks", "pipeline",
                "rundir", "scores", "tickets", "train", "transfer"},
     "matrix": {"errors", "experiment", "ladder", "rundir", "transfer"},
-    "report": {"errors", "files", "logs"},
+    "figures": {"files"},
+    "references": {"errors"},
+    "report": {"errors", "figures", "files", "logs", "references"},
     "evaluate": {"datasets", "errors", "masks", "pipeline", "tickets", "train"},
     "main": {"config", "errors", "experiment", "ladder", "matrix", "report"},
 }  # fmt: skip
 
 # Third-party packages that one module alone may know.
 ONLY = {"orbax": {"tickets"}, "wandb": {"logs"}, "tensorflow_datasets": {"tfds_source"},
-        "sklearn": {"datasets"}, "matplotlib": {"report"}, "absl": {"main"},
+        "sklearn": {"datasets"}, "matplotlib": {"figures"}, "absl": {"main"},
         "optax": {"optim", "scores", "train"}, "safetensors": {"tickets"},
         "torch": {"tickets"}}  # fmt: skip
 

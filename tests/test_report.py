@@ -1,11 +1,14 @@
 """Reports: the numbers of a CSV written by hand, worked out by hand."""
 
+import csv
+import io
 import json
 import struct
 
 import pytest
+from rich.console import Console
 
-from lottery_jax import report
+from lottery_jax import references, report
 from lottery_jax.errors import ConfigError
 from lottery_jax.logs import CURVE_COLUMNS
 
@@ -19,12 +22,24 @@ ROWS = """
 """.lstrip()
 
 
-def make_run(path, rows=ROWS, model="lenet_300_100"):
-    path.mkdir()
+def make_run(path, rows=ROWS, model="lenet_300_100", data="digits", **more):
+    path.mkdir(parents=True)
     (path / "curve.csv").write_text(",".join(CURVE_COLUMNS) + "\n" + rows)
-    config = {"model": {"name": model}, "data": {"name": "digits"}, "optimizer": {"name": "sgd"}}
-    (path / "config.json").write_text(json.dumps({"config": config}))
+    config = {"model": {"name": model}, "data": {"name": data}, "optimizer": {"name": "sgd"}}
+    (path / "config.json").write_text(json.dumps({"config": {**config, **more}}))
     return path
+
+
+def ladder(draw, scores):
+    return {"ladder": {"draw": draw, "scores": scores}}
+
+
+def rows(*points, control="winning", seed=0):
+    """Rows of curve.csv from (level, density, accuracy)."""
+    return "".join(
+        f"{seed},{level},{control},1000,{round(1000 * density)},{density},{accuracy},0.3,0.1,2,1\n"
+        for level, density, accuracy in points
+    )
 
 
 def test_means_and_deviations_over_seeds(tmp_path):
@@ -61,13 +76,265 @@ def test_figures_of_one_and_of_several_runs(tmp_path, capsys):
     svg = (tmp_path / "both" / "curve.svg").read_text()
     assert "<svg" in svg
     assert str(tmp_path / "both" / "table.md") in capsys.readouterr().out
-    figure = report.accuracy_figure([report.read_run(a), report.read_run(b)])
-    (axes,) = figure.axes
-    labels = [text.get_text() for text in axes.get_legend().get_texts()]
-    assert "conv2 on digits, SGD, winning ticket" in labels and len(labels) == 6
-    line = next(x for x in axes.get_lines() if x.get_label() == labels[0])
-    assert list(line.get_xdata()) == pytest.approx([100.0, 10.0])
-    assert list(line.get_ydata()) == pytest.approx([91.0, 90.0])
+    panel = report.accuracy_panel([report.read_run(a), report.read_run(b)])
+    labels = [line.label for line in panel.lines]
+    assert labels == [
+        "lenet_300_100 on digits, SGD", "", "conv2 on digits, SGD", "", "random ticket"
+    ]  # fmt: skip
+    ticket, random, _, other_random, entry = panel.lines
+    assert ticket.x == pytest.approx((100, 10)) and ticket.mean == pytest.approx((91, 90))
+    assert ticket.std == pytest.approx((2**0.5, 2**0.5)) and ticket.kind == "ticket"
+    assert random.x == pytest.approx((10,)) and random.mean == pytest.approx((55,))
+    assert random.kind == "control" and random.colour == ticket.colour == 0
+    assert other_random.colour == 1 and other_random.marker == random.marker == entry.marker
+    assert entry.x == () and entry.colour is None  # a legend entry alone
+
+
+@pytest.mark.parametrize(
+    "config, method",
+    [
+        ({}, "IMP"),  # as runs of earlier versions have it
+        (ladder("iterative", "magnitude"), "IMP"),
+        (ladder("oneshot", "magnitude"), "one-shot magnitude"),
+        (ladder("init", "snip"), "SNIP"),
+        (ladder("init_nested", "snip"), "iterative SNIP"),
+        (ladder("init", "grasp"), "GraSP"),
+        (ladder("init", "synflow"), "SynFlow"),
+        (ladder("init", "random"), "random pruning"),
+        (ladder("init", "erk"), "ERK"),
+        (ladder("init", "magnitude_at_init"), "magnitude at init"),
+        (ladder("init_nested", "grasp"), "grasp, init_nested"),
+    ],
+)
+def test_a_method_has_a_name_and_imp_goes_without_saying(tmp_path, config, method):
+    run = report.read_run(make_run(tmp_path / "run", **config))
+    assert run.method == method
+    named = "" if method == "IMP" else f", {method}"
+    assert run.title == f"lenet_300_100 on digits, SGD{named}"
+
+
+def test_a_transfer_run_names_its_source_wherever_that_is(tmp_path):
+    make_run(tmp_path / "a", data="cifar100", **ladder("init", "snip"))
+    run = report.read_run(make_run(tmp_path / "b", source=str(tmp_path / "a")))
+    assert run.source == "cifar100, SGD" and run.method == "SNIP"
+    assert run.title == "lenet_300_100 on digits, SGD, SNIP tickets of cifar100, SGD"
+    (tmp_path / "moved").mkdir()
+    for name in ("a", "b"):
+        (tmp_path / name).rename(tmp_path / "moved" / name)
+    assert report.read_run(tmp_path / "moved" / "b").source == "cifar100, SGD"
+    (tmp_path / "moved" / "a").rename(tmp_path / "elsewhere")
+    lost = report.read_run(tmp_path / "moved" / "b")
+    assert lost.title == "lenet_300_100 on digits, SGD, tickets of a"
+
+
+@pytest.mark.parametrize(
+    "transfer, remaining, dense",
+    [
+        ({"head": "reinit", "head_mask": "dense"}, 100, True),
+        ({"head": "reinit", "head_mask": "density"}, 110, False),
+        ({"head": "keep"}, 110, False),
+        ({"head": "auto"}, 110, True),  # more weights than the source's ticket
+        ({"head": "auto"}, 100, False),
+        ({}, 110, True),
+    ],
+)
+def test_a_dense_new_head_is_said_to_be_counted(tmp_path, transfer, remaining, dense):
+    make_run(tmp_path / "source")
+    text = ROWS.replace("1000,100,0.1", f"1000,{remaining},0.1")
+    run = make_run(tmp_path / "run", text, source="source", transfer=transfer)
+    counted = report.read_run(run).counted
+    assert counted == "prunable weights" + (", the dense re-initialised head included" * dense)
+    assert ("the dense re-initialised head included" in report.markdown_table(
+        [report.read_run(run)])) == dense  # fmt: skip
+
+
+def test_methods_of_one_setting_share_a_dense_line(tmp_path):
+    imp = report.read_run(make_run(tmp_path / "imp"))
+    snip = report.read_run(make_run(tmp_path / "snip", **ladder("init", "snip")))
+    panel = report.accuracy_panel([imp, snip])
+    assert [line.label for line in panel.lines if line.label] == ["IMP", "SNIP", "random ticket"]
+    (dense,) = panel.dense
+    assert dense.label == "dense network" and dense.accuracy == pytest.approx(91)
+    better = make_run(tmp_path / "better", ROWS.replace("1.0,0.92", "1.0,0.94"))
+    panel = report.accuracy_panel([imp, report.read_run(better)])
+    assert [d.accuracy for d in panel.dense] == [None, pytest.approx(91), pytest.approx(92)]
+    assert [d.colour for d in panel.dense] == [None, 0, 1]
+
+
+def test_what_tells_runs_apart(tmp_path):
+    def names(*runs):
+        return report.legend_names([report.read_run(run) for run in runs])
+
+    a = make_run(tmp_path / "x" / "run")
+    b = make_run(tmp_path / "y" / "run")
+    snip = make_run(tmp_path / "snip", **ladder("init", "snip"))
+    svhn = make_run(tmp_path / "svhn", data="svhn")
+    moved = make_run(tmp_path / "moved", source=str(svhn))
+    assert names(a, snip) == ["IMP", "SNIP"]
+    assert names(a, moved) == ["native tickets", "tickets of svhn, SGD"]
+    assert names(a, snip, moved) == [
+        "IMP, native tickets", "SNIP, native tickets", "IMP, tickets of svhn, SGD"
+    ]  # fmt: skip
+    assert names(a, b) == ["x/run", "y/run"]
+    assert names(a, a) == [str(a), str(a)]
+    assert names(a, svhn)[1] == "lenet_300_100 on svhn, SGD"
+
+
+def test_the_joint_table_holds_the_densities_in_common(tmp_path):
+    points = [(0, 1.0, 0.9), (1, 0.512, 0.88), (2, 0.1, 0.8)]
+    a = make_run(tmp_path / "a", rows(*points))
+    points = [(0, 1.0, 0.9), (1, 0.5, 0.7), (2, 0.101, 0.6), (3, 0.05, 0.5)]
+    b = make_run(tmp_path / "b", rows(*points), **ladder("init", "snip"))
+    c = make_run(tmp_path / "c", rows(*points[:2]), **ladder("init", "erk"))
+    table = report.markdown_table([report.read_run(run) for run in (a, b, c)])
+    joint = table.split("\n\n")[1]
+    assert joint.splitlines() == [
+        "| weights left, % | IMP | SNIP | ERK |",
+        "|---:|---:|---:|---:|",
+        "| 100.00 | 90.00 | 90.00 | 90.00 |",
+        "| 50.00 |  | 70.00 | 70.00 |",  # 51.2 is more than 2 % away
+        "| 10.00 | 80.00 | 60.00 |  |",
+    ]
+
+
+def test_eight_series_fit_a_terminal_of_100_columns(tmp_path):
+    controls = ("reinit", "random", "random_preserved", "shuffle_layers", "shuffle_global",
+                "init", "dense_sign")  # fmt: skip
+    random = "".join(ROWS.splitlines(keepends=True)[-2:])
+    text = ROWS + "".join(random.replace("random", c) for c in controls if c != "random")
+    run = make_run(tmp_path / "run", text)
+    console = Console(width=100, soft_wrap=True, record=True, file=io.StringIO())
+    console.print(report.closing_table([run]))
+    printed = console.export_text()
+    assert "…" not in printed and max(map(len, printed.splitlines())) <= 100
+    assert "90.0±1.4" in printed and "55.0±7.1" in printed and "preserved" in printed
+    panel = report.accuracy_panel([report.read_run(run)])
+    labels = [line.label for line in panel.lines]
+    assert labels[0] == "winning ticket" and "same mask, signs only" in labels
+    assert len({line.colour for line in panel.lines}) == len(set(labels)) == 8
+
+
+def test_published_curves_stand_behind_with_what_differs(tmp_path, capsys):
+    run = make_run(tmp_path / "run", model="vgg16", data="cifar10", seeds=[0, 1],
+                   train={"epochs": 10})  # fmt: skip
+    both = ["--reference", "tanaka2020", "--reference", "gohil2020:vgg19_svhn"]
+    assert report.main([str(run), *both]) == 0
+    table = (run / "report" / "table.md").read_text()
+    assert "NeurIPS 2020" in table
+    assert "epochs 160 (here 10), seeds 3 (here 2)" in table
+    assert "ReScience C" in table and "network vgg19 (here vgg16), data svhn" in table
+    found = references.select("tanaka2020", [("vgg16", "cifar10")])
+    panel = report.accuracy_panel([report.read_run(run)], found)
+    line = next(x for x in panel.lines if x.label == "Tanaka et al. 2020: SynFlow")
+    assert line.kind == "reference" and line.x == pytest.approx((100, 10, 3.2, 1, 0.1))
+    assert line.mean == (93.5, 93.26, 92.12, 90.08, 80.39)
+    capsys.readouterr()
+    assert report.main([str(run), "--reference", "gohil2020"]) == 2
+    error = capsys.readouterr().err
+    assert "no numbers of vgg16 on cifar10" in error and error.count("\n") == 1
+
+
+def make_matrix(path):
+    """Tickets of a and b on a and c, at densities 0.5 and 0.1, of two seeds.
+
+    On c, the native accuracies at level 2 are 80 and 82, those of a's tickets 81 and 81: the
+    differences are +1 and -1. The tickets of b on c have 12 % of the weights, and only seed 0.
+    """
+    config = {"transfer": {"sources": ["a", "b"], "targets": ["a", "c"], "density": 0.12}}
+    path.mkdir()
+    (path / "config.json").write_text(json.dumps({"config": config}))
+
+    def two(first, second, low=0.1, control="winning", start=0):
+        points = [[(0, 1.0, 0.9), (1, 0.5, 0.85), (2, low, x)][start:] for x in (first, second)]
+        return "".join(rows(*p, control=control, seed=s) for s, p in enumerate(points))
+
+    make_run(path / "a", two(0.7, 0.71), data="a")
+    make_run(path / "b", two(0.6, 0.6), data="b")
+    make_run(path / "c", two(0.8, 0.82) + two(0.3, 0.2, control="random", start=1), data="c")
+    make_run(path / "a_to_c", two(0.81, 0.81), data="c", source=str(path / "a"))
+    one = rows((0, 1.0, 0.9), (1, 0.5, 0.8), (2, 0.12, 0.79))
+    make_run(path / "b_to_c", one, data="c", source=str(path / "b"))
+    return path
+
+
+def test_a_transfer_matrix_compares_by_level_and_seed(tmp_path):
+    matrix = report.read_matrix(make_matrix(tmp_path / "matrix"))
+    assert matrix.level == 2  # 10 % is nearer to 12 % than 50 % is
+    assert matrix.differences("a", "c", 2) == pytest.approx({0: 1, 1: -1})
+    assert matrix.differences("b", "c", 2) == pytest.approx({0: -1})
+    assert matrix.differences("random", "c", 2) == pytest.approx({0: -50, 1: -62})
+    assert matrix.differences("c", "c", 2) == {0: 0, 1: 0}
+    assert matrix.differences("b", "a", 2) == {}
+    assert matrix.is_comparable("a", "c", 2) and not matrix.is_comparable("b", "c", 2)
+    assert matrix.missing == ("b_to_a (no level yet)", "b_to_c (3 of 6 trainings to go)")
+    assert report.read_matrix(matrix.workdir, density=0.4).level == 1
+    cells = {
+        name: [(c.text, c.small) for c in row] for name, row in report.heat_rows(matrix).items()
+    }
+    assert cells == {
+        "a": [("70.50", "± 0.71"), ("0.00", "± 1.41")],
+        "b": [("missing", ""), ("\u22121.00†", "")],
+        "random ticket": [("missing", ""), ("\u221256.00", "± 8.49")],
+    }
+    values = {name: [c.value for c in row] for name, row in report.heat_rows(matrix).items()}
+    assert values["a"] == [0, pytest.approx(0)] and values["b"] == [None, pytest.approx(-1)]
+    assert values["random ticket"] == [None, pytest.approx(-56)]
+
+
+def test_the_files_of_a_transfer_matrix(tmp_path):
+    path = make_matrix(tmp_path / "matrix")
+    files = report.write_report([path])
+    assert [file.name for file in files] == [
+        "matrix.png", "matrix.svg", "heatmap.png", "heatmap.svg", "matrix.csv", "table.md"
+    ]  # fmt: skip
+    with (path / "report" / "matrix.csv").open(newline="") as file:
+        table = [tuple(row.values()) for row in csv.DictReader(file)]
+    assert ("c", "a", "0", "2", "0.1", "0.81", "0.01") in table
+    assert ("c", "a", "1", "2", "0.1", "0.81", "-0.01") in table
+    assert ("c", "c", "1", "2", "0.1", "0.82", "0") in table
+    assert ("c", "random", "1", "2", "0.1", "0.2", "-0.62") in table
+    # a and c: two seeds of three levels; a on c as well; b on c: one seed; random: two levels.
+    assert len(table) == 6 + 6 + 6 + 3 + 4
+    text = (path / "report" / "table.md").read_text()
+    assert "At level 2, 10.00 to 12.00 % of the weights; 12 % was asked for." in text
+    assert "| a | **70.50 ± 0.71** | 0.00 ± 1.41 |" in text
+    assert "† Of b on c 12.00 % of the weights remain, of the target's own ticket 10.00 %." in text
+    assert "- b_to_a (no level yet)" in text
+    assert "| level | weights left, % | c | a | b | random ticket |" in text
+    console = Console(width=100, soft_wrap=True, record=True, file=io.StringIO())
+    console.print(report.closing_table([path]))
+    assert "(70.50 ± 0.71)" in console.export_text()
+    sparse = report.matrix_markdown(report.read_matrix(path, density=0.4))
+    assert "At level 1, 50.00 % of the weights; 40 % was asked for." in sparse
+    panels = report.matrix_panels(report.read_matrix(path))
+    assert [p.title for p in panels] == ["trained on a", "trained on c"]
+    assert [x.label for x in panels[1].lines] == [
+        "tickets of a", "tickets of b", "tickets of c", "random ticket"
+    ]  # fmt: skip
+    # One source has one colour in every panel.
+    assert [x.colour for x in panels[0].lines] == [0]
+    assert [x.colour for x in panels[1].lines] == [0, 1, 2, None]
+
+
+def test_what_a_transfer_matrix_does_not_go_with(tmp_path, capsys):
+    path, run = make_matrix(tmp_path / "matrix"), make_run(tmp_path / "run")
+    assert report.main([str(path), str(run)]) == 2
+    assert report.main([str(path), "--reference", "gohil2020"]) == 2
+    assert report.main([str(run), "--density", "0.1"]) == 2
+    assert report.main([str(path), "--density", "3"]) == 2
+    errors = capsys.readouterr().err.splitlines()
+    assert len(errors) == 4 and "alone" in errors[0] and "alone" in errors[1]
+    assert "is a run" in errors[2] and "0.03 for 3 %" in errors[3]
+    (path / "a" / "curve.csv").write_text("seed,level\n1,2\n")
+    with pytest.raises(ConfigError, match="matrix/a: is not a run that can be reported on"):
+        report.write_report([path])
+
+
+def test_a_matrix_without_any_run_is_an_error(tmp_path):
+    config = {"transfer": {"sources": ["a"], "targets": ["c"]}}
+    (tmp_path / "config.json").write_text(json.dumps({"config": config}))
+    with pytest.raises(ConfigError, match="no run of the matrix has a complete level yet"):
+        report.write_report([tmp_path])
 
 
 def test_runs_of_the_same_kind_are_told_apart_by_their_directories(tmp_path):

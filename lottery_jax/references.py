@@ -1,0 +1,266 @@
+"""Published accuracies to draw behind one's own, with what is known of how they were made."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from lottery_jax.errors import ConfigError
+
+# (weights pruned, test accuracy), both in percent.
+Points = tuple[tuple[float, float], ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Publication:
+    """Where curves were published.
+
+    Attributes:
+        key: its name on the command line.
+        name: its name in a legend.
+        citation: in full.
+        replicates: independent trainings behind each number.
+        notes: what else to know before comparing; each is a sentence without its full stop.
+    """
+
+    key: str
+    name: str
+    citation: str
+    replicates: int
+    notes: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Curve:
+    """One published curve.
+
+    Attributes:
+        publication: where it stands.
+        network: as `config.model.name` calls it.
+        data: what was trained on, as `config.data.name` calls it.
+        ticket: which tickets were trained.
+        points: the numbers, from dense to sparse.
+        settings: what is known of the training, by the dotted key of the config that says the same.
+        notes: of this curve alone.
+    """
+
+    publication: Publication
+    network: str
+    data: str
+    ticket: str
+    points: Points
+    settings: Mapping[str, Any]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def key(self) -> str:
+        """What asks for it on a command line; curves of the same network and data share it."""
+        return f"{self.publication.key}:{self.network}_{self.data}"
+
+    def label(self, settings: Iterable[tuple[str, str]]) -> str:
+        """Its name in a legend, with network and data if no run there has the same."""
+        other = (self.network, self.data) not in settings
+        where = f", {self.network} on {self.data}" if other else ""
+        return f"{self.publication.name}{where}: {self.ticket}"
+
+
+_GOHIL = Publication(
+    "gohil2020",
+    "Gohil et al. 2020",
+    "Varun Gohil, S. Deepak Narayanan, Atishay Jain: [Re] One ticket to win them all: "
+    "generalizing lottery ticket initializations across datasets and optimizers. "
+    "ReScience C 6.2 (#4), 2020; numbers from the authors' result sheets",
+    replicates=1,
+    notes=("their code prunes and counts BatchNorm scales with the weights",),
+)
+_TANAKA = Publication(
+    "tanaka2020",
+    "Tanaka et al. 2020",
+    "Hidenori Tanaka, Daniel Kunin, Daniel L. K. Yamins, Surya Ganguli: Pruning neural networks "
+    "without any data by iteratively conserving synaptic flow. NeurIPS 2020",
+    replicates=3,
+    notes=(
+        "the numbers are second-hand and were not checked against the paper",
+        "the training is as the authors' repository records it for the same network on CIFAR-100",
+    ),
+)
+
+_SGD = {
+    "optimizer.name": "sgd",
+    "optimizer.learning_rate": 0.1,
+    "optimizer.momentum": 0.9,
+    "optimizer.weight_decay": 1e-4,
+    "optimizer.schedule": "step",
+}
+_ADAM = {
+    "optimizer.name": "adam",
+    "optimizer.learning_rate": 3e-4,
+    "optimizer.weight_decay": 1e-4,
+    "optimizer.schedule": "step",
+}
+_LATE_RESET = {"train.batch_size": 512, "ladder.rewind": "1ep"}
+_VGG19 = {**_LATE_RESET, "train.epochs": 160, "optimizer.milestones": (80, 120)}
+_RESNET50 = {**_LATE_RESET, "train.epochs": 90, "optimizer.milestones": (50, 65, 80)}
+_VGG16 = {"train.batch_size": 128, "train.epochs": 160, "optimizer.milestones": (60, 120)}
+
+
+def _gohil(network: str, data: str, ticket: str, *accuracies: float, adam: bool = False) -> Curve:
+    recipe = _VGG19 if network == "vgg19" else _RESNET50
+    return Curve(
+        _GOHIL,
+        network,
+        data,
+        ticket,
+        tuple(zip((0.0, 48.8, 89.3, 97.2, 98.85, 99.88), accuracies, strict=True)),
+        {**recipe, **(_ADAM if adam else _SGD)},
+        ("their code flips SVHN's digits in training",) if data == "svhn" else (),
+    )
+
+
+def _tanaka(ticket: str, *accuracies: float) -> Curve:
+    points = tuple(zip((0.0, 90.0, 96.8, 99.0, 99.9), (93.5, *accuracies), strict=True))
+    return Curve(_TANAKA, "vgg16", "cifar10", ticket, points, {**_VGG16, **_SGD})
+
+
+CURVES = (
+    _gohil("vgg19", "cifar10", "CIFAR-10 ticket", 92.58, 92.63, 92.67, 93.13, 92.58, 80.60),
+    _gohil("vgg19", "cifar10", "CIFAR-100 ticket", 92.41, 92.72, 92.93, 91.24, 89.84, 77.87),
+    _gohil("vgg19", "cifar100", "CIFAR-100 ticket", 69.66, 68.96, 69.61, 68.93, 63.87, 41.87),
+    _gohil("vgg19", "cifar100", "CIFAR-10 ticket", 69.88, 69.45, 70.13, 69.79, 63.98, 40.87),
+    _gohil("vgg19", "svhn", "SVHN ticket", 95.61, 95.93, 95.95, 95.87, 95.67, 92.32),
+    _gohil(
+        "vgg19", "cifar10", "Adam on an SGD ticket",
+        92.58, 91.28, 91.43, 91.07, 89.74, 10.0, adam=True,
+    ),
+    _gohil("vgg19", "cifar10", "SGD on an Adam ticket", 91.12, 92.62, 91.75, 92.32, 92.16, 81.19),
+    _gohil("resnet50", "cifar10", "CIFAR-10 ticket", 75.02, 78.10, 76.10, 79.47, 78.05, 10.0),
+    _gohil("resnet50", "cifar10", "CIFAR-100 ticket", 79.55, 78.01, 77.51, 81.19, 81.15, 10.0),
+    _tanaka("random pruning", 91.15, 87.52, 79.14, 10.00),
+    _tanaka("magnitude at init", 93.12, 91.95, 89.80, 10.00),
+    _tanaka("SNIP", 92.26, 91.08, 89.15, 76.25),
+    _tanaka("GraSP", 91.84, 90.17, 87.49, 70.93),
+    _tanaka("SynFlow", 93.26, 92.12, 90.08, 80.39),
+)  # fmt: skip
+
+
+def select(name: str, settings: Iterable[tuple[str, str]]) -> list[Curve]:
+    """The curves that a name on the command line asks for.
+
+    Args:
+        name: a publication, or `PUBLICATION:NETWORK_DATA`.
+        settings: network and data of each run; of a publication the curves that match one of them
+            are taken.
+
+    Raises:
+        ConfigError: there are none; it lists those there are.
+
+    >>> [curve.ticket for curve in select("gohil2020", [("vgg19", "svhn")])]
+    ['SVHN ticket']
+    """
+    keys = sorted({curve.key for curve in CURVES})
+    if ":" in name:
+        found = [curve for curve in CURVES if curve.key == name]
+        problem = f"there are no published numbers {name!r}"
+    else:
+        runs = list(settings)
+        found = [
+            curve
+            for curve in CURVES
+            if curve.publication.key == name and (curve.network, curve.data) in runs
+        ]
+        of = " or ".join(dict.fromkeys(f"{network} on {data}" for network, data in runs))
+        known = name in {curve.publication.key for curve in CURVES}
+        problem = f"{name} has no numbers of {of}" if known else f"unknown publication {name!r}"
+    if not found:
+        raise ConfigError(f"--reference: {problem}; there are: {', '.join(keys)}")
+    return found
+
+
+_WORDS = {
+    "model.name": "network",
+    "data.name": "data",
+    "train.epochs": "epochs",
+    "train.batch_size": "batch size",
+    "optimizer.name": "optimizer",
+    "optimizer.learning_rate": "learning rate",
+    "optimizer.momentum": "momentum",
+    "optimizer.weight_decay": "weight decay",
+    "optimizer.schedule": "schedule",
+    "optimizer.milestones": "rate drops after epochs",
+    "ladder.rewind": "rewind",
+}
+
+
+def differences(curve: Curve, config: Mapping[str, Any]) -> list[str]:
+    """How the training of a published curve differs from that of a run, as far as it is known.
+
+    Args:
+        curve: the published curve.
+        config: the run's config, nested, as in config.json.
+
+    >>> config = {"train": {"epochs": 10, "batch_size": 128}, "seeds": [0, 1, 2]}
+    >>> differences(CURVES[-1], config)[0]
+    'epochs 160 (here 10)'
+    """
+    here = dict(_flat(config))
+    theirs = {**curve.settings, "model.name": curve.network, "data.name": curve.data}
+    if here.get("optimizer.schedule", "step") != "step":
+        here["optimizer.milestones"] = ()
+    if here.get("optimizer.name") != theirs["optimizer.name"]:
+        here.pop("optimizer.momentum", None)  # only SGD has one
+    pairs = [
+        (word, theirs[key], here[key])
+        for key, word in _WORDS.items()
+        if key in theirs and key in here
+    ]
+    if "seeds" in here:
+        pairs.append(("seeds", curve.publication.replicates, len(here["seeds"])))
+    return [
+        f"{word} {_text(published)} (here {_text(own)})"
+        for word, published, own in pairs
+        if _text(published) != _text(own)
+    ]
+
+
+def notes(curves: Sequence[Curve], configs: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """What has to stand beside a figure with published curves: citations and differences.
+
+    Args:
+        curves: those drawn.
+        configs: of the runs they are drawn behind, by name.
+
+    Returns:
+        Sentences; for each publication its citation first.
+    """
+    sentences = []
+    for publication in dict.fromkeys(curve.publication for curve in curves):
+        own = [curve for curve in curves if curve.publication == publication]
+        sentences.append(f"{publication.name}: {publication.citation}.")
+        found: dict[str, dict[str, None]] = {}  # difference -> whom it is of, in order
+        cases = [(curve, run) for curve in own for run in configs]
+        for curve, run in cases:
+            text = ", ".join(differences(curve, configs[run])) or "none that is known"
+            whom = [curve.ticket] if len(own) > 1 else []
+            whom += [f"against {run}"] if len(configs) > 1 else []
+            found.setdefault(text, {})[" ".join(whom)] = None
+        for text, cases_of_it in found.items():
+            of = f" ({'; '.join(cases_of_it)})" if len(found) > 1 else ""
+            sentences.append(f"Differences in training{of}: {text}.")
+        more = dict.fromkeys([*publication.notes, *(n for curve in own for n in curve.notes)])
+        sentences += [f"{note[0].upper()}{note[1:]}." for note in more]
+    return sentences
+
+
+def _flat(node: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    for key, value in node.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return "/".join(map(_text, value)) or "none"
+    return f"{value:g}" if isinstance(value, int | float) else str(value)
