@@ -25,6 +25,7 @@ _HOME = {
     "load_ticket": "tickets",
     "make_program": "train",
     "run_ladder": "ladder",
+    "run_matrix": "matrix",
     "save_ticket": "tickets",
     "set_up": "experiment",
     "start_state": "train",
@@ -36,12 +37,15 @@ _MODULES = (
     "config",
     "controls",
     "datasets",
+    "drawing",
     "errors",
     "experiment",
     "ladder",
     "masks",
+    "matrix",
     "models",
     "optim",
+    "paths",
     "pipeline",
     "recipes",
     "report",
@@ -49,6 +53,7 @@ _MODULES = (
     "scores",
     "tickets",
     "train",
+    "transfer",
 )
 
 __all__ = sorted([*_HOME, *_MODULES])

@@ -6,7 +6,8 @@ import re
 from pathlib import Path
 
 import pytest
-from ml_collections import ConfigDict
+from absl import flags
+from ml_collections import ConfigDict, config_flags
 
 from lottery_jax import config as configuration
 from lottery_jax.config import default_config, fingerprint, from_json, to_json, validate
@@ -119,6 +120,21 @@ def test_transfer_keys_that_contradict_each_other_are_errors(values, says):
     config.update_from_flattened_dict(values)
     with pytest.raises(ConfigError, match=says):
         validate(config)
+
+
+def test_booleans_on_the_command_line_are_booleans(monkeypatch):
+    def parsed(*arguments):
+        command = ["", *(f"--config.ladder.{argument}" for argument in arguments)]
+        monkeypatch.setattr("sys.argv", command)  # where the library looks for overrides
+        values = flags.FlagValues()
+        config_flags.DEFINE_config_dict("config", default_config(), flag_values=values)
+        values(command)
+        return values.config.ladder
+
+    ladder = parsed("skip_first=false", "skip_last=true")
+    assert ladder.skip_first is False and ladder.skip_last is True
+    with pytest.raises(flags.IllegalFlagValueError):
+        parsed("skip_first=maybe")
 
 
 def test_sparsities_say_how_many_levels_there_are():

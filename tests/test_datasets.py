@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from lottery_jax import datasets
-from lottery_jax.datasets import fit_shape, load_dataset, stratified_split, write_npz
+from lottery_jax.datasets import BUILT_IN, fit_shape, load_dataset, stratified_split, write_npz
 from lottery_jax.errors import DataError
 
 
@@ -93,6 +93,13 @@ def test_training_and_test_images_adapt_alike():
         assert adapted.sum(dtype=int) == 3 * images.sum(dtype=int)
     with pytest.raises(DataError, match="config.data.input_shape"):
         fit_shape(np.zeros((1, 8, 8, 2), np.uint8), (8, 8, 1))
+
+
+def test_what_has_a_left_and_a_right_is_never_flipped():
+    assert {name for name, info in BUILT_IN.items() if "flip" in info.augment} == {
+        "cifar10", "cifar100", "fashion_mnist"
+    }  # fmt: skip
+    assert BUILT_IN["svhn"].augment == "crop" and load_dataset("digits").augment == "none"
 
 
 def test_larger_images_are_averaged_down_and_colour_becomes_grey():

@@ -26,3 +26,9 @@ def test_configs_and_modules_that_are_named_exist(path):
     for name in re.findall(r"-m lottery_jax\.(\w+)", text):
         module = ROOT / "lottery_jax" / name
         assert module.with_suffix(".py").is_file() or (module / "__main__.py").is_file(), name
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda p: str(p.relative_to(ROOT)))
+def test_tests_that_are_named_exist(path):
+    for file, name in re.findall(r"`(test_\w+\.py)(?:::(\w+))?`", path.read_text(encoding="utf-8")):
+        assert f"def {name}" in (ROOT / "tests" / file).read_text(encoding="utf-8"), (file, name)

@@ -1,6 +1,8 @@
 """The train step: against a hand-written one, zeros that stay zero, exact resume, any devices."""
 
+import dataclasses
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -151,6 +153,24 @@ def test_training_changes_none_of_the_arrays_it_was_given(digits):
         state = start_state(program, given, mask, step=0)
         fit(program, state, train_split(program, digits), jax.random.key(0), until=2)
         assert_same(jax.tree.map(np.asarray, given), before)
+
+
+@pytest.mark.parametrize("augment, alike", [("none", True), ("crop", False)])
+def test_images_are_augmented_anew_in_every_epoch(digits, augment, alike):
+    """Weights that do not move see the same loss in every epoch, but for the augmentation."""
+    model, variables = small_model("lenet_300_100")
+    whole = dataclasses.replace(
+        digits, x_train=digits.x_train[: 22 * BATCH], y_train=digits.y_train[: 22 * BATCH]
+    )
+    program = program_for(whole, model, rate=1e-30, augment=augment)
+    losses = []
+    fit(
+        program, start_state(program, variables, masks.dense(variables["params"]), step=0),
+        train_split(program, whole), jax.random.key(3), until=3 * 22,
+        on_epoch=lambda _, report: losses.append(report.train_loss),
+    )  # fmt: skip
+    for a, b in itertools.combinations(losses, 2):
+        assert (abs(a - b) < 1e-5) == alike
 
 
 def test_stopping_and_going_on_is_the_same_bit_for_bit(digits):
