@@ -54,6 +54,7 @@ _MODULES = (
     "tickets",
     "train",
     "transfer",
+    "units",
 )
 
 __all__ = sorted([*_HOME, *_MODULES])

@@ -1,0 +1,228 @@
+"""One training of a run: train a ticket, record each epoch, keep the result.
+
+A `Unit` (a seed, a level, the winner or a control) is trained from its `Start`, or from its last
+checkpoint, and becomes a ticket on the disk.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from lottery_jax import config as configuration
+from lottery_jax import logs, masks, tickets
+from lottery_jax.errors import TrainingError
+from lottery_jax.experiment import Setup
+from lottery_jax.logs import WINNING
+from lottery_jax.pipeline import put
+from lottery_jax.rundir import Row, Unit, rewind_dir, units
+from lottery_jax.tickets import Ticket
+from lottery_jax.train import EpochReport, Start, TrainState, fit, start_state
+
+PyTree = Any
+
+
+class Run:
+    """A run in progress: its set-up, and where its results go."""
+
+    def __init__(self, setup: Setup, workdir: Path, display: logs.Display) -> None:
+        config = setup.config
+        for unit in units(config, workdir):
+            if tickets.is_complete(unit.ticket):
+                _discard_checkpoints(unit)  # a process killed just then may have left some
+        self.setup = setup
+        self.workdir = workdir
+        self.display = display
+        self.fingerprint = configuration.fingerprint(config)
+        self.metrics = logs.MetricsLog(workdir / "metrics.jsonl", self._is_settled)
+        self.wandb = logs.Wandb(
+            config.wandb.mode,
+            display.say,
+            entity=config.wandb.entity,
+            project=config.wandb.project,
+            name=config.wandb.name or workdir.name,
+            folder=workdir,
+            config=configuration.flatten(config),
+        )
+
+    def unit(self, seed: int, level: int, control: str = WINNING) -> Unit:
+        """The unit of that name in this run's directory."""
+        return Unit(self.workdir, seed, level, control)
+
+    def _is_settled(self, row: Row) -> bool:
+        """Whether a row of metrics.jsonl is of steps that will not be run again."""
+        unit = self.unit(row["seed"], row["level"], row["control"])
+        if tickets.is_complete(unit.ticket):
+            return True
+        reached = tickets.latest_step(unit.state)
+        if row["level"] == 0:
+            reached = max(reached, tickets.latest_step(rewind_dir(self.workdir, unit.seed)))
+        return bool(row["step"] <= reached)
+
+    def close(self) -> None:
+        """Closes the logs."""
+        self.metrics.close()
+        self.wandb.finish()
+
+
+def train_on(
+    run: Run, unit: Unit, state: TrainState, key: jax.Array, until: int, rows: list[Row]
+) -> TrainState:
+    """Trains a unit from `state`, or from its checkpoint if that is further on, to step `until`.
+
+    Adds a row for each epoch to `rows`.
+
+    Raises:
+        TrainingError: a loss is not finite; names the unit.
+    """
+    program = run.setup.program
+    first = int(state.step)
+    reached = tickets.latest_step(unit.state)
+    if reached > first and (saved := tickets.load_state(unit.state, like=state)) is not None:
+        state = put(program.mesh, saved)
+        run.display.skip(reached // program.steps_per_epoch - first // program.steps_per_epoch)
+    try:
+        record = recorder(run, unit, rows)
+        return fit(program, state, run.setup.train, key, until=until, on_epoch=record)
+    except TrainingError as error:
+        where = f"seed {unit.seed}, level {unit.level}, {unit.control}"
+        raise TrainingError(f"{where}: {error}") from error
+
+
+def train_unit(
+    run: Run, unit: Unit, begin: Start, train_key: jax.Array, restored: TrainState | None
+) -> None:
+    """Trains a ticket to the end and keeps it, unless that was done before.
+
+    Args:
+        run: the run.
+        unit: which training this is.
+        begin: the ticket before training.
+        train_key: of the replicate: every ticket of a seed sees the same batches.
+        restored: the state whose optimizer state to start with; None for a fresh one.
+    """
+    if tickets.is_complete(unit.ticket):
+        run.display.skip(run.setup.config.train.epochs)
+        return
+    setup, mask = run.setup, begin.mask
+    density = masks.density(mask)
+    what = f"seed {unit.seed}  level {unit.level:2d}  {density:7.2%} {unit.control}"
+    run.display.working_on(what)
+    warn_of_collapse(run, unit, mask)
+    state = start_state(setup.program, begin.variables, mask, begin.step, restored)
+    run.display.skip(begin.step // setup.program.steps_per_epoch)
+    start = jax.device_get({"params": state.params, "batch_stats": state.batch_stats})
+    rows = run.metrics.rows_of(unit.seed, unit.level, unit.control)
+    state = train_on(run, unit, state, train_key, setup.end_step, rows)
+    ticket = Ticket(
+        mask=mask,
+        params=start["params"],
+        batch_stats=start["batch_stats"],
+        trained=jax.device_get(state.params),
+        trained_batch_stats=jax.device_get(state.batch_stats),
+        metadata=ticket_metadata(run, unit, rows),
+    )
+    tickets.save_ticket(unit.ticket, ticket)
+    _discard_checkpoints(unit)
+
+
+def ticket_metadata(run: Run, unit: Unit, rows: list[Row]) -> dict[str, Any]:
+    """What a ticket says of itself: its network, where it comes from, what was measured."""
+    setup, config, last = run.setup, run.setup.config, rows[-1]
+    optimizer = config.optimizer.to_dict()
+    found_by = {
+        "data": setup.dataset.name,
+        "optimizer": optimizer,
+        "config_fingerprint": run.fingerprint,
+    }
+    if setup.source and unit.control == WINNING:
+        found_by = dict(setup.source.found_by(unit.seed, unit.level))
+    return {
+        "model": setup.model_options,
+        "num_classes": setup.dataset.num_classes,
+        "input_shape": list(setup.dataset.image_shape),
+        "layer_order": list(setup.layers),
+        "data": setup.dataset.name,
+        "mean": list(setup.dataset.mean),
+        "std": list(setup.dataset.std),
+        "seed": unit.seed,
+        "level": unit.level,
+        "control": unit.control,
+        "method": {
+            "draw": config.ladder.draw,
+            "scores": config.ladder.scores,
+            "scope": config.ladder.scope,
+        },
+        "rewind_step": setup.rewind_step,
+        "optimizer": optimizer,
+        "found_by": found_by,
+        "config_fingerprint": run.fingerprint,
+        "lottery_jax_version": version("lottery_jax"),
+        "result": {
+            "test_accuracy": last["test_accuracy"],
+            "test_loss": last["test_loss"],
+            "train_loss": last["train_loss"],
+            "epochs": last["epoch"],
+            "seconds": sum(row["seconds"] for row in rows),
+        },
+    }
+
+
+def _discard_checkpoints(unit: Unit) -> None:
+    tickets.discard(unit.state)
+    with contextlib.suppress(OSError):  # missing, or another control's checkpoint is still there
+        unit.state.parent.rmdir()
+
+
+def recorder(run: Run, unit: Unit, rows: list[Row]) -> Callable[[TrainState, EpochReport], None]:
+    """The function that measures, writes and checkpoints at the end of each epoch of a unit."""
+    setup, train = run.setup, run.setup.config.train
+
+    def record(state: TrainState, report: EpochReport) -> None:
+        row: Row = {
+            "seed": unit.seed,
+            "level": unit.level,
+            "control": unit.control,
+            "epoch": report.epoch,
+            "step": report.step,
+            "train_loss": report.train_loss,
+            "lr": report.learning_rate,
+            "images_per_s": round(report.images_per_s, 1),
+            "seconds": round(report.seconds, 4),
+        }
+        last = report.step == setup.end_step
+        if last or report.epoch % train.eval_every_epochs == 0:
+            measured = setup.program.evaluate(state, setup.test)
+            if not math.isfinite(measured.loss):
+                raise TrainingError(
+                    f"the test loss is {measured.loss} after step {report.step} (learning rate "
+                    f"{report.learning_rate:g}); weights or BatchNorm statistics are not finite"
+                )
+            row |= {"test_accuracy": measured.accuracy, "test_loss": measured.loss}
+            if setup.validation is not None:
+                measured = setup.program.evaluate(state, setup.validation)
+                row |= {"val_accuracy": measured.accuracy, "val_loss": measured.loss}
+        rows.append(row)
+        run.metrics.write(row)
+        run.wandb.log(row)
+        run.display.epoch_done(row.get("test_accuracy"), report.images_per_s)
+        every = train.checkpoint_every_epochs
+        if every and report.epoch % every == 0 and not last:
+            tickets.save_state(unit.state, state)
+
+    return record
+
+
+def warn_of_collapse(run: Run, unit: Unit, mask: PyTree) -> None:
+    """Says which layers have no weight left: nothing passes through them any more."""
+    if empty := masks.collapsed_layers(mask):
+        run.display.say(
+            f"warning: seed {unit.seed}, level {unit.level}, {unit.control}: no weight is left in "
+            f"{', '.join(empty)}; unless a shortcut leads around it, accuracy drops to chance"
+        )
