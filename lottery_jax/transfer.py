@@ -71,7 +71,7 @@ class Source:
     def found_by(self, seed: int, level: int) -> dict[str, Any]:
         """On which data and by which optimizer a ticket was found, in the first place."""
         metadata = tickets.read_metadata(rundir.Unit(self.workdir, seed, level, WINNING).ticket)
-        return dict(metadata["found_by"])
+        return dict(metadata.get("found_by", {}))
 
 
 def inherit(config: ConfigDict) -> ConfigDict:

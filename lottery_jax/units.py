@@ -136,13 +136,14 @@ def ticket_metadata(run: Run, unit: Unit, rows: list[Row]) -> dict[str, Any]:
     """What a ticket says of itself: its network, where it comes from, what was measured."""
     setup, config, last = run.setup, run.setup.config, rows[-1]
     optimizer = config.optimizer.to_dict()
-    found_by = {
-        "data": setup.dataset.name,
-        "optimizer": optimizer,
-        "config_fingerprint": run.fingerprint,
-    }
-    if setup.source and unit.control == WINNING:
-        found_by = dict(setup.source.found_by(unit.seed, unit.level))
+    if setup.source:
+        found_by = setup.source.found_by(unit.seed, unit.level)
+    else:
+        found_by = {
+            "data": setup.dataset.name,
+            "optimizer": optimizer,
+            "config_fingerprint": run.fingerprint,
+        }
     return {
         "model": setup.model_options,
         "num_classes": setup.dataset.num_classes,

@@ -101,6 +101,18 @@ def test_another_config_in_the_same_directory_is_refused(finished):
     assert sorted(workdir.rglob("*")) == before
 
 
+def test_a_transfer_matrix_is_one_command(tmp_path):
+    config = f"--config={ROOT / 'configs' / 'transfer_quickstart.py'}"
+    result = run(config, *SHORT, "--workdir=run", cwd=tmp_path, COLUMNS="100")
+    assert result.returncode == 0, result.stderr
+    assert "[4/4] tickets of digits_a on digits_b" in result.stdout
+    assert "random ticket" in result.stdout
+    for name in ("matrix.png", "heatmap.png", "matrix.csv", "table.md"):
+        assert (tmp_path / "run" / "report" / name).stat().st_size > 0, name
+    again = run(config, *SHORT, "--workdir=run", cwd=tmp_path, COLUMNS="100")
+    assert again.stdout.count("complete, nothing to do") == 4
+
+
 def test_evaluate_prints_what_training_measured(finished, capsys):
     cwd, _ = finished
     (ticket,) = (cwd / "runs").glob("*/seed_0/level_01/ticket")
