@@ -9,7 +9,8 @@ Likewise --config.ladder.scores=grasp, synflow, magnitude_at_init, random, erk.
 
 Cost: the dense network and five tickets, trained once each: for a GPU or TPU.
 
-Expected, for VGG16 on CIFAR-10 (Tanaka et al., NeurIPS 2020; 3 seeds; dense 93.5), accuracy in %:
+Expected, for VGG16 on CIFAR-10 (Tanaka et al., NeurIPS 2020; 3 seeds; dense 93.5), accuracy in %;
+the numbers are second-hand:
 
     % pruned               90   96.8     99   99.9
     random              91.15  87.52  79.14  10.00

@@ -1,6 +1,7 @@
 """Figures: what to draw as plain data, and the only code that knows Matplotlib.
 
-Nothing here knows what a run is, and no state of Matplotlib's is changed.
+Nothing here knows what a run is, and no state of Matplotlib's is changed. It is imported only when
+something is drawn.
 """
 
 from __future__ import annotations
@@ -9,18 +10,14 @@ import dataclasses
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-import matplotlib
-from matplotlib import colormaps
-from matplotlib.artist import Artist
-from matplotlib.axes import Axes
-from matplotlib.colors import Normalize
-from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.patches import Rectangle
+from typing import TYPE_CHECKING, Any
 
 from lottery_jax.files import replacing
+
+if TYPE_CHECKING:
+    from matplotlib.artist import Artist
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 # Okabe & Ito's palette without its yellow, with black and wine in its place: any two are told
 # apart by eyes that lack one kind of cone.
@@ -146,12 +143,11 @@ def _draw(axes: Axes, panel: Panel) -> None:
         _draw_line(axes, line, 3 - 0.01 * i)
     for dense in panel.dense:
         colour = "0.35" if dense.colour is None else COLOURS[dense.colour % len(COLOURS)]
+        look: dict[str, Any] = {"color": colour, "linewidth": 1.1, "linestyle": ":"}
         if dense.accuracy is None:
-            axes.plot([], [], color=colour, linewidth=1.1, linestyle=":", label=dense.label)
+            axes.plot([], [], label=dense.label, **look)
         else:
-            axes.axhline(
-                dense.accuracy, color=colour, linewidth=1.1, linestyle=":", label=dense.label
-            )
+            axes.axhline(dense.accuracy, label=dense.label, **look)
     for line in panel.lines:
         if line.kind == "reference":
             _draw_line(axes, line, 1.5)
@@ -161,17 +157,17 @@ def _draw_line(axes: Axes, line: Line, zorder: float) -> None:
     control, reference = line.kind == "control", line.kind == "reference"
     if reference:
         colour = _GREYS[line.marker % len(_GREYS)]
-        markers = _REFERENCE_MARKERS
+        marker = _REFERENCE_MARKERS[line.marker % len(_REFERENCE_MARKERS)]
     else:
         colour = "0.35" if line.colour is None else COLOURS[line.colour % len(COLOURS)]
-        markers = _MARKERS
+        marker = _MARKERS[line.marker % len(_MARKERS)]
     axes.plot(
         line.x,
         line.mean,
         label=line.label,
         color=colour,
-        marker=markers[line.marker % len(markers)],
-        markersize=5.5 if markers[line.marker % len(markers)] in "PX*" else 4.5,
+        marker=marker,
+        markersize=5.5 if marker in "PX*" else 4.5,
         markerfacecolor="white" if control or reference else colour,
         markeredgewidth=1.0,
         linewidth=0.9 if reference else 1.4 if control else 1.8,
@@ -196,6 +192,8 @@ def layer_figure(
         subtitle: below it, in small print.
         counted: what 100 % of the weights are, for the label of the x-axis.
     """
+    from matplotlib import colormaps
+
     figure = _new_figure(9.2, 4.6, title)
     axes = figure.add_subplot()
     _style(axes)
@@ -241,6 +239,10 @@ def heat_figure(
         labels: of the vertical axis, the horizontal axis and the colour scale.
         notes: sentences below everything.
     """
+    from matplotlib import colormaps
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+
     names = list(rows)
     top = len(names) - apart
     limit = max(
@@ -261,19 +263,10 @@ def heat_figure(
     for y, name in zip(places, names, strict=True):
         for x, cell in enumerate(rows[name]):
             face = "0.94" if cell.value is None else colours(norm(cell.value))
-            axes.add_patch(Rectangle((x, y), 1, 1, facecolor=face, edgecolor="white"))
-            if cell.framed:
-                frame = Rectangle((x + 0.03, y + 0.03), 0.94, 0.94, fill=False, zorder=3)
-                frame.set(edgecolor="0.15", linewidth=1.8)
-                axes.add_patch(frame)
             dark = cell.value is not None and abs(cell.value) > 0.75 * limit
-            ink = "white" if dark else "0.1"
-            lift = 0.12 if cell.small else 0.0
-            middle: dict[str, Any] = {"ha": "center", "va": "center", "color": ink}
-            axes.text(x + 0.5, y + 0.5 - lift, cell.text, fontsize=11, **middle)
-            axes.text(x + 0.5, y + 0.74, cell.small, fontsize=7.5, **middle)
+            _draw_cell(axes, cell, x, y, face, "white" if dark else "0.1")
     axes.set_xlim(0, len(columns))
-    axes.set_ylim((places[-1] if places else 0) + 1, 0)
+    axes.set_ylim(places[-1] + 1, 0)
     axes.set_xticks([x + 0.5 for x in range(len(columns))], columns)
     axes.set_yticks([y + 0.5 for y in places], names)
     axes.tick_params(length=0)
@@ -281,11 +274,9 @@ def heat_figure(
     axes.set_ylabel(labels[0], labelpad=8)
     axes.set_xlabel(labels[1], labelpad=8)
     values = [c.value for cells in rows.values() for c in cells if c.value is not None]
-    beyond = min(values, default=0.0) < -end, max(values, default=0.0) > end
-    extend = {(False, False): "neither", (True, False): "min", (False, True): "max"}.get(
-        beyond, "both"
-    )
-    mappable = matplotlib.cm.ScalarMappable(norm, colours)
+    below, above = min(values, default=0.0) < -end, max(values, default=0.0) > end
+    extend = {(0, 0): "neither", (1, 0): "min", (0, 1): "max", (1, 1): "both"}[below, above]
+    mappable = ScalarMappable(norm, colours)
     bar = figure.colorbar(mappable, ax=axes, extend=extend, shrink=0.9, pad=0.03, aspect=22)
     bar.outline.set_visible(False)
     bar.set_label(labels[2], fontsize=9, labelpad=8)
@@ -294,20 +285,39 @@ def heat_figure(
     return figure
 
 
+def _draw_cell(axes: Axes, cell: Heat, x: float, y: float, face: Any, ink: str) -> None:
+    from matplotlib.patches import Rectangle
+
+    axes.add_patch(Rectangle((x, y), 1, 1, facecolor=face, edgecolor="white"))
+    if cell.framed:
+        frame = Rectangle((x + 0.03, y + 0.03), 0.94, 0.94, fill=False, zorder=3)
+        frame.set(edgecolor="0.15", linewidth=1.8)
+        axes.add_patch(frame)
+    lift = 0.12 if cell.small else 0.0
+    middle: dict[str, Any] = {"ha": "center", "va": "center", "color": ink}
+    axes.text(x + 0.5, y + 0.5 - lift, cell.text, fontsize=11, **middle)
+    axes.text(x + 0.5, y + 0.74, cell.small, fontsize=7.5, **middle)
+
+
 def save(figure: Figure, stem: Path) -> list[Path]:
     """Writes `stem`.png and `stem`.svg, each whole or not at all; returns the two paths."""
+    from matplotlib import rc_context
+
     files = []
     for kind in ("png", "svg"):
         file = stem.with_suffix(f".{kind}")
         metadata = {"Date": None} if kind == "svg" else None
         # With a fixed salt the same figure is the same file.
-        with replacing(file) as temporary, matplotlib.rc_context({"svg.hashsalt": "lottery_jax"}):
+        with replacing(file) as temporary, rc_context({"svg.hashsalt": "lottery_jax"}):
             figure.savefig(temporary, format=kind, dpi=160, metadata=metadata)
         files.append(file)
     return files
 
 
 def _new_figure(width: float, height: float, title: str) -> Figure:
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
     layout = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08, hspace=0.06, wspace=0.04)
     figure = Figure(figsize=(width, height), layout=layout, facecolor="white")
     text = textwrap.fill(title, round(width * 12))

@@ -81,7 +81,7 @@ _TANAKA = Publication(
     "without any data by iteratively conserving synaptic flow. NeurIPS 2020",
     replicates=3,
     notes=(
-        "the numbers are second-hand and were not checked against the paper",
+        "the numbers are second-hand",
         "the training is as the authors' repository records it for the same network on CIFAR-100",
     ),
 )

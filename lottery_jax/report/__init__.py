@@ -1,0 +1,36 @@
+"""From the files of runs to tables and figures. Imports no JAX, and Matplotlib only to draw.
+
+    python -m lottery_jax.report --help
+
+`curves.py` reads a run and `transfers.py` a transfer matrix; `names.py` tells runs apart,
+`panels.py` says what to draw of them and `tables.py` what to print; `write.py` writes the files.
+"""
+
+from __future__ import annotations
+
+from lottery_jax.report.command import main
+from lottery_jax.report.curves import Point, RunCurve, read_run
+from lottery_jax.report.names import legend_names
+from lottery_jax.report.panels import accuracy_panel, heat_rows, matrix_panels
+from lottery_jax.report.tables import markdown_table, matrix_csv, matrix_markdown
+from lottery_jax.report.transfers import TransferMatrix, is_matrix, read_matrix
+from lottery_jax.report.write import closing_table, write_report
+
+__all__ = [
+    "Point",
+    "RunCurve",
+    "TransferMatrix",
+    "accuracy_panel",
+    "closing_table",
+    "heat_rows",
+    "is_matrix",
+    "legend_names",
+    "main",
+    "markdown_table",
+    "matrix_csv",
+    "matrix_markdown",
+    "matrix_panels",
+    "read_matrix",
+    "read_run",
+    "write_report",
+]

@@ -1,0 +1,49 @@
+"""The command line of reports.
+
+python -m lottery_jax.report WORKDIR [WORKDIR ...] [--out DIR] [--reference NAME] [--density D]
+
+A directory whose config names `transfer.sources` and `transfer.targets` is a transfer matrix and
+is reported on as a whole.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from lottery_jax.errors import exit_status
+from lottery_jax.report.write import write_report
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m lottery_jax.report",
+        description="Draw accuracy over weights remaining from one or several run directories, or "
+        "the figures of a transfer matrix.",
+    )
+    parser.add_argument("workdirs", nargs="+", type=Path, metavar="WORKDIR")
+    parser.add_argument("--out", type=Path, help="default: report/ in the first directory")
+    parser.add_argument(
+        "--reference",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="draw published curves behind: gohil2020, tanaka2020, or one of them with network and "
+        "data, as gohil2020:vgg19_cifar10; may be repeated",
+    )
+    parser.add_argument(
+        "--density",
+        type=float,
+        help="of a transfer matrix: at which fraction of weights to compare",
+    )
+    args = parser.parse_args(argv)
+
+    def command() -> None:
+        for file in write_report(
+            args.workdirs, args.out, reference=args.reference, density=args.density
+        ):
+            print(file)
+
+    return exit_status(command)

@@ -1,0 +1,287 @@
+"""A run as curves of accuracy over weights remaining, read from its files."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lottery_jax.errors import ConfigError
+from lottery_jax.logs import CURVE_COLUMNS, WINNING
+
+RANDOM = "random"  # the control that a transfer matrix shows beside the tickets
+LABELS = {
+    WINNING: "winning ticket",
+    "reinit": "same mask, new weights",
+    RANDOM: "random ticket",
+    "random_preserved": "new weights, shuffled within layers",
+    "shuffle_layers": "mask shuffled within layers",
+    "shuffle_global": "mask shuffled globally",
+    "init": "same mask, weights of step 0",
+    "dense_sign": "same mask, signs only",
+}
+
+# (ladder.draw, ladder.scores) -> what the tickets are called.
+_METHODS = {
+    ("iterative", "magnitude"): "IMP",
+    ("oneshot", "magnitude"): "one-shot magnitude",
+    ("init", "snip"): "SNIP",
+    ("init_nested", "snip"): "iterative SNIP",
+    ("init", "grasp"): "GraSP",
+    ("init", "synflow"): "SynFlow",
+    ("init", "random"): "random pruning",
+    ("init", "erk"): "ERK",
+    ("init", "magnitude_at_init"): "magnitude at init",
+}
+_IMP = _METHODS["iterative", "magnitude"]
+
+_PRUNABLE = "prunable weights"
+_DENSE_HEAD = ", the dense re-initialised head included"
+
+# What reading a file that is missing or damaged raises.
+UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError)
+
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+    """One level of one series, in percent.
+
+    Attributes:
+        level: 0 is the dense network.
+        remaining: prunable weights that remain, the mean over seeds.
+        accuracies: by seed.
+    """
+
+    level: int
+    remaining: float
+    accuracies: dict[int, float]
+
+    @property
+    def mean(self) -> float:
+        """Over seeds."""
+        return statistics.fmean(self.accuracies.values())
+
+    @property
+    def std(self) -> float:
+        """One standard deviation over seeds."""
+        return deviation(self.accuracies)
+
+
+def deviation(values: Mapping[int, float]) -> float:
+    """One standard deviation of values by seed (n - 1); 0 for a single seed."""
+    return statistics.stdev(values.values()) if len(values) > 1 else 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class RunCurve:
+    """What curve.csv and config.json say of one run.
+
+    Attributes:
+        workdir: the run directory.
+        network: its name.
+        data: the data set trained on.
+        optimizer: in capitals.
+        method: how the tickets were drawn, in a word or two.
+        source: data and optimizer of the run that drew the tickets; empty: this run.
+        counted: what 100 % of the weights are.
+        dense: level 0.
+        series: for `winning` and then each control, its points by level, dense left out.
+        seeds: those that have at least one row.
+        config: the whole config, nested.
+    """
+
+    workdir: Path
+    network: str
+    data: str
+    optimizer: str
+    method: str
+    source: str
+    counted: str
+    dense: Point
+    series: dict[str, list[Point]]
+    seeds: tuple[int, ...]
+    config: dict[str, Any]
+
+    @property
+    def setting(self) -> str:
+        """Network, data and optimizer."""
+        return f"{self.network} on {self.data}, {self.optimizer}"
+
+    @property
+    def origin(self) -> str:
+        """Where the tickets are from."""
+        return f"tickets of {self.source}" if self.source else "native tickets"
+
+    @property
+    def unusual_method(self) -> str:
+        """The method unless it is IMP, which goes without saying."""
+        return "" if self.method == _IMP else self.method
+
+    @property
+    def title(self) -> str:
+        """The setting, the method unless it is IMP, and the source if it is another run."""
+        more = f"{self.unusual_method} {self.origin if self.source else ''}".strip()
+        return f"{self.setting}, {more}" if more else self.setting
+
+    @property
+    def tickets(self) -> dict[int, Point]:
+        """The winning series by level, with the dense network as level 0."""
+        return self.points(WINNING)
+
+    def points(self, series: str) -> dict[int, Point]:
+        """A series by level; the dense network is level 0 of the winning one."""
+        dense = [self.dense] if series == WINNING else []
+        return {point.level: point for point in [*dense, *self.series.get(series, [])]}
+
+
+class NothingYetError(ConfigError):
+    """A run that has begun but has no complete level."""
+
+
+def read_run(workdir: Path) -> RunCurve:
+    """Reads a run's curve.csv and config.json.
+
+    Raises:
+        ConfigError: there is no run, nothing has been completed, or a file is damaged.
+    """
+    try:
+        config, rows = read_config(workdir), _read_rows(workdir)
+        points = _points(rows)
+        network, data, optimizer = _trained_on(config)
+        folder = _source_dir(workdir, config)
+        drawn = read_config(folder) if folder else config
+        if folder:
+            source = ", ".join(_trained_on(drawn)[1:])
+        else:  # of a source that is not there, its name is all that is known
+            source = Path(config.get("source") or "").name
+        counted = _PRUNABLE + (_DENSE_HEAD if _has_dense_head(config, rows, folder) else "")
+        method = _method(drawn)
+    except UNREADABLE as error:
+        raise ConfigError(f"{workdir}: is not a run that can be reported on: {error}") from error
+    if (WINNING, 0) not in points:
+        raise NothingYetError(f"{workdir}: no level is complete yet")
+    series = {
+        name: [points[key] for key in sorted(points) if key[0] == name and key[1] > 0]
+        for name in dict.fromkeys([WINNING, *(name for name, _ in points)])
+    }
+    seeds = tuple(sorted({seed for point in points.values() for seed in point.accuracies}))
+    dense = points[WINNING, 0]
+    return RunCurve(
+        workdir, network, data, optimizer, method, source, counted, dense, series, seeds, config
+    )
+
+
+def read_config(workdir: Path) -> dict[str, Any]:
+    """The config in a directory's config.json; raises one of `UNREADABLE`."""
+    stored = json.loads((workdir / "config.json").read_text(encoding="utf-8"))["config"]
+    if not isinstance(stored, dict):
+        raise ValueError("config.json holds no table of keys and values")
+    return stored
+
+
+def _read_rows(workdir: Path) -> list[dict[str, str]]:
+    with (workdir / "curve.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    for row in rows:
+        if missing := [column for column in CURVE_COLUMNS if row.get(column) is None]:
+            raise ValueError(f"a row of curve.csv has no {missing[0]}")
+    return rows
+
+
+def _points(rows: Iterable[Mapping[str, str]]) -> dict[tuple[str, int], Point]:
+    """By series and level, in the order of the rows."""
+    found: dict[tuple[str, int], list[Mapping[str, str]]] = {}
+    for row in rows:
+        found.setdefault((row["control"], int(row["level"])), []).append(row)
+    return {
+        key: Point(
+            key[1],
+            statistics.fmean(100 * float(row["density"]) for row in group),
+            {int(row["seed"]): 100 * float(row["test_accuracy"]) for row in group},
+        )
+        for key, group in found.items()
+    }
+
+
+def _trained_on(config: Mapping[str, Any]) -> tuple[str, str, str]:
+    """Network, data and optimizer."""
+    return config["model"]["name"], config["data"]["name"], config["optimizer"]["name"].upper()
+
+
+def _method(config: Mapping[str, Any]) -> str:
+    """What tickets drawn by this config are called.
+
+    >>> _method({"ladder": {"scores": "snip", "draw": "init_nested"}}), _method({"ladder": {}})
+    ('iterative SNIP', 'IMP')
+    """
+    ladder = config.get("ladder", {})
+    draw, scores = ladder.get("draw", "iterative"), ladder.get("scores", "magnitude")
+    return _METHODS.get((draw, scores), f"{scores}, {draw}")
+
+
+def _source_dir(workdir: Path, config: Mapping[str, Any]) -> Path | None:
+    """Where the source of a transfer is; beside the run if it was moved along with it."""
+    source = config.get("source")
+    if not source:
+        return None
+    places = (Path(source).expanduser(), workdir / source, workdir.parent / Path(source).name)
+    return next((place for place in places if (place / "config.json").is_file()), None)
+
+
+def _has_dense_head(
+    config: Mapping[str, Any], rows: Iterable[Mapping[str, str]], source: Path | None
+) -> bool:
+    """Whether a transfer run trained a new output layer, none of it pruned.
+
+    Where the config leaves it to the data (`auto`), its tickets have one if they do not keep as
+    many weights as those of the source.
+    """
+    transfer = config.get("transfer", {})
+    head = transfer.get("head", "auto")
+    if not config.get("source") or head == "keep" or transfer.get("head_mask", "dense") != "dense":
+        return False
+    if head == "reinit":
+        return True
+    if source is None or not (source / "curve.csv").is_file():
+        return False
+
+    def kept(rows: Iterable[Mapping[str, str]]) -> dict[tuple[str, str], str]:
+        pruned = [row for row in rows if row["control"] == WINNING and int(row["level"]) > 0]
+        return {(row["seed"], row["level"]): row["weights_remaining"] for row in pruned}
+
+    theirs = kept(_read_rows(source))
+    return any(theirs.get(key, n) != n for key, n in kept(rows).items())
+
+
+def layer_densities(run: RunCurve) -> dict[str, list[tuple[float, float]]]:
+    """For each layer: (weights remaining in all, in this layer), in %, means over seeds.
+
+    Raises:
+        ConfigError: a ticket's metadata can't be read.
+    """
+    found: dict[str, dict[int, list[tuple[float, float]]]] = {}
+    for seed in run.seeds:
+        for level in run.tickets:
+            file = run.workdir / f"seed_{seed}/level_{level:02d}/ticket/metadata.json"
+            if not file.is_file():
+                continue
+            try:
+                metadata: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+                for name in metadata["layer_order"]:
+                    kept, total = metadata["layers"][name]
+                    pair = (100 * metadata["density"], 100 * kept / total)
+                    found.setdefault(name, {}).setdefault(level, []).append(pair)
+            except (ValueError, KeyError, TypeError) as error:
+                raise ConfigError(
+                    f"{file}: can't be read as a ticket's metadata: {error}"
+                ) from error
+
+    def mean(pairs: Sequence[tuple[float, float]]) -> tuple[float, float]:
+        whole, layer = zip(*pairs, strict=True)
+        return statistics.fmean(whole), statistics.fmean(layer)
+
+    return {name: [mean(pairs) for pairs in levels.values()] for name, levels in found.items()}

@@ -1,0 +1,204 @@
+"""Runs and transfer matrices as tables: Markdown, CSV, and for the terminal."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from rich import box
+from rich.table import Table
+
+from lottery_jax.report.curves import LABELS, RANDOM, Point, RunCurve
+from lottery_jax.report.names import count_seeds, counted, headings, legend_names
+from lottery_jax.report.panels import heat_rows
+from lottery_jax.report.transfers import TransferMatrix
+
+# Densities that differ by less, relatively, stand in one row of a table of several runs.
+_SAME_DENSITY = 0.02
+# More series than this do not fit a terminal of 100 columns with two decimals.
+_WIDE = 5
+
+# Header and rows.
+Cells = tuple[list[str], list[list[str]]]
+
+
+def markdown_table(runs: Sequence[RunCurve]) -> str:
+    """The accuracies as a Markdown table for each run, and of comparable runs one by method."""
+    parts = []
+    for setting in dict.fromkeys(run.setting for run in runs):
+        group = [run for run in runs if run.setting == setting]
+        header, rows = _joint_cells(group)
+        if len(group) > 1 and len(rows) > 1:
+            parts.append(f"### {setting}, {count_seeds(group)}: the densities in common\n")
+            parts += [*_markdown(header, rows), _explained(group)]
+    for run, heading in zip(runs, headings(runs), strict=True):
+        parts.append(f"### {heading}, {count_seeds([run])}\n")
+        parts += [*_markdown(*_run_cells(run, LABELS)), _explained([run])]
+    return "\n".join(parts)
+
+
+def matrix_markdown(matrix: TransferMatrix) -> str:
+    """A matrix as Markdown: the differences at one level, then a table for each target."""
+    runs = list(matrix.runs.values())
+    parts = [
+        f"### {matrix.title}, {count_seeds(runs)}\n",
+        f"At level {matrix.level}, {matrix.densities} of the weights; "
+        f"{100 * matrix.density:g} % was asked for.\n",
+        *_markdown(*_matrix_cells(matrix, own="**{}**")),
+        "\nAccuracy less that of the target's own ticket, in percentage points. Bold: the target's "
+        f"own ticket and its accuracy in %. {matrix.paired()}\n",
+        *(f"{note}\n" for note in matrix.incomparable()),
+    ]
+    if matrix.missing:
+        parts += ["Not there yet:\n", *(f"- {what}" for what in matrix.missing), ""]
+    for target in matrix.targets:
+        # The target's own densities, where there are any, head the rows.
+        sources = sorted(matrix.all_sources, key=lambda source: source != target)
+        columns = {s: matrix.runs[s, target].tickets for s in sources if (s, target) in matrix.runs}
+        native = matrix.runs.get((target, target))
+        if native and native.series.get(RANDOM):
+            columns[LABELS[RANDOM]] = native.points(RANDOM)
+        if columns:
+            parts.append(f"### trained on {target}, tickets of\n")
+            parts += [*_markdown(*_cells(columns)), _explained(runs)]
+    return "\n".join(parts)
+
+
+def matrix_csv(matrix: TransferMatrix) -> str:
+    """Every training of a matrix as a row; density, accuracy and difference are fractions.
+
+    The difference is to the target's own ticket of the same level and seed; the source `random`
+    is the native run's control.
+    """
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("target", "source", "seed", "level", "density", "accuracy", "difference"))
+    levels = sorted({level for run in matrix.runs.values() for level in run.tickets})
+    for target in matrix.targets:
+        for source in (*matrix.all_sources, RANDOM):
+            for level in levels:
+                point = matrix.point(source, target, level)
+                if point is None:
+                    continue
+                differences = matrix.differences(source, target, level)
+                for seed, accuracy in point.accuracies.items():
+                    numbers = (point.remaining, accuracy, differences.get(seed))
+                    cells = ("" if n is None else f"{n / 100:.6g}" for n in numbers)
+                    writer.writerow((target, source, seed, level, *cells))
+    return text.getvalue()
+
+
+def run_table(run: RunCurve) -> Table:
+    """A run for the terminal, with fewer digits if it has many series."""
+    title = f"{run.title}: test accuracy in %, {count_seeds([run])}"
+    if len(run.series) <= _WIDE:
+        return _filled(Table(title=title, title_justify="left"), *_run_cells(run, LABELS))
+    short = {name: name.replace("_", " ") for name in run.series}
+    header, rows = _run_cells(run, short, digits=1)
+    header[1] = "left, %"
+    narrow: dict[str, Any] = {"padding": (0, 1, 0, 0), "show_edge": False, "pad_edge": False}
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, **narrow)
+    return _filled(table, header, rows)
+
+
+def matrix_table(matrix: TransferMatrix) -> Table:
+    """The differences of a matrix at one level, for the terminal."""
+    title = (
+        f"{matrix.title}, {count_seeds(list(matrix.runs.values()))}\n"
+        f"level {matrix.level}, {matrix.densities} of the weights: accuracy less that of the "
+        "target's own ticket, in percentage points"
+    )
+    missing = f"not there yet: {', '.join(matrix.missing)}" if matrix.missing else None
+    table = Table(title=title, title_justify="left", caption=missing, caption_justify="left")
+    table = _filled(table, *_matrix_cells(matrix, own="({})"))
+    table.columns[0].justify = "left"
+    return table
+
+
+def _filled(table: Table, header: Iterable[str], rows: Iterable[Sequence[str]]) -> Table:
+    for name in header:
+        table.add_column(name, justify="right")
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def _markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    lines = ["| " + " | ".join(header) + " |", "|" + "---:|" * len(header)]
+    return [*lines, *("| " + " | ".join(row) + " |" for row in rows)]
+
+
+def _explained(runs: Sequence[RunCurve]) -> str:
+    return (
+        "\nTest accuracy in %, mean ± one standard deviation over seeds; the share of weights "
+        f"counts {counted(runs)}.\n"
+    )
+
+
+def _run_cells(run: RunCurve, labels: Mapping[str, str], digits: int = 2) -> Cells:
+    """Of a run: a column for each series."""
+    return _cells({labels.get(name, name): run.points(name) for name in run.series}, digits)
+
+
+def _cells(columns: Mapping[str, Mapping[int, Point]], digits: int = 2) -> Cells:
+    """Of series by name and level: a row for each level; the first with a level says its density."""
+    rows = []
+    for level in sorted({level for points in columns.values() for level in points}):
+        found = [points.get(level) for points in columns.values()]
+        remaining = next(point.remaining for point in found if point)
+        rows.append([str(level), f"{remaining:.2f}", *(_cell(point, digits) for point in found)])
+    return ["level", "weights left, %", *columns], rows
+
+
+def _joint_cells(runs: Sequence[RunCurve]) -> Cells:
+    """Of runs' tickets: a row for each density that at least two have."""
+
+    def near(run: RunCurve, remaining: float) -> Point | None:
+        point = min(run.tickets.values(), key=lambda p: abs(p.remaining - remaining))
+        close = math.isclose(point.remaining, remaining, rel_tol=_SAME_DENSITY)
+        return point if close else None
+
+    names = legend_names(runs)
+    if len({len(run.seeds) for run in runs}) > 1:
+        names = [f"{name}, {count_seeds([run])}" for name, run in zip(names, runs, strict=True)]
+    densities: list[float] = []
+    for point in (point for run in runs for point in run.tickets.values()):
+        if not any(math.isclose(point.remaining, d, rel_tol=_SAME_DENSITY) for d in densities):
+            densities.append(point.remaining)
+    rows = []
+    for density in sorted(densities, reverse=True):
+        found = [near(run, density) for run in runs]
+        if sum(point is not None for point in found) > 1:
+            rows.append([f"{density:.2f}", *(_cell(point, 2) for point in found)])
+    return ["weights left, %", *names], rows
+
+
+def _matrix_cells(matrix: TransferMatrix, own: str) -> Cells:
+    """Of a matrix at its level: a row for each source; `own` is how native tickets stand out."""
+    rows = []
+    for name, cells in heat_rows(matrix).items():
+        texts = [f"{cell.text} {cell.small}".strip() for cell in cells]
+        rows.append(
+            [name, *(own.format(t) if c.framed else t for c, t in zip(cells, texts, strict=True))]
+        )
+    return ["tickets of, trained on", *matrix.targets], rows
+
+
+def _cell(point: Point | None, digits: int) -> str:
+    """An accuracy with its spread; with a single digit as narrow as can be.
+
+    >>> point = Point(1, 10.0, {0: 70.0, 1: 90.0})
+    >>> _cell(point, 2), _cell(point, 1)
+    ('80.00 ± 14.14', '80.0±14')
+    """
+    if point is None:
+        return ""
+    mean = f"{point.mean:.{digits}f}"
+    if len(point.accuracies) == 1:
+        return mean
+    if digits > 1:
+        return f"{mean} ± {point.std:.{digits}f}"
+    return f"{mean}±{point.std:.{0 if point.std >= 9.95 else digits}f}"

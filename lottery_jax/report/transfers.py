@@ -1,0 +1,165 @@
+"""A transfer matrix: tickets of several data sets, each trained on several."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+
+from lottery_jax.errors import ConfigError
+from lottery_jax.logs import WINNING
+from lottery_jax.report.curves import (
+    RANDOM,
+    UNREADABLE,
+    NothingYetError,
+    Point,
+    RunCurve,
+    read_config,
+    read_run,
+)
+
+# Cells whose densities differ by more, relatively, are marked.
+_COMPARABLE_DENSITY = 0.05
+
+
+@dataclasses.dataclass(frozen=True)
+class TransferMatrix:
+    """Tickets of several data sets, each trained on several.
+
+    Attributes:
+        workdir: the directory that holds the runs.
+        sources: data sets that tickets were drawn on.
+        targets: data sets that they were trained on.
+        density: which level to compare, as the fraction of weights that remains.
+        runs: by (source, target); where both are the same, the native run.
+        missing: what is not there yet; each is a phrase.
+    """
+
+    workdir: Path
+    sources: tuple[str, ...]
+    targets: tuple[str, ...]
+    density: float
+    runs: dict[tuple[str, str], RunCurve]
+    missing: tuple[str, ...]
+
+    @property
+    def title(self) -> str:
+        """Network, optimizer, and the method unless it is IMP."""
+        run = next(iter(self.runs.values()))
+        method = f", {run.unusual_method}" if run.unusual_method else ""
+        return f"{run.network}, {run.optimizer}{method}: tickets across data sets"
+
+    @property
+    def all_sources(self) -> list[str]:
+        """Every data set that tickets are from: the targets have tickets of their own."""
+        return list(dict.fromkeys((*self.sources, *self.targets)))
+
+    @property
+    def level(self) -> int:
+        """The level whose density, in the native runs, is nearest to the one asked for."""
+        natives = [run for (source, target), run in self.runs.items() if source == target]
+        points = [p for run in natives or self.runs.values() for p in run.series[WINNING]]
+        if not points:
+            return 0
+        return min(points, key=lambda p: (abs(p.remaining - 100 * self.density), p.level)).level
+
+    @property
+    def densities(self) -> str:
+        """The densities at that level, in words."""
+        points = (self.point(source, target, self.level) for source, target in self.runs)
+        found = [point.remaining for point in points if point]
+        low, high = f"{min(found):.2f}", f"{max(found):.2f}"
+        return f"{low} %" if low == high else f"{low} to {high} %"
+
+    def point(self, source: str, target: str, level: int) -> Point | None:
+        """The tickets of a source on a target at a level; the source `random`: random tickets."""
+        is_random = source == RANDOM
+        run = self.runs.get((target if is_random else source, target))
+        return run.points(RANDOM if is_random else WINNING).get(level) if run else None
+
+    def differences(self, source: str, target: str, level: int) -> dict[int, float]:
+        """For each seed, the accuracy less that of the target's own ticket of the same seed."""
+        point, native = self.point(source, target, level), self.point(target, target, level)
+        if point is None or native is None:
+            return {}
+        own = native.accuracies
+        return {seed: a - own[seed] for seed, a in point.accuracies.items() if seed in own}
+
+    def is_comparable(self, source: str, target: str, level: int) -> bool:
+        """Whether as many weights remain as in the target's own ticket of the level, or nearly."""
+        point, native = self.point(source, target, level), self.point(target, target, level)
+        if point is None or native is None:
+            return True
+        return math.isclose(point.remaining, native.remaining, rel_tol=_COMPARABLE_DENSITY)
+
+    def incomparable(self) -> list[str]:
+        """A sentence for each cell whose density is not that of the target's own ticket."""
+        sentences = []
+        for target in self.targets:
+            native = self.point(target, target, self.level)
+            for source in self.sources:
+                point = self.point(source, target, self.level)
+                if point and native and not self.is_comparable(source, target, self.level):
+                    sentences.append(
+                        f"† Of {source} on {target} {point.remaining:.2f} % of the weights remain, "
+                        f"of the target's own ticket {native.remaining:.2f} %."
+                    )
+        return sentences
+
+    def paired(self) -> str:
+        """A sentence on what ± says."""
+        if all(len(run.seeds) == 1 for run in self.runs.values()):
+            return "One seed."
+        return "± is one standard deviation over seeds, differences being taken seed by seed."
+
+
+def is_matrix(workdir: Path) -> bool:
+    """Whether a directory is a transfer matrix and not a single run."""
+    try:
+        transfer = read_config(workdir).get("transfer", {})
+        named = bool(transfer.get("sources") and transfer.get("targets"))
+    except UNREADABLE:
+        return False
+    return named and not (workdir / "curve.csv").is_file()
+
+
+def read_matrix(workdir: Path, density: float | None = None) -> TransferMatrix:
+    """Reads the runs of a transfer matrix that there are.
+
+    Args:
+        workdir: holds config.json, `DATASET/` and `SOURCE_to_TARGET/`.
+        density: which level to compare; default: the config's.
+
+    Raises:
+        ConfigError: it is no transfer matrix, a run is damaged, or there is none yet.
+    """
+    try:
+        transfer = read_config(workdir)["transfer"]
+        sources, targets = tuple(transfer["sources"]), tuple(transfer["targets"])
+        density = float(transfer.get("density", 0.03)) if density is None else density
+    except UNREADABLE as error:
+        raise ConfigError(f"{workdir}: is not a transfer matrix: {error}") from error
+    if not 0 < density <= 1:
+        raise ConfigError(f"the density {density:g} is not above 0 and up to 1 (0.03 for 3 %)")
+    names = {(name, name): name for name in (*sources, *targets)}
+    names |= {(s, t): f"{s}_to_{t}" for s in sources for t in targets if s != t}
+    runs: dict[tuple[str, str], RunCurve] = {}
+    missing = []
+    for key, name in names.items():
+        try:
+            if not (workdir / name / "curve.csv").is_file():
+                raise NothingYetError
+            runs[key] = read_run(workdir / name)
+        except NothingYetError:
+            missing.append(f"{name} (no level yet)")
+    if not runs:
+        raise ConfigError(f"{workdir}: no run of the matrix has a complete level yet")
+    done = {
+        key: {(seed, point.level) for point in run.tickets.values() for seed in point.accuracies}
+        for key, run in runs.items()
+    }
+    wanted = set().union(*done.values())
+    for key, trainings in done.items():
+        if to_go := len(wanted - trainings):
+            missing.append(f"{names[key]} ({to_go} of {len(wanted)} trainings to go)")
+    return TransferMatrix(workdir, sources, targets, density, runs, tuple(missing))

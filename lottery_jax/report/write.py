@@ -1,0 +1,115 @@
+"""What a report consists of: figures and tables in files, and one table for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.table import Table
+
+from lottery_jax import figures, references
+from lottery_jax.errors import ConfigError
+from lottery_jax.files import write_text
+from lottery_jax.report.curves import RunCurve, layer_densities, read_run
+from lottery_jax.report.names import counted, headings, spread
+from lottery_jax.report.panels import accuracy_panel, heat_rows, matrix_panels
+from lottery_jax.report.tables import (
+    markdown_table,
+    matrix_csv,
+    matrix_markdown,
+    matrix_table,
+    run_table,
+)
+from lottery_jax.report.transfers import TransferMatrix, is_matrix, read_matrix
+
+
+def write_report(
+    workdirs: Sequence[str | Path],
+    out: Path | None = None,
+    *,
+    reference: Sequence[str] = (),
+    density: float | None = None,
+) -> list[Path]:
+    """Draws one figure of all runs, or the figures of a transfer matrix, and writes the tables.
+
+    Args:
+        workdirs: run directories, all drawn into the same figure, or one transfer matrix.
+        out: where to; default: `report/` in the first directory.
+        reference: published curves to draw behind: `gohil2020`, or `gohil2020:vgg19_cifar10`
+            where network or data differ.
+        density: of a matrix, which level to compare; default: its config's `transfer.density`.
+
+    Returns:
+        The files. Of runs: curve.png, curve.svg, layers.png, layers.svg of the first run, and
+        table.md. Of a matrix: matrix.png, matrix.svg, heatmap.png, heatmap.svg, matrix.csv,
+        table.md.
+
+    Raises:
+        ConfigError: a directory is not a run, or there is nothing published of that name.
+    """
+    folders = [Path(workdir) for workdir in workdirs]
+    out = out or folders[0] / "report"
+    if any(map(is_matrix, folders)):
+        if len(folders) > 1 or reference:
+            raise ConfigError("a transfer matrix is reported on alone and without --reference")
+        return _write_matrix(read_matrix(folders[0], density), out)
+    if density is not None:
+        raise ConfigError(f"--density is for transfer matrices; {folders[0]} is a run")
+    return _write_runs([read_run(folder) for folder in folders], out, reference)
+
+
+def closing_table(workdirs: Sequence[Path]) -> Table:
+    """The same as a table for the terminal, of the first run or of a transfer matrix."""
+    if is_matrix(workdirs[0]):
+        return matrix_table(read_matrix(workdirs[0]))
+    return run_table(read_run(workdirs[0]))
+
+
+def _write_runs(runs: Sequence[RunCurve], out: Path, reference: Sequence[str]) -> list[Path]:
+    settings = [(run.network, run.data) for run in runs]
+    curves: list[references.Curve] = []
+    for name in reference:
+        curves += [c for c in references.select(name, settings) if c not in curves]
+    configs = {name: run.config for name, run in zip(headings(runs), runs, strict=True)}
+    notes = references.notes(curves, configs)
+    if len(runs) == 1:
+        title = runs[0].title
+    else:
+        shared = len({run.setting for run in runs}) == 1
+        title = runs[0].setting if shared else "Accuracy over weights remaining"
+    figure = figures.accuracy_figure(
+        [accuracy_panel(runs, curves)], title, spread(runs), counted(runs), notes
+    )
+    files = figures.save(figure, out / "curve")
+    if layers := layer_densities(runs[0]):
+        subtitle = "the tickets layer by layer, from input to output"
+        figure = figures.layer_figure(layers, runs[0].title, subtitle, runs[0].counted)
+        files += figures.save(figure, out / "layers")
+    text = markdown_table(runs)
+    if notes:
+        text += "\n### Published numbers\n\n" + "".join(f"- {note}\n" for note in notes)
+    write_text(out / "table.md", text)
+    return [*files, out / "table.md"]
+
+
+def _write_matrix(matrix: TransferMatrix, out: Path) -> list[Path]:
+    runs = list(matrix.runs.values())
+    notes = [f"Not there yet: {', '.join(matrix.missing)}."] if matrix.missing else []
+    figure = figures.accuracy_figure(
+        matrix_panels(matrix), matrix.title, spread(runs), counted(runs), notes
+    )
+    files = figures.save(figure, out / "matrix")
+    framed = f"Framed: the target's own ticket and its accuracy in %. {matrix.paired()}"
+    figure = figures.heat_figure(
+        heat_rows(matrix),
+        matrix.targets,
+        f"{matrix.title}, at level {matrix.level}, {matrix.densities} of the weights",
+        "accuracy less that of the target's own ticket, percentage points",
+        apart=1,
+        labels=("tickets drawn on", "trained on", "difference, percentage points"),
+        notes=[framed, *matrix.incomparable(), *notes],
+    )
+    files += figures.save(figure, out / "heatmap")
+    write_text(out / "matrix.csv", matrix_csv(matrix))
+    write_text(out / "table.md", matrix_markdown(matrix))
+    return [*files, out / "matrix.csv", out / "table.md"]
