@@ -65,7 +65,9 @@ def default_config() -> ConfigDict:
     # the dense network, for every level; init: the weights that tickets start from, for every
     # level by itself; init_nested: the same, what is left at the level before.
     c.ladder.draw = "iterative"
-    c.ladder.sparsities = ()  # pruned at level 1, 2, ... (0.9 for 90 %); empty: by prune_fraction
+    # The share of the prunable weights (without skipped layers) that is pruned at level 1, 2, ...
+    # (0.9 for 90 %); `levels` cuts the list short. Empty: by prune_fraction.
+    c.ladder.sparsities = ()
     c.ladder.rounds = 0  # of scoring and pruning to a level; 0: the score's own (synflow 100, or 1)
     c.ladder.score_batches = 1  # of training images, for scores that look at data
     c.ladder.score_batch_size = 0  # 0: train.batch_size
@@ -330,7 +332,7 @@ def _check_transfer(flat: dict[str, Any]) -> None:
             "config.source: a matrix makes its own sources; leave it empty, or empty "
             "config.transfer.sources and config.transfer.targets"
         )
-    if flat["source"] and flat["ladder.optimizer_state"] == "restored":
+    if (flat["source"] or sources) and flat["ladder.optimizer_state"] == "restored":
         raise ConfigError(
             "config.ladder.optimizer_state: a transferred ticket has no optimizer state to "
             "restore; use 'fresh'"
@@ -349,12 +351,17 @@ def fingerprint(config: ConfigDict) -> str:
 
 
 def differing_keys(a: ConfigDict, b: ConfigDict) -> list[str]:
-    """The keys that matter to results and differ, as `key: value of a, value of b`."""
+    """The keys that matter to results and differ, as `key: value of a, value of b`.
+
+    A source is told by its own fingerprint (`rundir.check_workdir`), wherever it lies.
+    """
     left, right = flatten(a), flatten(b)
     return [
         f"config.{key}: {left.get(key)!r}, {right.get(key)!r}"
         for key in sorted(set(left) | set(right))
-        if str(left.get(key)) != str(right.get(key)) and not WITHOUT_EFFECT.fullmatch(key)
+        if str(left.get(key)) != str(right.get(key))
+        and not WITHOUT_EFFECT.fullmatch(key)
+        and key != "source"
     ]
 
 

@@ -88,6 +88,8 @@ def dense_sign(start: Start, key: jax.Array, others: Substitutes) -> Start:
     return start._replace(variables=variables)
 
 
+# Controls that train the winner's weights, or their signs, from the rewind point on.
+FROM_REWIND_POINT = {"shuffle_layers", "shuffle_global", "dense_sign"}
 CONTROLS: dict[str, Control] = {
     "reinit": reinit,
     "shuffle_layers": shuffle_layers,

@@ -182,7 +182,7 @@ def set_up(config: ConfigDict, devices: list[jax.Device] | None = None) -> Setup
         transfer.replaces_head(config.transfer.head, source.num_classes, dataset.num_classes)
     else:
         _check_ladder_is_not_too_long(setup)
-        _check_there_is_enough_to_score(setup)
+        _check_scores_can_be_computed(setup)
     return setup
 
 
@@ -205,7 +205,7 @@ def _check_ladder_is_not_too_long(setup: Setup) -> None:
     ladder = setup.config.ladder
     sizes = masks.groups(masks.dense(shapes), ladder.scope, setup.skip)
     for level in range(1, ladder.levels + 1):
-        if not any(level_counts(ladder, sizes, level).values()):
+        if not any(counts_at(ladder, sizes, level).values()):
             key, limit = (
                 ("sparsities", f"{ladder.sparsities[level - 1]:g} of {sum(sizes.values())}")
                 if ladder.sparsities
@@ -216,14 +216,14 @@ def _check_ladder_is_not_too_long(setup: Setup) -> None:
             )
 
 
-def level_counts(ladder: ConfigDict, sizes: drawing.Counts, level: int) -> drawing.Counts:
+def counts_at(ladder: ConfigDict, sizes: drawing.Counts, level: int) -> drawing.Counts:
     """How many weights each group of layers keeps at a level of `config.ladder`."""
     return drawing.level_counts(
         sizes, level, prune_fraction=ladder.prune_fraction, sparsities=ladder.sparsities
     )
 
 
-def _check_there_is_enough_to_score(setup: Setup) -> None:
+def _check_scores_can_be_computed(setup: Setup) -> None:
     ladder, examples = setup.config.ladder, len(setup.dataset.x_train)
     size = ladder.score_batch_size or setup.config.train.batch_size
     if ladder.score_batches * size > examples:
@@ -231,3 +231,11 @@ def _check_there_is_enough_to_score(setup: Setup) -> None:
             f"config.ladder.score_batches: {ladder.score_batches} batches of {size} are more than "
             f"the {examples} training images"
         )
+    if ladder.scores == "synflow":
+        try:
+            jax.local_devices(backend="cpu")
+        except RuntimeError as error:
+            raise ConfigError(
+                "config.ladder.scores: synflow is computed in float64 on the CPU, which "
+                "JAX_PLATFORMS leaves out; add cpu to it"
+            ) from error

@@ -25,8 +25,9 @@ from ml_collections import ConfigDict
 from rich.console import Console
 
 from lottery_jax import drawing, logs, masks, tickets, transfer
-from lottery_jax.controls import CONTROLS, Substitutes
-from lottery_jax.experiment import level_counts, resolve, set_up
+from lottery_jax.controls import CONTROLS, FROM_REWIND_POINT, Substitutes
+from lottery_jax.errors import ConfigError
+from lottery_jax.experiment import counts_at, resolve, set_up
 from lottery_jax.logs import WINNING
 from lottery_jax.pipeline import make_prepare, sample_batches
 from lottery_jax.rundir import (
@@ -68,6 +69,8 @@ def run_ladder(
         TrainingError: a loss is not finite; what was completed before is kept.
     """
     config = resolve(config)
+    if config.transfer.sources:
+        raise ConfigError("config.transfer.sources: a matrix of ladders is run by run_matrix")
     workdir = Path(workdir)
     # In a notebook too: plain lines, which a notebook shows as one block of text.
     console = console or Console(soft_wrap=True, force_jupyter=False)
@@ -128,7 +131,12 @@ def climb(run: Run, seed: int) -> None:
         if all(tickets.is_complete(unit.ticket) for unit in here):
             run.display.skip(len(here) * setup.config.train.epochs)
             continue
-        start = Start(level_mask(run, seed, level, origin, keys), origin.variables, origin.step)
+        winner = run.unit(seed, level).ticket
+        if tickets.is_complete(winner):  # its controls are left: they get the very mask it has
+            mask = tickets.load_ticket(winner).mask
+        else:
+            mask = level_mask(run, seed, level, origin, keys)
+        start = Start(mask, origin.variables, origin.step)
         for unit in here:
             begin, restored = start, None
             if unit.control != WINNING:
@@ -136,7 +144,10 @@ def climb(run: Run, seed: int) -> None:
             elif level == 0 and origin.rewind is not None:
                 # The dense network goes on from the rewind point as if nothing had happened.
                 begin, restored = start._replace(step=setup.rewind_step), origin.rewind
-            elif ladder.optimizer_state == "restored":
+            if ladder.optimizer_state == "restored" and unit.control in {
+                WINNING,
+                *FROM_REWIND_POINT,
+            }:
                 restored = origin.rewind
             train_unit(run, unit, begin, keys.train, restored)
         write_curve(setup.config, run.workdir)
@@ -168,7 +179,9 @@ def transferred_origin(run: Run, seed: int, keys: Keys) -> Origin:
     variables = source.ticket(seed, 0).variables
     initial = setup.init(keys.init)
     if setup.new_head:
-        params = transfer.with_new_head(variables["params"], jax.device_get(initial["params"]))
+        # Another key: with that of the replicate it would be the head that the source began with.
+        fresh = jax.device_get(setup.init(jax.random.fold_in(keys.init, 1)))
+        params = transfer.with_new_head(variables["params"], fresh["params"])
         variables = {**variables, "params": params}
     return Origin(
         variables=variables,
@@ -202,11 +215,14 @@ def draw_mask(run: Run, seed: int, level: int, origin: Origin, keys: Keys) -> Py
     variables = parent.variables if at_start else parent.trained_variables
     size = ladder.score_batch_size or setup.config.train.batch_size
     prepare = make_prepare(setup.dataset.mean, setup.dataset.std, "none")
-    # With `init` every level sees the same images: it is one ranking, cut at several places.
-    key = keys.score if ladder.draw == "init" else jax.random.fold_in(keys.score, level)
+    # Where every level begins with the whole network, all see the same images: it is one ranking,
+    # cut at several places.
+    data_keys = jax.random.fold_in(keys.score, level) if from_before else keys.score
+    # One key for all levels and rounds, so that a random order of the weights stays what it is.
+    score_key = jax.random.split(jax.random.fold_in(keys.score, 0))[1]
 
     def score(mask: PyTree, done: int) -> PyTree:
-        data_key, score_key = jax.random.split(jax.random.fold_in(key, done))
+        data_key = jax.random.split(jax.random.fold_in(data_keys, done))[0]
         images, labels = sample_batches(
             data_key, setup.dataset.x_train, setup.dataset.y_train, ladder.score_batches, size
         )
@@ -225,7 +241,7 @@ def draw_mask(run: Run, seed: int, level: int, origin: Origin, keys: Keys) -> Py
         return SCORES[ladder.scores](subject)
 
     sizes = masks.groups(masks.dense(parent.mask), ladder.scope, setup.skip)
-    keep = level_counts(ladder, sizes, level)
+    keep = counts_at(ladder, sizes, level)
     rounds = ladder.rounds or OWN_ROUNDS.get(ladder.scores, 1)
     return drawing.in_rounds(score, parent.mask, keep, rounds)
 

@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 from rich.console import Console
 
 from lottery_jax import transfer
+from lottery_jax.config import validate
 from lottery_jax.errors import ConfigError
 from lottery_jax.experiment import resolve, set_up
 from lottery_jax.ladder import run_ladder
@@ -48,7 +49,8 @@ def run_matrix(
     if not config.transfer.sources:
         raise ConfigError("config.transfer.sources: a matrix needs at least one source")
     check_workdir(workdir, config)
-    _check_data(config, devices)
+    if not (workdir / "config.json").is_file():
+        _check(config, devices)
     record_config(workdir, config)
     todo = list(cells(config, workdir))
     for i, (title, folder, cell) in enumerate(todo, 1):
@@ -68,24 +70,29 @@ def cells(config: ConfigDict, workdir: Path) -> Iterator[tuple[str, Path, Config
         return c
 
     for data in dict.fromkeys((*config.transfer.sources, *config.transfer.targets)):
-        yield f"tickets of {data}", workdir / data, cell(data)
+        # The random tickets of a target stand beside all the tickets that are trained on it.
+        controls = (*config.controls, "random") if data in config.transfer.targets else ()
+        native = cell(data, controls=tuple(dict.fromkeys(controls)))
+        yield f"tickets of {data}", workdir / data, native
     for target in config.transfer.targets:
         for source in config.transfer.sources:
             if source != target:
-                # A random ticket knows nothing of a source: the target's own run has it.
                 transferred = cell(target, source=str(workdir / source), controls=())
                 name = f"{source}_to_{target}"
                 yield f"tickets of {source} on {target}", workdir / name, transferred
 
 
-def _check_data(config: ConfigDict, devices: list[jax.Device] | None) -> None:
-    """Loads every data set once, so that the last one is not missed after hours."""
-    shapes, classes = {}, {}
+def _check(config: ConfigDict, devices: list[jax.Device] | None) -> None:
+    """Checks every cell and loads every data set once: not the last one after hours."""
+    names, shapes, classes = {}, {}, {}
     for _, _, cell in cells(config, Path()):
+        validate(cell)
         if not cell.source:
-            dataset = set_up(cell, devices).dataset
-            shapes[cell.data.name] = dataset.image_shape
-            classes[cell.data.name] = dataset.num_classes
+            name, dataset = cell.data.name, set_up(cell, devices).dataset
+            names[name], shapes[name] = dataset.name, dataset.image_shape
+            classes[name] = dataset.num_classes
+    if len(set(names.values())) < len(names):
+        raise ConfigError(f"config.transfer: a data set has two names in {', '.join(names)}")
     if len(set(shapes.values())) > 1:
         raise ConfigError(
             "config.data.input_shape: the data sets differ in shape ("

@@ -84,6 +84,8 @@ def check_workdir(workdir: Path, config: ConfigDict) -> None:
     file = workdir / "config.json"
     if file.is_file():
         differ = configuration.differing_keys(read_config(workdir), config)
+        if (there := _record(workdir).get("source_fingerprint")) != source_fingerprint(config):
+            differ.append(f"the source's fingerprint: {there}, {source_fingerprint(config)}")
         if differ:
             raise ConfigError(
                 f"{workdir}: holds a run of another config (there, here): {'; '.join(differ)}; "
@@ -91,6 +93,13 @@ def check_workdir(workdir: Path, config: ConfigDict) -> None:
             )
     elif workdir.exists() and (not workdir.is_dir() or any(map(_is_foreign, workdir.iterdir()))):
         raise ConfigError(f"{workdir}: is neither empty nor a run; choose another --workdir")
+
+
+def source_fingerprint(config: ConfigDict) -> str | None:
+    """The fingerprint of the run whose tickets are trained; None without a source."""
+    if not config.source:
+        return None
+    return configuration.fingerprint(read_config(Path(config.source).expanduser()))
 
 
 def _is_foreign(path: Path) -> bool:
@@ -104,11 +113,16 @@ def read_config(workdir: Path) -> ConfigDict:
     Raises:
         ConfigError: there is none, or it can't be read.
     """
+    return configuration.from_json(_record(workdir)["config"])
+
+
+def _record(workdir: Path) -> dict[str, Any]:
     try:
-        stored = json.loads((workdir / "config.json").read_text(encoding="utf-8"))["config"]
+        record = json.loads((workdir / "config.json").read_text(encoding="utf-8"))
+        record["config"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{workdir}: is not a run (config.json: {error})") from error
-    return configuration.from_json(stored)
+    return dict(record)
 
 
 def record_config(workdir: Path, config: ConfigDict) -> None:
@@ -122,6 +136,7 @@ def record_config(workdir: Path, config: ConfigDict) -> None:
     record = {
         "config": configuration.to_json(config),
         "fingerprint": configuration.fingerprint(config),
+        "source_fingerprint": source_fingerprint(config),
         "versions": {name: version(name) for name in names},
         "git_commit": _git_commit(),
     }

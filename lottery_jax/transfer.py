@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 
 from lottery_jax import config as configuration
 from lottery_jax import masks, rundir, scores, tickets
+from lottery_jax.config import default_config
 from lottery_jax.errors import ConfigError
 from lottery_jax.logs import WINNING
 from lottery_jax.tickets import Ticket
@@ -78,16 +79,21 @@ def inherit(config: ConfigDict) -> ConfigDict:
     """The config with the ladder keys of its source, if it has one; levels are at most as many.
 
     Raises:
-        ConfigError: `config.source` is not a run.
+        ConfigError: `config.source` is not a run, or the config asks for another ladder.
     """
     if not config.source:
         return config
     theirs = configuration.flatten(rundir.read_config(_existing(config.source)))
-    flat = configuration.flatten(config)
-    flat |= {f"ladder.{key}": theirs[f"ladder.{key}"] for key in _INHERITED}
-    flat["ladder.levels"] = levels = min(flat["ladder.levels"], theirs["ladder.levels"])
-    flat["control_levels"] = tuple(n for n in flat["control_levels"] if n <= levels)
-    inherited = configuration.default_config()
+    flat, default = configuration.flatten(config), configuration.flatten(default_config())
+    for key in (f"ladder.{key}" for key in _INHERITED):
+        if flat[key] not in (default[key], theirs[key]):
+            raise ConfigError(
+                f"config.{key}: {flat[key]!r}, but the source's ladder has {theirs[key]!r}; a "
+                "transfer takes it from there"
+            )
+        flat[key] = theirs[key]
+    flat["ladder.levels"] = min(flat["ladder.levels"], theirs["ladder.levels"])
+    inherited = default_config()
     inherited.update_from_flattened_dict(flat)
     return configuration.validate(inherited)
 
@@ -103,7 +109,7 @@ def open_source(config: ConfigDict) -> Source | None:
     workdir = _existing(config.source)
     theirs = rundir.read_config(workdir)
     for key in ("name", "width", "stem"):
-        if theirs.model[key] != config.model[key]:
+        if (theirs.model[key] or "cifar") != (config.model[key] or "cifar"):
             raise ConfigError(
                 f"config.source: {workdir} has config.model.{key} {theirs.model[key]!r}, this "
                 f"config {config.model[key]!r}; a ticket fits its own network only"

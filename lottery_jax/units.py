@@ -110,35 +110,42 @@ def train_unit(
     if tickets.is_complete(unit.ticket):
         run.display.skip(run.setup.config.train.epochs)
         return
-    setup, mask = run.setup, begin.mask
-    density = masks.density(mask)
+    setup = run.setup
+    density = masks.density(begin.mask)
     what = f"seed {unit.seed}  level {unit.level:2d}  {density:7.2%} {unit.control}"
     run.display.working_on(what)
-    warn_of_collapse(run, unit, mask)
-    state = start_state(setup.program, begin.variables, mask, begin.step, restored)
+    warn_of_collapse(run, unit, begin.mask)
+    state = start_state(setup.program, begin.variables, begin.mask, begin.step, restored)
     run.display.skip(begin.step // setup.program.steps_per_epoch)
-    start = jax.device_get({"params": state.params, "batch_stats": state.batch_stats})
     rows = run.metrics.rows_of(unit.seed, unit.level, unit.control)
     state = train_on(run, unit, state, train_key, setup.end_step, rows)
+    # The mask that was trained: of a checkpoint, if there was one.
+    mask = jax.device_get(state.mask)
     ticket = Ticket(
         mask=mask,
-        params=start["params"],
-        batch_stats=start["batch_stats"],
+        params=jax.device_get(masks.apply(mask, begin.variables["params"])),
+        batch_stats=jax.device_get(begin.variables["batch_stats"]),
         trained=jax.device_get(state.params),
         trained_batch_stats=jax.device_get(state.batch_stats),
-        metadata=ticket_metadata(run, unit, rows),
+        metadata=ticket_metadata(run, unit, begin.step, rows),
     )
     tickets.save_ticket(unit.ticket, ticket)
     _discard_checkpoints(unit)
 
 
-def ticket_metadata(run: Run, unit: Unit, rows: list[Row]) -> dict[str, Any]:
-    """What a ticket says of itself: its network, where it comes from, what was measured."""
+def ticket_metadata(run: Run, unit: Unit, start_step: int, rows: list[Row]) -> dict[str, Any]:
+    """What a ticket says of itself: its network, where it comes from, what was measured.
+
+    `rewind_step` is where its weights are from, `start_step` where its training began: they differ
+    for transferred tickets and for controls.
+    """
     setup, config, last = run.setup, run.setup.config, rows[-1]
     optimizer = config.optimizer.to_dict()
     if setup.source:
         found_by = setup.source.found_by(unit.seed, unit.level)
+        rewind_step = setup.source.metadata.get("rewind_step")
     else:
+        rewind_step = setup.rewind_step
         found_by = {
             "data": setup.dataset.name,
             "optimizer": optimizer,
@@ -160,7 +167,8 @@ def ticket_metadata(run: Run, unit: Unit, rows: list[Row]) -> dict[str, Any]:
             "scores": config.ladder.scores,
             "scope": config.ladder.scope,
         },
-        "rewind_step": setup.rewind_step,
+        "rewind_step": rewind_step,
+        "start_step": start_step,
         "optimizer": optimizer,
         "found_by": found_by,
         "config_fingerprint": run.fingerprint,

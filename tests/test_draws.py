@@ -12,7 +12,7 @@ from lottery_jax.errors import ConfigError
 from lottery_jax.ladder import run_ladder
 from tests.conftest import make_tiny_config
 from tests.test_ladder import load, quiet_console
-from tests.test_train import assert_same
+from tests.test_train import assert_same, pruned_values
 
 
 def run(workdir, **overrides):
@@ -68,6 +68,9 @@ def test_magnitude_at_init_looks_at_step_0_wherever_weights_are_rewound_to(tmp_p
     run(tmp_path / "late", **common, **{"ladder.rewind": "5st"})
     run(tmp_path / "start", **common, **{"ladder.rewind": 0})
     late, start = (load(tmp_path / name, 2, 1) for name in ("late", "start"))
+    initial = load(tmp_path / "start", 2, 0).params
+    expected = best(magnitudes(initial), masks.counts(start.mask)[0])
+    assert_same(masks.kernels(start.mask), expected)
     assert_same(late.mask, start.mask)
     assert not np.array_equal(late.params["head"]["kernel"], start.params["head"]["kernel"])
 
@@ -94,8 +97,62 @@ def test_snip_masks_have_imps_counts_and_nest_however_they_are_drawn(snips):
                 assert not (b & ~a).any()
 
 
-def test_iterative_snip_scores_what_is_left(snips):
-    """The first round is SNIP's, but for the images; later ones part from it."""
+def recording(monkeypatch, name):
+    """The subjects that a score was asked for, as a list that fills."""
+    seen, real = [], scores.SCORES[name]
+
+    def record(subject):
+        seen.append(subject)
+        return real(subject)
+
+    monkeypatch.setitem(ladder.SCORES, name, record)
+    return seen
+
+
+def test_every_round_scores_what_the_one_before_left(tmp_path, monkeypatch):
+    """Iterative SNIP: three levels, two rounds each, every one worked out again by hand."""
+    seen = recording(monkeypatch, "snip")
+    run(tmp_path, **{"ladder.draw": "init_nested", "ladder.scores": "snip", "ladder.rewind": 0,
+                     "ladder.levels": 3, "ladder.prune_fraction": 0.5, "ladder.rounds": 2,
+                     "train.epochs": 1})  # fmt: skip
+    dense = load(tmp_path, 2, 0)
+    total = masks.counts(dense.mask)[1]
+    counts = [masks.counts(subject.mask)[0] for subject in seen]
+    halves = [total, round(total / 2), round(round(total / 2) / 2)]
+    assert counts[::2] == halves and len(seen) == 6
+    assert counts[1::2] == [round(n * 0.5**0.5) for n in halves]
+    for i, subject in enumerate(seen):
+        expected = jax.tree.map(np.where, subject.mask, dense.params, jax.tree.map(
+            np.zeros_like, dense.params))  # fmt: skip
+        assert_same(subject.params, expected)
+        found = jax.device_get(scores.SCORES["snip"](subject))
+        after = seen[i + 1].mask if i < 5 else load(tmp_path, 2, 3).mask
+        # What is pruned scores 0, so the best of all are the best of what is left.
+        assert_same(masks.kernels(after), best(found, masks.counts(after)[0]))
+
+
+def test_synflow_takes_its_hundred_rounds(tmp_path, monkeypatch):
+    seen = recording(monkeypatch, "synflow")
+    run(tmp_path, **{"ladder.draw": "init", "ladder.scores": "synflow", "ladder.rewind": 0,
+                     "ladder.sparsities": (0.99,), "train.epochs": 1})  # fmt: skip
+    counts = [masks.counts(subject.mask)[0] for subject in seen]
+    total = counts[0]
+    last = round(total * (1 - 0.99))
+    assert counts == [round(total * (last / total) ** (r / 100)) for r in range(100)]
+    assert all((pruned_values(s.mask, s.params) == 0).all() for s in seen)
+
+
+@pytest.mark.parametrize("override", [{"ladder.rounds": 5}, {"ladder.draw": "init_nested"}])
+def test_erk_has_the_same_layer_densities_in_one_step_or_in_several(tmp_path, override):
+    common = {"ladder.scores": "erk", "ladder.draw": "init", "ladder.rewind": 0,
+              "train.epochs": 1, "ladder.sparsities": (0.6, 0.95)}  # fmt: skip
+    run(tmp_path / "one", **common)
+    run(tmp_path / "several", **{**common, **override})
+    one, several = (load(tmp_path / name, 2, 2).mask for name in ("one", "several"))
+    assert_same(one, several)
+
+
+def test_iterative_snip_is_not_snip(snips):
     one, nested = (load(snips / draw, 2, 10).mask for draw in ("init", "init_nested"))
     assert masks.counts(one) == masks.counts(nested)
     kept, nested_kept = (masks.kernels(mask) for mask in (one, nested))
@@ -113,14 +170,7 @@ def test_iterative_snip_scores_what_is_left(snips):
 
 def test_snip_in_the_ladder_is_snip_by_hand(tmp_path, monkeypatch):
     """The scores are those of the pure function at the level's own starting weights."""
-    seen = []
-    real = scores.SCORES["snip"]
-
-    def record(subject):
-        seen.append(subject)
-        return real(subject)
-
-    monkeypatch.setitem(ladder.SCORES, "snip", record)
+    seen = recording(monkeypatch, "snip")
     run(tmp_path, **{"ladder.draw": "init", "ladder.scores": "snip", "ladder.sparsities": (0.9,),
                      "ladder.rewind": 0, "ladder.score_batches": 3,
                      "ladder.score_batch_size": 7})  # fmt: skip

@@ -40,7 +40,10 @@ def run(config, workdir):
 def ladder(tmp_path_factory):
     """iterative_pruning: the ladder that the transfers and the evaluation start from."""
     workdir = tmp_path_factory.mktemp("ladder") / "run"
-    rows = run(shortened("vgg19_cifar10"), workdir)
+    config = shortened("vgg19_cifar10")
+    config.unlock()
+    config.controls, config.control_levels = ("random", "reinit"), (2,)
+    rows = run(config, workdir)
     return workdir, rows
 
 
@@ -50,7 +53,8 @@ def remaining(rows):
 
 def test_iterative_pruning(ladder):
     workdir, rows = ladder
-    assert remaining(rows) == pytest.approx([1, 0.8, 0.64], abs=1e-4)
+    assert [row["control"] for row in rows[-2:]] == ["random", "reinit"]
+    assert remaining(rows) == pytest.approx([1, 0.8, 0.64, 0.64, 0.64], abs=1e-4)
     assert load_ticket(workdir, 0, 1).metadata["rewind_step"] == 2  # the end of epoch 1
 
 

@@ -1,6 +1,7 @@
 """Transfer: another run's masks and rewind weights, bit for bit, on other data or optimizers."""
 
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 
 from lottery_jax import logs, masks, rundir, tickets
 from lottery_jax.datasets import write_npz
-from lottery_jax.errors import ConfigError
+from lottery_jax.errors import ConfigError, DataError
 from lottery_jax.ladder import run_ladder
 from lottery_jax.matrix import run_matrix
 from tests.conftest import make_tiny_config
@@ -92,6 +93,9 @@ def test_the_ladder_keys_are_the_sources(source, tmp_path):
     config = target_config(source, **{"ladder.levels": 30, "ladder.prune_fraction": 0.2})
     rows = transfer(config, tmp_path)
     assert [row["level"] for row in rows] == [0, 1, 2]
+    # Resumed by whatever path leads to the same source; refused for another source.
+    same = target_config(f"{source.parent}/./run", **{"ladder.levels": 30})
+    assert transfer(same, tmp_path) == rows
     stored = rundir.read_config(tmp_path)
     assert stored.ladder.prune_fraction == 0.6 and stored.ladder.rewind == "5st"
     assert stored.ladder.levels == 2
@@ -160,6 +164,19 @@ def test_reinit_draws_a_new_head_even_where_the_classes_agree(source, tmp_path):
     assert not (ours == old).any() and (ours != 0).all()
 
 
+def test_a_new_head_is_not_the_one_that_the_source_began_with(tmp_path):
+    """Rewound to step 0 the source's head is what its key drew: the new one is of another key."""
+    common = {"ladder.levels": 0, "train.epochs": 1, "ladder.rewind": 0, "model.width": 0.3}
+    transfer(make_tiny_config(**common), tmp_path / "source")
+    config = make_tiny_config(
+        source=str(tmp_path / "source"), **{**common, "transfer.head": "reinit"}
+    )
+    transfer(config, tmp_path / "target")
+    theirs, ours = (load(tmp_path / name, 0, 0).params for name in ("source", "target"))
+    assert_same(ours["dense1"], theirs["dense1"])
+    assert not (ours["head"]["kernel"] == theirs["head"]["kernel"]).any()
+
+
 def test_a_ticket_of_one_optimizer_is_trained_by_another(source, tmp_path):
     config = target_config(
         source, **{"optimizer.name": "adam", "optimizer.learning_rate": 1e-3, "ladder.levels": 1}
@@ -189,6 +206,8 @@ def test_a_transferred_ticket_trains_as_long_as_a_native_one(source, tmp_path):
         ({"seeds": (0, 7)}, "has no seed 7; it has 0, 1"),
         ({"data.input_shape": (9, 9, 1)}, "the source's tickets take \\(8, 8, 1\\)"),
         ({"controls": ("innit",)}, "did you mean 'init'"),
+        ({"ladder.prune_fraction": 0.5}, "0.5, but the source's ladder has 0.6"),
+        ({"control_levels": (2, 9)}, "there is no level 9; config.ladder.levels is 2"),
     ],
 )
 def test_a_source_that_does_not_fit_is_found_at_once(source, tmp_path, override, says):
@@ -206,6 +225,20 @@ def test_a_head_that_does_not_fit_can_not_be_kept(source, data_dir, tmp_path):
     with pytest.raises(ConfigError, match="the ticket has 10, the target 4"):
         transfer(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_another_source_at_the_same_place_is_refused(source, tmp_path):
+    config = {"ladder.levels": 0, "train.epochs": 1, "model.width": 0.5, "ladder.rewind": 0}
+    for seeds in ((1,), (1, 2)):
+        there = tmp_path / "source"
+        if there.exists():
+            shutil.rmtree(there)
+        transfer(make_tiny_config(**{**config, "seeds": seeds}), there)
+        target = make_tiny_config(source=str(there), **{**config, "seeds": (1,)})
+        if seeds == (1,):
+            transfer(target, tmp_path / "run")
+    with pytest.raises(ConfigError, match="the source's fingerprint"):
+        transfer(target, tmp_path / "run")
 
 
 def test_an_unfinished_source_is_an_error_that_names_the_level(tmp_path):
@@ -272,13 +305,15 @@ def test_a_matrix_is_its_cells_and_resumes_cell_by_cell(tmp_path, one_device):
             "the ticket has 10, the target 4",
         ),
         ({"transfer.sources": (), "transfer.targets": ()}, "at least one source"),
+        ({"ladder.optimizer_state": "restored"}, "no optimizer state to restore"),
+        ({"transfer.targets": ("digitsb", "digits_b")}, "two names"),
     ],
 )
 def test_a_matrix_that_can_not_work_is_found_before_it_begins(
     data_dir, tmp_path, one_device, override, says
 ):
     override = {k: str(data_dir) if v == "DATA" else v for k, v in override.items()}
-    with pytest.raises(Exception, match=says):
+    with pytest.raises((ConfigError, DataError), match=says):
         run_matrix(
             matrix_config(**override), tmp_path / "m", devices=one_device, console=quiet_console()
         )

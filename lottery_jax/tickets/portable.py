@@ -37,6 +37,7 @@ from lottery_jax.tickets.ticket import (
     completed,
     expected_arrays,
     leaves,
+    parse_json,
     verified,
 )
 
@@ -145,7 +146,7 @@ def _metadata_of(where: Path, file: Any) -> dict[str, Any]:
     if text is None:
         raise TicketError(f"{where}: is not a ticket (a safetensors file without its metadata)")
     try:
-        entry = json.loads(text)
+        entry = parse_json(text)
         what, version, metadata = entry["format"], entry["version"], entry["metadata"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise TicketError(f"{where}: can't be read as a ticket's metadata: {error}") from error

@@ -289,6 +289,9 @@ def _array(file: Path, key: Any, value: Any) -> Array:
     if isinstance(key, str) and isinstance(value, np.ndarray):
         return value
     try:
+        if value.untyped_storage().nbytes() < value.numel() * value.element_size():
+            # Repeated by strides: a small file could ask for any amount of memory.
+            raise TypeError("it is larger than what the file holds of it")
         array: Array = value.detach().numpy()
     except (AttributeError, TypeError, RuntimeError, ValueError) as error:
         what = getattr(value, "dtype", type(value).__name__)

@@ -34,6 +34,7 @@ from lottery_jax.tickets.ticket import (
     completed,
     expected_arrays,
     leaves,
+    parse_json,
     verified,
 )
 from lottery_jax.train import TrainState
@@ -55,9 +56,9 @@ def save_ticket(path: str | os.PathLike[str], ticket: Ticket) -> Ticket:
     """
     folder = Path(path)
     ticket = completed(folder, ticket)
+    text = json.dumps(ticket.metadata, indent=1, allow_nan=False)
     (folder / "metadata.json").unlink(missing_ok=True)  # incomplete from here on
     _save_arrays(folder / "arrays", {part: getattr(ticket, part) for part in PARTS})
-    text = json.dumps(ticket.metadata, indent=1, allow_nan=False)
     write_text(folder / "metadata.json", text + "\n")
     return ticket
 
@@ -77,7 +78,7 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
         return portable.read_metadata(path)
     file = Path(path) / "metadata.json"
     try:
-        metadata = json.loads(file.read_text(encoding="utf-8"))
+        metadata = parse_json(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise TicketError(f"{path}: is not a ticket (it has no metadata.json)") from error
     except (OSError, ValueError, RecursionError) as error:

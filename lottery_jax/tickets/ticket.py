@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 import os
 from typing import Any
 
@@ -131,6 +132,41 @@ def _check_pruned(where: PathLike, arrays: dict[str, PyTree]) -> None:
             raise TicketError(f"{where}: the mask prunes {path}; only kernels can be pruned")
 
 
+def parse_json(text: str) -> Any:
+    """Parses JSON as it is written here: without NaN and infinities.
+
+    Raises:
+        ValueError, RecursionError: it is none.
+    """
+
+    def refuse(constant: str) -> None:
+        raise ValueError(f"{constant} is not JSON")
+
+    return json.loads(text, parse_constant=refuse)
+
+
+def _is_described(metadata: dict[str, Any]) -> bool:
+    """Whether the values that loading and showing need are of the types they must have."""
+
+    def numbers(values: Any) -> bool:
+        return isinstance(values, list) and all(type(v) in (int, float) for v in values)
+
+    shape, layers = metadata["input_shape"], metadata["layer_order"]
+    return (
+        isinstance(metadata["model"], dict)
+        and isinstance(metadata["data"], str)
+        and type(metadata["num_classes"]) is int
+        and isinstance(layers, list)
+        and all(isinstance(name, str) for name in layers)
+        and isinstance(shape, list)
+        and len(shape) == 3
+        and all(type(n) is int and n > 0 for n in shape)
+        and numbers(metadata["mean"])
+        and numbers(metadata["std"])
+        and len(metadata["mean"]) == len(metadata["std"]) == shape[2]
+    )
+
+
 def checked_metadata(where: PathLike, metadata: Any) -> dict[str, Any]:
     """`metadata`, as it was parsed from JSON, if it is a ticket's.
 
@@ -143,6 +179,8 @@ def checked_metadata(where: PathLike, metadata: Any) -> dict[str, Any]:
         raise TicketError(f"{where}: has format {version}; this version reads {FORMAT_VERSION}")
     if missing := [key for key in _REQUIRED if key not in metadata]:
         raise TicketError(f"{where}: has no {', '.join(missing)}")
+    if not _is_described(metadata):
+        raise TicketError(f"{where}: its metadata does not describe a model: a value is of no use")
     return metadata
 
 
