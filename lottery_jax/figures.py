@@ -151,6 +151,12 @@ def _draw(axes: Axes, panel: Panel) -> None:
     for line in panel.lines:
         if line.kind == "reference":
             _draw_line(axes, line, 1.5)
+    # Fitted to the means: a single seed that failed must not flatten everything else.
+    levels = [mean for line in panel.lines for mean in line.mean]
+    levels += [dense.accuracy for dense in panel.dense if dense.accuracy is not None]
+    if levels:
+        margin = max(0.5, 0.06 * (max(levels) - min(levels)))
+        axes.set_ylim(min(levels) - margin, max(levels) + margin)
 
 
 def _draw_line(axes: Axes, line: Line, zorder: float) -> None:
