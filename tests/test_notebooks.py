@@ -9,8 +9,9 @@ from nbclient import NotebookClient
 NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
 
 
-def test_there_is_the_notebook_of_the_readme():
-    assert "01_find_a_ticket" in {path.stem for path in NOTEBOOKS}
+def test_there_are_the_notebooks_of_the_readme():
+    expected = {"01_find_a_ticket", "02_transfer", "03_snip_vs_imp"}
+    assert expected <= {path.stem for path in NOTEBOOKS}
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
