@@ -9,7 +9,7 @@ import time
 import pytest
 
 from lottery_jax import evaluate, main, report
-from tests.test_resume import ROOT, command, environment
+from tests.test_resume import ROOT, command, environment, lines_of
 
 QUICKSTART = f"--config={ROOT / 'configs' / 'quickstart.py'}"
 
@@ -146,14 +146,17 @@ def test_what_is_not_there_is_one_line_and_status_2(module, tmp_path, capsys):
 
 
 def test_an_interrupted_run_says_how_to_go_on(tmp_path):
+    """Of a run that is too long to end by itself before the signal."""
     process = subprocess.Popen(
-        command(tmp_path / "run"), env=environment(tmp_path), cwd=tmp_path,
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        command(tmp_path / "run", **{"train.epochs": "500"}), env=environment(tmp_path),
+        cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
-    while not (tmp_path / "run" / "metrics.jsonl").is_file() and process.poll() is None:
+    deadline = time.monotonic() + 120
+    while not lines_of(tmp_path / "run") and process.poll() is None:
+        assert time.monotonic() < deadline
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
-    _, error = process.communicate(timeout=60)
+    _, error = process.communicate(timeout=120)
     assert process.returncode == 130
     assert error == "interrupted; run the same command again to resume\n"
 

@@ -14,7 +14,11 @@ import json
 import os
 import re
 import shutil
+import signal
+import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -153,20 +157,42 @@ def _as_dict(state: TrainState) -> dict[str, PyTree]:
     }
 
 
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Puts a Ctrl-C off until the block has ended.
+
+    Orbax works in event loops and threads of its own: an interrupt within them is now swallowed,
+    now leaves warnings behind.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    caught: list[int] = []
+    previous = signal.signal(signal.SIGINT, lambda number, _: caught.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous or signal.default_int_handler)
+    if caught:
+        raise KeyboardInterrupt
+
+
 def _save_arrays(folder: Path, arrays: PyTree) -> None:
-    ocp.save(folder.absolute(), arrays, overwrite=True)
+    with _uninterrupted():
+        ocp.save(folder.absolute(), arrays, overwrite=True)
 
 
 def _load_arrays(folder: Path, expected: PyTree) -> PyTree:
     """Loads NumPy arrays, having compared every leaf's shape and dtype with the expected one."""
     try:
-        stored = ocp.metadata(folder.absolute()).metadata
+        with _uninterrupted():
+            stored = ocp.metadata(folder.absolute()).metadata
     except Exception as error:
         raise TicketError(f"{folder}: is not a readable Orbax checkpoint: {error}") from error
     compare_leaves(folder, leaves(stored), leaves(expected))
     template = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), expected)
     try:
-        with warnings.catch_warnings():
+        with _uninterrupted(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return ocp.load(folder.absolute(), template)
     except Exception as error:
