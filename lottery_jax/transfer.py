@@ -16,7 +16,6 @@ from ml_collections import ConfigDict
 
 from lottery_jax import config as configuration
 from lottery_jax import masks, rundir, scores, tickets
-from lottery_jax.config import default_config
 from lottery_jax.errors import ConfigError
 from lottery_jax.logs import WINNING
 from lottery_jax.tickets import Ticket
@@ -84,7 +83,10 @@ def inherit(config: ConfigDict) -> ConfigDict:
     if not config.source:
         return config
     theirs = configuration.flatten(rundir.read_config(_existing(config.source)))
-    flat, default = configuration.flatten(config), configuration.flatten(default_config())
+    flat, default = (
+        configuration.flatten(config),
+        configuration.flatten(configuration.default_config()),
+    )
     for key in (f"ladder.{key}" for key in _INHERITED):
         if flat[key] not in (default[key], theirs[key]):
             raise ConfigError(
@@ -93,7 +95,7 @@ def inherit(config: ConfigDict) -> ConfigDict:
             )
         flat[key] = theirs[key]
     flat["ladder.levels"] = min(flat["ladder.levels"], theirs["ladder.levels"])
-    inherited = default_config()
+    inherited = configuration.default_config()
     inherited.update_from_flattened_dict(flat)
     return configuration.validate(inherited)
 
