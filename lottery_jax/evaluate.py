@@ -18,7 +18,7 @@ from lottery_jax.datasets import default_data_dir, load_dataset
 from lottery_jax.errors import DataError, exit_status
 from lottery_jax.pipeline import Split, make_mesh, make_prepare, put
 from lottery_jax.tickets import Ticket, load_ticket, model_of
-from lottery_jax.train import Measured, evaluate, make_eval_step
+from lottery_jax.train import Measured, evaluate, make_eval_pass
 
 
 def evaluate_ticket(
@@ -46,11 +46,11 @@ def evaluate_ticket(
     mesh = make_mesh()
     # Pixels are scaled as they were in training, whatever data they are now.
     prepare = make_prepare(tuple(metadata["mean"]), tuple(metadata["std"]), "none")
-    step = make_eval_step(model, prepare, mesh)
+    eval_pass = make_eval_pass(model, prepare, mesh)
     variables = put(mesh, ticket.trained_variables)
     test = put(mesh, Split(dataset.x_test, dataset.y_test))
     whole = -(-batch_size // mesh.size) * mesh.size
-    return evaluate(step, mesh, whole, variables["params"], variables["batch_stats"], test)
+    return evaluate(eval_pass, whole, variables["params"], variables["batch_stats"], test)
 
 
 def show(path: Path, data_dir: str, data: str, *, layers: bool) -> None:

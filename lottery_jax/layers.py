@@ -7,6 +7,7 @@ product over gathered taps. On GPU and TPU it is always the library's own.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -15,47 +16,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-# At and below this output width gathering the taps costs less than XLA's CPU convolution loses.
-_SMALL_PIXELS = 4
+from lottery_jax.convolution import conv2d
 
 Initializer = Callable[..., jax.Array]
-
-
-def conv2d(x: jax.Array, kernel: jax.Array, stride: int = 1, padding: int = 0) -> jax.Array:
-    """A 2D convolution (cross-correlation), square stride and padding.
-
-    Args:
-        x: `[batch, height, width, in]`.
-        kernel: `[kh, kw, in, out]`, of x's dtype.
-        stride: step between outputs, in pixels, both ways.
-        padding: zeros around the image, in pixels.
-
-    Returns:
-        `[batch, (height + 2 padding - kh) // stride + 1, ..., out]`.
-    """
-    kh, kw, _, features = kernel.shape
-    height = (x.shape[1] + 2 * padding - kh) // stride + 1
-    width = (x.shape[2] + 2 * padding - kw) // stride + 1
-    pointwise = kh == kw == 1 and padding == 0
-    small = max(height, width) <= _SMALL_PIXELS
-    if jax.default_backend() != "cpu" or not (pointwise or small):
-        return lax.conv_general_dilated(
-            x,
-            kernel,
-            (stride, stride),
-            [(padding, padding)] * 2,
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        )
-    padded = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
-    taps = [
-        padded[
-            :, i : i + (height - 1) * stride + 1 : stride, j : j + (width - 1) * stride + 1 : stride
-        ]
-        for i in range(kh)
-        for j in range(kw)
-    ]
-    patches = taps[0] if len(taps) == 1 else jnp.concatenate(taps, axis=-1)
-    return patches @ kernel.reshape(-1, features)
 
 
 class Conv(nn.Module):
@@ -97,26 +60,130 @@ class Conv(nn.Module):
 def max_pool2(x: jax.Array) -> jax.Array:
     """2x2 max-pooling with stride 2, an odd last row or column dropped.
 
-    Written as a reshape and a maximum, whose gradient is several times cheaper on CPU than that of
-    a reduce-window. Where entries of a window tie, they share the gradient equally; after a ReLU
-    ties are zeros, through which no gradient passes anyway.
+    Where entries of a window tie, they share the gradient equally; after a ReLU ties are zeros,
+    through which no gradient passes anyway.
+
+    Args:
+        x: `[batch, height, width, channels]`.
 
     Raises:
         ValueError: the image has fewer than two rows or columns.
     """
-    n, h, w, c = x.shape
+    _, h, w, _ = x.shape
     if min(h, w) < 2:
         raise ValueError(f"an image of {h}x{w} pixels can't be pooled any further")
-    x = x[:, : h // 2 * 2, : w // 2 * 2]
-    return x.reshape(n, h // 2, 2, w // 2, 2, c).max(axis=(2, 4))
+    return _max_pool2(x[:, : h // 2 * 2, : w // 2 * 2])
 
 
-def batch_norm(x: jax.Array, name: str, *, train: bool, dtype: Any) -> jax.Array:
-    """Flax's BatchNorm with the usual decay (0.9) and epsilon (1e-5), created under `name`.
+@jax.custom_vjp
+def _max_pool2(x: jax.Array) -> jax.Array:
+    """Maxima of the windows' corners: cheaper on CPU, both ways, than a reduction over windows."""
+    return functools.reduce(jnp.maximum, _corners(x))
 
-    Call it inside a compact method. Statistics are over the global batch, on however many devices.
+
+def _max_pool2_forward(x: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    y = _max_pool2(x)
+    return y, (x, y)
+
+
+def _max_pool2_backward(
+    saved: tuple[jax.Array, jax.Array], gradient: jax.Array
+) -> tuple[jax.Array]:
+    x, y = saved
+    n, h, w, c = y.shape
+    winners = sum((corner == y).astype(gradient.dtype) for corner in _corners(x))
+    share = lax.optimization_barrier(gradient / winners)
+    windows = x.reshape(n, h, 2, w, 2, c) == y[:, :, None, :, None]
+    return (jnp.where(windows, share[:, :, None, :, None], 0).reshape(x.shape),)
+
+
+_max_pool2.defvjp(_max_pool2_forward, _max_pool2_backward)
+
+
+def _corners(x: jax.Array) -> list[jax.Array]:
+    """The four entries of each 2x2 window."""
+    return [x[:, i::2, j::2] for i in (0, 1) for j in (0, 1)]
+
+
+class BatchNorm(nn.Module):
+    """Batch normalisation (Ioffe & Szegedy 2015), statistics over the global batch.
+
+    The same parameters (`scale`, `bias`), statistics (`mean`, `var`) and numbers as Flax's, but for
+    the order of summation.
+
+    Attributes:
+        train: whether to normalise by the batch and update the statistics, or normalise by them.
+        dtype: of the output; statistics are float32.
+        momentum: the decay of the running statistics.
+        epsilon: added to the variance.
     """
-    norm = nn.BatchNorm(
-        use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=dtype, name=name
-    )
-    return norm(x)
+
+    train: bool
+    dtype: Any = jnp.float32
+    momentum: float = 0.9
+    epsilon: float = 1e-5
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """`[batch, height, width, channels]` to the same shape."""
+        channels = (x.shape[-1],)
+        scale = self.param("scale", nn.initializers.ones_init(), channels)
+        bias = self.param("bias", nn.initializers.zeros_init(), channels)
+        mean = self.variable("batch_stats", "mean", jnp.zeros, channels)
+        var = self.variable("batch_stats", "var", jnp.ones, channels)
+        if not self.train:
+            factor = scale * lax.rsqrt(var.value + self.epsilon)
+            return ((x - mean.value) * factor + bias).astype(self.dtype)
+        y, batch_mean, batch_var = _normalise(x, scale, bias, self.epsilon)
+        if not self.is_initializing():
+            mean.value = self.momentum * mean.value + (1 - self.momentum) * batch_mean
+            var.value = self.momentum * var.value + (1 - self.momentum) * batch_var
+        return y.astype(self.dtype)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _normalise(
+    x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The normalised batch, its mean and its (biased) variance."""
+    return _normalise_forward(x, scale, bias, epsilon)[0]
+
+
+def _normalise_forward(
+    x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float
+) -> tuple[tuple[jax.Array, jax.Array, jax.Array], tuple[jax.Array, ...]]:
+    wide = x.astype(scale.dtype)
+    count = x.size // x.shape[-1]
+    total, total_of_squares = _channel_sums(wide, wide * wide)
+    mean = total / count
+    var = jnp.maximum(0.0, total_of_squares / count - mean * mean)
+    inverse = lax.rsqrt(var + epsilon)
+    y = (wide - mean) * (scale * inverse) + bias
+    return (y, mean, var), (x, scale, mean, inverse)
+
+
+def _normalise_backward(
+    epsilon: float, saved: tuple[jax.Array, ...], gradients: tuple[jax.Array, ...]
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    x, scale, mean, inverse = saved
+    of_y, of_mean, of_var = gradients
+    count = x.size // x.shape[-1]
+    centred = x.astype(scale.dtype) - mean
+    of_bias, with_centred = _channel_sums(of_y, of_y * centred)
+    of_scale = with_centred * inverse
+    constant = (of_mean - scale * inverse * of_bias) / count
+    slope = (2.0 * of_var - scale * inverse * inverse * of_scale) / count
+    of_x = of_y * (scale * inverse) + centred * slope + constant
+    return of_x.astype(x.dtype), of_scale, of_bias
+
+
+_normalise.defvjp(_normalise_forward, _normalise_backward)
+
+
+def _channel_sums(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The sums of two batches over all but the channels, in one pass over memory.
+
+    XLA's CPU backend adds up a whole batch on one core. Rows first: these are spread over cores,
+    and what they leave is small.
+    """
+    return a.sum((0, 1, 2)), b.sum((0, 1, 2))

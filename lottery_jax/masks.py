@@ -87,12 +87,13 @@ def kept_count(alive: int, fraction: float) -> int:
     return round(alive * (1.0 - fraction))
 
 
-def keep_largest(scores: Array, count: int) -> Array:
+def keep_largest(scores: Array, count: int, alive: Array | None = None) -> Array:
     """Which `count` entries of a flat array are the largest; among equals the earlier stay.
 
     Args:
-        scores: `[n]`, any real dtype, no NaN.
-        count: how many to keep, 0 to n.
+        scores: `[n]`, any real dtype, no NaN among those alive.
+        count: how many to keep, at most as many as are alive.
+        alive: bool `[n]`, which entries are ranked at all; None: all of them.
 
     Returns:
         bool `[n]` with exactly `count` True.
@@ -102,19 +103,49 @@ def keep_largest(scores: Array, count: int) -> Array:
 
     >>> keep_largest(np.array([1.0, 3.0, 1.0, 1.0]), 3)
     array([ True,  True,  True, False])
+    >>> keep_largest(np.array([1.0, 3.0, 1.0, 1.0]), 2, np.array([True, False, True, True]))
+    array([ True, False,  True, False])
     """
-    n = scores.size
+    alive = np.ones(scores.size, bool) if alive is None else alive
+    n = int(np.count_nonzero(alive))
     if not 0 <= count <= n:
         raise ValueError(f"can't keep {count} of {n} weights")
-    if np.isnan(scores).any():
+    if (np.isnan(scores) & alive).any():
         raise ValueError("scores contain NaN")
     if count in (0, n):
-        return np.full(n, count == n)
-    threshold = np.partition(scores, n - count)[n - count]
-    keep = scores > threshold
-    ties = np.flatnonzero(scores == threshold)
+        return alive & (count == n)
+    threshold = _nth_largest(scores, count, alive, n)
+    keep = (scores > threshold) & alive
+    ties = np.flatnonzero((scores == threshold) & alive)
     keep[ties[: count - np.count_nonzero(keep)]] = True
     return keep
+
+
+# With a sample of this size few values are as near to a threshold as it can't tell.
+_SAMPLE = 2**16
+
+
+def _nth_largest(scores: Array, n: int, alive: Array, count: int) -> Any:
+    """`np.sort(scores[alive])[-n]`, where `count` are alive; the idea of Floyd & Rivest (1975).
+
+    Of a sample two values are taken that are almost surely above and below it, and only what lies
+    between them is looked at closely: everything else is passes of comparisons. If the value is
+    not between them after all, or there is little to save, all that are alive are.
+    """
+    step = max(1, scores.size // _SAMPLE)
+    sample = np.sort(scores[::step][alive[::step]])
+    if step > 4 and sample.size:
+        share = n / count
+        place = sample.size * (1 - share)
+        # Four standard deviations of a binomial count, and some for the ends.
+        margin = 4 * (sample.size * share * (1 - share)) ** 0.5 + 2
+        low = sample[max(0, int(place - margin))]
+        high = sample[min(sample.size - 1, int(place + margin))]
+        above = int(np.count_nonzero((scores > high) & alive))
+        near = scores[(scores >= low) & (scores <= high) & alive]
+        if above < n <= above + near.size:
+            return np.partition(near, near.size - n + above)[near.size - n + above]
+    return np.partition(scores[alive], count - n)[count - n]
 
 
 def groups(mask: PyTree, scope: str, skip: Collection[str] = ()) -> dict[tuple[str, ...], int]:
@@ -158,13 +189,12 @@ def prune_to(scores: PyTree, mask: PyTree, keep: Mapping[tuple[str, ...], int]) 
     ranked = kernels(scores)
     new: dict[str, Array] = {}
     for group, count in keep.items():
-        values = [np.asarray(ranked[name])[alive[name]] for name in group]
-        kept = keep_largest(np.concatenate(values), count)
-        ends = np.cumsum([v.size for v in values])[:-1]
+        survivors = np.concatenate([alive[name].ravel() for name in group])
+        values = np.concatenate([np.ravel(ranked[name]) for name in group])
+        kept = keep_largest(values, count, survivors)
+        ends = np.cumsum([alive[name].size for name in group])[:-1]
         for name, part in zip(group, np.split(kept, ends), strict=True):
-            layer = alive[name].copy()
-            layer[layer] = part
-            new[name] = layer
+            new[name] = part.reshape(alive[name].shape)
     if not any(layer.any() for layer in new.values()):
         raise ValueError("this would leave no weight at all")
     return with_kernels(mask, new)

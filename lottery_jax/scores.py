@@ -7,8 +7,8 @@ running statistics, or any array it is given.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
+import functools
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -18,6 +18,7 @@ import numpy as np
 import optax
 
 from lottery_jax import masks
+from lottery_jax.compilation import compiler_options
 
 PyTree = Any
 
@@ -51,7 +52,8 @@ def snip(
         labels: int32 `[batches, batch]`.
         key: typed PRNG key, for dropout.
     """
-    grads = _mean_gradient(model, 1.0, params, batch_stats, images, labels, key)
+    batches = _batches(images, labels, key)
+    grads = _mean(_compiled(_gradient)(model, 1.0, params, batch_stats, *b) for b in batches)
     return jax.tree.map(lambda g, p: jnp.abs(g * p), grads, params)
 
 
@@ -82,7 +84,14 @@ def grasp(
         key: typed PRNG key, for dropout.
         temperature: by which logits are divided; 200 in the authors' code.
     """
-    return _hessian_gradient(model, temperature, params, mask, batch_stats, images, labels, key)
+    batches = _batches(images, labels, key)
+    gradient, product = _compiled(_gradient), _compiled(_hessian_product)
+    fixed = model, temperature, params, batch_stats
+    # Only kernels that are left count: the norm is theirs, and so is the direction.
+    considered = masks.with_kernels(jax.tree.map(np.zeros_like, mask), masks.kernels(mask))
+    direction = masks.apply(considered, _mean(gradient(*fixed, *b) for b in batches))
+    products = _mean(product(*fixed, *b, direction) for b in batches)
+    return jax.tree.map(jnp.multiply, params, products)
 
 
 def synflow(
@@ -187,6 +196,23 @@ def _host_rng(key: jax.Array) -> np.random.Generator:
     return np.random.default_rng(np.asarray(jax.random.key_data(key)))
 
 
+Batch = tuple[jax.Array, jax.Array, jax.Array]
+
+
+def _batches(images: jax.Array, labels: jax.Array, key: jax.Array) -> list[Batch]:
+    """The images, the labels and the key of each batch."""
+    return list(zip(images, labels, jax.random.split(key, len(labels)), strict=True))
+
+
+def _mean(trees: Iterable[PyTree]) -> PyTree:
+    """Leaf by leaf. A loop of the host's: XLA's CPU backend has slow convolutions in its own."""
+    total, count = None, 0
+    for tree in trees:
+        total = tree if total is None else jax.tree.map(jnp.add, total, tree)
+        count += 1
+    return jax.tree.map(lambda leaf: leaf / count, total)
+
+
 def _gradient(
     model: nn.Module,
     temperature: float,
@@ -196,48 +222,49 @@ def _gradient(
     labels: jax.Array,
     key: jax.Array,
 ) -> PyTree:
-    """The mean over batches of the gradient of the cross-entropy."""
+    """The gradient of a batch's cross-entropy."""
 
-    def loss(params: PyTree, x: jax.Array, y: jax.Array, key: jax.Array) -> jax.Array:
+    def loss(params: PyTree) -> jax.Array:
         # In training mode BatchNorm normalises by the batch; what it makes of its running
         # statistics is dropped.
         logits, _ = model.apply(
             {"params": params, "batch_stats": batch_stats},
-            x,
+            images,
             train=True,
             mutable=["batch_stats"],
             rngs={"dropout": key},
         )
         logits = logits.astype(jnp.float32) / temperature
-        return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
+        return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
-    def add(total: PyTree, batch: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[PyTree, None]:
-        return jax.tree.map(jnp.add, total, jax.grad(loss)(params, *batch)), None
-
-    count = images.shape[0]
-    zero = jax.tree.map(jnp.zeros_like, params)
-    total, _ = jax.lax.scan(add, zero, (images, labels, jax.random.split(key, count)))
-    return jax.tree.map(lambda g: g / count, total)
+    return jax.grad(loss)(params)
 
 
-_mean_gradient = jax.jit(_gradient, static_argnums=(0, 1))
-
-
-@partial(jax.jit, static_argnums=(0, 1))
-def _hessian_gradient(
-    model: nn.Module, temperature: float, params: PyTree, mask: PyTree, *rest: Any
+def _hessian_product(
+    model: nn.Module,
+    temperature: float,
+    params: PyTree,
+    batch_stats: PyTree,
+    images: jax.Array,
+    labels: jax.Array,
+    key: jax.Array,
+    direction: PyTree,
 ) -> PyTree:
+    """The Hessian of a batch's cross-entropy times `direction`."""
+
     def gradient(params: PyTree) -> PyTree:
-        return _gradient(model, temperature, params, *rest)
+        return _gradient(model, temperature, params, batch_stats, images, labels, key)
 
-    # Only kernels that are left count: the norm is theirs, and so is the direction.
-    considered = masks.with_kernels(jax.tree.map(jnp.zeros_like, mask), masks.kernels(mask))
-    direction = masks.apply(considered, gradient(params))
-    _, product = jax.jvp(gradient, (params,), (direction,))
-    return jax.tree.map(jnp.multiply, params, product)
+    return jax.jvp(gradient, (params,), (direction,))[1]
 
 
-@partial(jax.jit, static_argnums=0)
+@functools.cache
+def _compiled(function: Callable[..., PyTree]) -> Callable[..., PyTree]:
+    options = compiler_options(jax.default_backend())
+    return jax.jit(function, static_argnums=(0, 1), compiler_options=options)
+
+
+@functools.partial(jax.jit, static_argnums=0)
 def _flow_gradient(model: nn.Module, params: PyTree, batch_stats: PyTree, ones: Any) -> PyTree:
     def flow(params: PyTree) -> jax.Array:
         outputs: Any = model.apply(

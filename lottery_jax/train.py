@@ -17,6 +17,7 @@ from flax import struct
 from jax.sharding import Mesh
 
 from lottery_jax import masks
+from lottery_jax.compilation import compiler_options
 from lottery_jax.errors import TrainingError
 from lottery_jax.optim import Schedule
 from lottery_jax.pipeline import (
@@ -134,7 +135,7 @@ class Program:
     batch_size: int
     examples: int
     train_step: Callable[..., tuple[TrainState, Totals]]
-    eval_step: Callable[..., Totals]
+    eval_pass: Callable[..., Totals]
 
     @property
     def steps_per_epoch(self) -> int:
@@ -144,7 +145,7 @@ class Program:
     def evaluate(self, state: TrainState, data: Split) -> Measured:
         """Mean loss and accuracy over all of `data`, every example counted exactly once."""
         weights = state.params, state.batch_stats
-        return evaluate(self.eval_step, self.mesh, self.batch_size, *weights, data)
+        return evaluate(self.eval_pass, self.batch_size, *weights, data)
 
 
 def make_train_step(
@@ -189,6 +190,9 @@ def make_train_step(
         grads, (logits, batch_stats) = grad(
             state.params, state.batch_stats, images, labels, dropout_key
         )
+        # All gradients before any update: then no layer still reads weights that are written to,
+        # and the donated weights are updated in place.
+        grads = jax.lax.optimization_barrier(grads)
         grads = masks.apply(state.mask, grads)
         direction, opt_state = optimizer.update(grads, state.opt_state, state.params)
         rate = schedule(state.step)
@@ -199,30 +203,33 @@ def make_train_step(
 
     # Replicated outputs, as the inputs are: the next step's arguments look the same and nothing
     # is compiled twice.
-    return jax.jit(step, donate_argnums=(0, 1), out_shardings=replicated(mesh))
+    options = compiler_options(mesh.devices.flat[0].platform)
+    return jax.jit(
+        step, donate_argnums=(0, 1), out_shardings=replicated(mesh), compiler_options=options
+    )
 
 
-def make_eval_step(model: nn.Module, prepare: Prepare, mesh: Mesh) -> Callable[..., Totals]:
-    """Compiles `(params, batch_stats, totals, data, index, counted) -> totals`.
+def make_eval_pass(model: nn.Module, prepare: Prepare, mesh: Mesh) -> Callable[..., Totals]:
+    """Compiles `(params, batch_stats, data, index, counted) -> totals`, a pass over all of `data`.
 
-    `index` and `counted` are one batch of `pipeline.covering_order`. `totals` is donated.
+    `index` and `counted` are those of `pipeline.covering_order`.
     """
 
-    def step(
-        params: PyTree,
-        batch_stats: PyTree,
-        totals: Totals,
-        data: Split,
-        index: jax.Array,
-        counted: jax.Array,
+    def whole_pass(
+        params: PyTree, batch_stats: PyTree, data: Split, index: jax.Array, counted: jax.Array
     ) -> Totals:
-        index = jax.lax.with_sharding_constraint(index, batch_sharded(mesh))
-        images = prepare(jax.random.key(0), data.images[index], False)
         variables = {"params": params, "batch_stats": batch_stats}
-        logits: Any = model.apply(variables, images, train=False)
-        return totals.add(logits.astype(jnp.float32), data.labels[index], counted)
 
-    return jax.jit(step, donate_argnums=(2,), out_shardings=replicated(mesh))
+        def add(totals: Totals, batch: tuple[jax.Array, jax.Array]) -> tuple[Totals, None]:
+            chosen, counted = jax.lax.with_sharding_constraint(batch, batch_sharded(mesh))
+            images = prepare(jax.random.key(0), data.images[chosen], False)
+            logits: Any = model.apply(variables, images, train=False)
+            return totals.add(logits.astype(jnp.float32), data.labels[chosen], counted), None
+
+        return jax.lax.scan(add, Totals.zero(), (index, counted))[0]
+
+    options = compiler_options(mesh.devices.flat[0].platform)
+    return jax.jit(whole_pass, out_shardings=replicated(mesh), compiler_options=options)
 
 
 def make_program(
@@ -262,7 +269,7 @@ def make_program(
         batch_size=batch_size,
         examples=examples,
         train_step=make_train_step(model, optimizer, schedule, prepare, mesh),
-        eval_step=make_eval_step(model, prepare, mesh),
+        eval_pass=make_eval_pass(model, prepare, mesh),
     )
 
 
@@ -333,7 +340,8 @@ def fit(
         totals = put(program.mesh, Totals.zero())
         for _ in range(step, stop):
             state, totals = program.train_step(state, totals, data, order, step_key)
-        loss = float(totals.loss) / int(totals.count)
+        seen = jax.device_get(totals)  # the one time in an epoch that the host waits
+        loss = float(seen.loss) / int(seen.count)
         seconds = time.perf_counter() - began
         images_per_s = (stop - step) * program.batch_size / seconds
         step = stop
@@ -351,8 +359,7 @@ def fit(
 
 
 def evaluate(
-    eval_step: Callable[..., Totals],
-    mesh: Mesh,
+    eval_pass: Callable[..., Totals],
     batch_size: int,
     params: PyTree,
     batch_stats: PyTree,
@@ -361,15 +368,12 @@ def evaluate(
     """Mean loss and accuracy over all of `data`, every example counted exactly once.
 
     Args:
-        eval_step: from `make_eval_step`.
-        mesh: the one it was made for.
+        eval_pass: from `make_eval_pass`.
         batch_size: a multiple of the mesh's devices.
         params: on the device.
         batch_stats: on the device.
         data: on the device.
     """
-    totals = put(mesh, Totals.zero())
-    for index, counted in zip(*covering_order(data.labels.shape[0], batch_size), strict=True):
-        totals = eval_step(params, batch_stats, totals, data, index, counted)
-    count = int(totals.count)
-    return Measured(float(totals.loss) / count, int(totals.correct) / count)
+    order = covering_order(data.labels.shape[0], batch_size)
+    totals = jax.device_get(eval_pass(params, batch_stats, data, *order))
+    return Measured(float(totals.loss) / int(totals.count), int(totals.correct) / int(totals.count))

@@ -82,7 +82,7 @@ def rewind_state(config, workdir, seed):
 def test_one_compilation_serves_all_levels_seeds_and_controls(run, traces):
     (program,) = traces
     assert program.train_step._cache_size() == 1
-    assert program.eval_step._cache_size() == 1
+    assert program.eval_pass._cache_size() == 1
 
 
 def test_curve_has_a_row_for_every_training(run, config):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from lottery_jax import layers, masks
+from lottery_jax import convolution, layers, masks
 from lottery_jax.errors import ConfigError
 from lottery_jax.models import (
     MODELS,
@@ -173,7 +173,7 @@ def test_convolution_equals_the_librarys(size, kernel_size, stride, padding):
         (_, y), grads = loss(x, kernel)
         return y, *grads
 
-    for ours, theirs in zip(outputs(layers.conv2d), outputs(library_convolution), strict=True):
+    for ours, theirs in zip(outputs(convolution.conv2d), outputs(library_convolution), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=2e-5, atol=2e-5)
 
 

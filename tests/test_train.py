@@ -15,7 +15,7 @@ from lottery_jax.datasets import load_dataset
 from lottery_jax.errors import TrainingError
 from lottery_jax.models import build_model, init_variables
 from lottery_jax.pipeline import Split, epoch_order, make_mesh, make_prepare, put
-from lottery_jax.train import Totals, evaluate, fit, make_eval_step, make_program, start_state
+from lottery_jax.train import Totals, evaluate, fit, make_eval_pass, make_program, start_state
 
 BATCH = 64
 
@@ -227,10 +227,10 @@ def test_evaluation_counts_every_test_image_once(digits):
     """359 images in batches of 64: against one pass in NumPy."""
     model, variables = small_model()
     mesh = make_mesh(jax.devices()[:4])
-    step = make_eval_step(model, make_prepare(digits.mean, digits.std, "crop_flip"), mesh)
+    eval_pass = make_eval_pass(model, make_prepare(digits.mean, digits.std, "crop_flip"), mesh)
     placed = put(mesh, variables)
     test = put(mesh, Split(digits.x_test, digits.y_test))
-    measured = evaluate(step, mesh, BATCH, placed["params"], placed["batch_stats"], test)
+    measured = evaluate(eval_pass, BATCH, placed["params"], placed["batch_stats"], test)
     images = (digits.x_test / 255.0 - digits.mean[0]) / digits.std[0]
     logits = np.asarray(model.apply(variables, images.astype(np.float32), train=False), np.float64)
     log_p = logits - np.log(np.exp(logits).sum(1, keepdims=True))

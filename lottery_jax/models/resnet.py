@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from lottery_jax.errors import choose
-from lottery_jax.layers import Conv, batch_norm
+from lottery_jax.layers import BatchNorm, Conv
 from lottery_jax.models.scaling import scaled
 
 _INIT = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
@@ -47,12 +47,12 @@ class Block(nn.Module):
         for i, (size, features) in enumerate(self.layers):
             stride = self.stride if i == self.strided else 1
             y = self._conv(features, size, stride, f"conv{i + 1}")(y)
-            y = batch_norm(y, f"bn{i + 1}", train=train, dtype=self.dtype)
+            y = BatchNorm(train, self.dtype, name=f"bn{i + 1}")(y)
             if i < len(self.layers) - 1:
                 y = nn.relu(y)
         if x.shape != y.shape:
             x = self._conv(y.shape[-1], 1, self.stride, "shortcut")(x)
-            x = batch_norm(x, "bn_shortcut", train=train, dtype=self.dtype)
+            x = BatchNorm(train, self.dtype, name="bn_shortcut")(x)
         return nn.relu(x + y)
 
     def _conv(self, features: int, size: int, stride: int, name: str) -> Conv:
@@ -93,7 +93,7 @@ class ResNet(nn.Module):
             dtype=self.dtype,
             name="stem",
         )(x)
-        x = nn.relu(batch_norm(x, "bn_stem", train=train, dtype=self.dtype))
+        x = nn.relu(BatchNorm(train, self.dtype, name="bn_stem")(x))
         if self.stem == "imagenet":
             x = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
         for i, stage in enumerate(self.stages, 1):

@@ -15,7 +15,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from lottery_jax.layers import Conv, batch_norm, max_pool2
+from lottery_jax.layers import BatchNorm, Conv, max_pool2
 from lottery_jax.models.scaling import scaled
 
 # Xavier normal as PyTorch has it; the library's glorot_normal is a truncated one.
@@ -44,7 +44,7 @@ class VGG(nn.Module):
                 x = max_pool2(x)
             for j, features in enumerate(stage, 1):
                 x = Conv(features, kernel_init=_INIT, dtype=self.dtype, name=f"conv{i}_{j}")(x)
-                x = nn.relu(batch_norm(x, f"bn{i}_{j}", train=train, dtype=self.dtype))
+                x = nn.relu(BatchNorm(train, self.dtype, name=f"bn{i}_{j}")(x))
         x = x.mean(axis=(1, 2))
         return nn.Dense(self.num_classes, kernel_init=_INIT, dtype=self.dtype, name="head")(x)
 

@@ -1,0 +1,116 @@
+"""What the benchmarks share: interleaved timing, memory, the machine, and the results' files."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+Row = dict[str, Any]
+
+
+def interleaved(
+    sides: Mapping[str, Callable[[], object]], repeats: int, warmup: int = 2
+) -> dict[str, list[float]]:
+    """Seconds of each side, A B A B ...: what slows the machine for a while slows all of them."""
+    for _ in range(warmup):
+        for run in sides.values():
+            run()
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    for _ in range(repeats):
+        for name, run in sides.items():
+            began = time.perf_counter()
+            run()
+            seconds[name].append(time.perf_counter() - began)
+    return seconds
+
+
+def median_ratio(slower: Sequence[float], faster: Sequence[float]) -> float:
+    """The median of the pairwise ratios."""
+    return statistics.median(a / b for a, b in zip(slower, faster, strict=True))
+
+
+def peak_megabytes() -> float:
+    """The peak resident size of this process so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def child(script: str, *arguments: str, **environment: str) -> Row:
+    """Runs a script of this folder by itself; the last line it prints is JSON."""
+    command = [sys.executable, str(Path(__file__).parent / script), *arguments]
+    done = subprocess.run(
+        command, env={**os.environ, **environment}, stdout=subprocess.PIPE, text=True, check=True
+    )
+    row: Row = json.loads(done.stdout.splitlines()[-1])
+    return row
+
+
+def options(description: str) -> argparse.ArgumentParser:
+    """A parser with what all benchmarks take."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
+    parser.add_argument("--repeats", type=int, default=7, help="of each measurement")
+    return parser
+
+
+def machine() -> Row:
+    """What the figures were measured on."""
+    from importlib.metadata import version
+
+    import jax
+    import torch
+
+    model = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        lines = cpuinfo.read_text().splitlines()
+        fields = dict(line.split("\t: ", 1) for line in lines if "\t: " in line)
+        model = f"{fields.get('model name')} (family {fields.get('cpu family')}, model {fields.get('model')})"
+    return {
+        "device": jax.devices()[0].device_kind if jax.default_backend() != "cpu" else model,
+        "backend": jax.default_backend(),
+        "cores": len(os.sched_getaffinity(0)),
+        "python": platform.python_version(),
+        "jax": jax.__version__,
+        "torch": torch.__version__,
+        "numpy": version("numpy"),
+    }
+
+
+def write(out: Path, name: str, title: str, columns: Mapping[str, str], rows: list[Row]) -> None:
+    """Writes NAME.json and NAME.md, and prints the table.
+
+    Args:
+        out: folder of the results.
+        name: of the benchmark.
+        title: one line above the table.
+        columns: from a row's key to its heading with a format, such as `ratio|.2f`.
+        rows: one each line of the table.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    about = machine()
+    text = json.dumps({"machine": about, "rows": rows}, indent=1) + "\n"
+    (out / f"{name}.json").write_text(text)
+    headings = [heading.partition("|")[0] for heading in columns.values()]
+    lines = [title, "", _line(headings), _line("---" for _ in headings)]
+    for row in rows:
+        formats = (heading.partition("|")[2] for heading in columns.values())
+        cells = zip((row.get(key) for key in columns), formats, strict=True)
+        lines.append(_line("" if cell is None else format(cell, form) for cell, form in cells))
+    lines += ["", "Measured on: " + ", ".join(f"{k} {v}" for k, v in about.items()) + "."]
+    (out / f"{name}.md").write_text("\n".join(lines) + "\n")
+    print("\n".join(lines))
+
+
+def _line(cells: Any) -> str:
+    return "| " + " | ".join(cells) + " |"

@@ -1,0 +1,211 @@
+"""The other side of the benchmarks: the same networks and the same masked training in PyTorch.
+
+Written from the architectures' descriptions, in PyTorch's usual style (eager, NCHW, a DataLoader,
+masks multiplied into the weights after each optimizer step, as the PyTorch replication of Morcos
+et al. does). Sizes are checked against `lottery_jax.models` before anything is timed.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+Masks = dict[str, torch.Tensor]
+
+
+class LeNet(nn.Sequential):
+    """LeNet-300-100, or Conv-2 where convolutions come first."""
+
+    def __init__(self, shape: tuple[int, int, int], classes: int, *, conv: bool) -> None:
+        height, width, channels = shape
+        layers: list[nn.Module] = []
+        hidden: tuple[int, ...] = (300, 100)
+        if conv:
+            for before, after in ((channels, 64), (64, 64)):
+                layers += [nn.Conv2d(before, after, 3, padding=1), nn.ReLU()]
+            layers.append(nn.MaxPool2d(2))
+            height, width, channels, hidden = height // 2, width // 2, 64, (256, 256)
+        layers.append(nn.Flatten())
+        sizes = (height * width * channels, *hidden)
+        for before, after in itertools.pairwise(sizes):
+            layers += [nn.Linear(before, after), nn.ReLU()]
+        super().__init__(*layers, nn.Linear(sizes[-1], classes))
+
+
+class VGG19(nn.Sequential):
+    """VGG19 with BatchNorm, global average pooling, one linear layer."""
+
+    def __init__(self, shape: tuple[int, int, int], classes: int) -> None:
+        layers: list[nn.Module] = []
+        before = shape[-1]
+        for i, (width, depth) in enumerate(((64, 2), (128, 2), (256, 4), (512, 4), (512, 4))):
+            if i:
+                layers.append(nn.MaxPool2d(2))
+            for _ in range(depth):
+                layers += [nn.Conv2d(before, width, 3, padding=1), nn.BatchNorm2d(width)]
+                layers.append(nn.ReLU(inplace=True))
+                before = width
+        super().__init__(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, classes))
+
+
+class Block(nn.Module):
+    """Convolutions with a shortcut around them; a projection where shapes change."""
+
+    def __init__(
+        self, before: int, layers: tuple[tuple[int, int], ...], strided: int, stride: int
+    ) -> None:
+        super().__init__()
+        body: list[nn.Module] = []
+        inside = before
+        for i, (size, after) in enumerate(layers):
+            step = stride if i == strided else 1
+            body.append(nn.Conv2d(inside, after, size, step, size // 2, bias=False))
+            body.append(nn.BatchNorm2d(after))
+            if i < len(layers) - 1:
+                body.append(nn.ReLU(inplace=True))
+            inside = after
+        self.body = nn.Sequential(*body)
+        self.shortcut: nn.Module = nn.Identity()
+        if stride > 1 or before != inside:
+            projection = nn.Conv2d(before, inside, 1, stride, bias=False)
+            self.shortcut = nn.Sequential(projection, nn.BatchNorm2d(inside))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """`[batch, in, height, width]` to the block's output."""
+        return functional.relu(self.body(x) + self.shortcut(x))
+
+
+class ResNet(nn.Sequential):
+    """ResNet-20 with the CIFAR stem, or ResNet-50 with ImageNet's."""
+
+    def __init__(self, shape: tuple[int, int, int], classes: int, *, bottleneck: bool) -> None:
+        stem = 64 if bottleneck else 16
+        size, stride = (7, 2) if bottleneck else (3, 1)
+        layers: list[nn.Module] = [nn.Conv2d(shape[-1], stem, size, stride, size // 2, bias=False)]
+        layers += [nn.BatchNorm2d(stem), nn.ReLU(inplace=True)]
+        if bottleneck:
+            layers.append(nn.MaxPool2d(3, 2, 1))
+        depths = (3, 4, 6, 3) if bottleneck else (3, 3, 3)
+        before = stem
+        for i, depth in enumerate(depths):
+            n = stem * 2**i
+            convs = ((1, n), (3, n), (1, 4 * n)) if bottleneck else ((3, n), (3, n))
+            for j in range(depth):
+                layers.append(Block(before, convs, int(bottleneck), 2 if i and not j else 1))
+                before = convs[-1][1]
+        super().__init__(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(before, classes))
+
+
+class AlexNet(nn.Sequential):
+    """AlexNet for 32x32: a 3x3 stride-2 first layer, 2x2 pooling, 1024-4096-4096 classifier."""
+
+    def __init__(self, shape: tuple[int, int, int], classes: int) -> None:
+        layers: list[nn.Module] = []
+        before = shape[-1]
+        for i, width in enumerate((64, 192, 384, 256, 256)):
+            layers += [nn.Conv2d(before, width, 3, 1 if i else 2, 1), nn.ReLU(inplace=True)]
+            if i in (0, 1, 4):
+                layers.append(nn.MaxPool2d(2))
+            before = width
+        layers.append(nn.Flatten())
+        for size in (before * 4, 4096):
+            layers += [nn.Dropout(0.5), nn.Linear(size, 4096), nn.ReLU(inplace=True)]
+        super().__init__(*layers, nn.Linear(4096, classes))
+
+
+def build(name: str, shape: tuple[int, int, int], classes: int) -> nn.Module:
+    """The network of that name, for images `(height, width, channels)`."""
+    match name:
+        case "lenet_300_100" | "conv2":
+            return LeNet(shape, classes, conv=name == "conv2")
+        case "vgg19":
+            return VGG19(shape, classes)
+        case "resnet20" | "resnet50":
+            return ResNet(shape, classes, bottleneck=name == "resnet50")
+        case "alexnet":
+            return AlexNet(shape, classes)
+    raise ValueError(f"no network named {name!r}")
+
+
+def prunable(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The weights of convolutions and linear layers, by name."""
+    kinds = (nn.Conv2d, nn.Linear)
+    return {name: m.weight for name, m in model.named_modules() if isinstance(m, kinds)}
+
+
+def dense_masks(model: nn.Module) -> Masks:
+    """Masks that keep everything: float ones, since they are multiplied with."""
+    return {name: torch.ones_like(w) for name, w in prunable(model).items()}
+
+
+def percentile_masks(model: nn.Module, masks: Masks, fraction: float) -> Masks:
+    """Global magnitude by NumPy's percentile over the survivors, as the PyTorch replication."""
+    weights = {name: w.detach().cpu().numpy() for name, w in prunable(model).items()}
+    alive = np.concatenate([np.abs(w[w != 0]) for w in weights.values()])
+    threshold = np.percentile(alive, 100 * fraction)
+    return {
+        name: masks[name]
+        * torch.from_numpy((np.abs(w) >= threshold).astype(np.float32)).to(masks[name].device)
+        for name, w in weights.items()
+    }
+
+
+def apply_masks(model: nn.Module, masks: Masks) -> None:
+    """Multiplies the masks into the weights."""
+    with torch.no_grad():
+        for name, weight in prunable(model).items():
+            weight.mul_(masks[name])
+
+
+def step(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    masks: Masks,
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    dtype: torch.dtype,
+) -> torch.Tensor:
+    """One masked training step; returns the loss, still on its device."""
+    optimizer.zero_grad(set_to_none=True)
+    with torch.autocast(images.device.type, dtype=dtype, enabled=dtype != torch.float32):
+        loss = functional.cross_entropy(model(images), labels)
+    loss.backward()
+    optimizer.step()
+    apply_masks(model, masks)
+    return loss.detach()
+
+
+class Images(torch.utils.data.Dataset[tuple[torch.Tensor, int]]):
+    """Images one at a time, normalised as torchvision's ToTensor and Normalize do it."""
+
+    def __init__(self, images: np.ndarray, labels: np.ndarray, mean: float, std: float) -> None:
+        self.images, self.labels, self.mean, self.std = images, labels, mean, std
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        image = torch.from_numpy(self.images[index]).permute(2, 0, 1).float().div(255)
+        return image.sub(self.mean).div(self.std), int(self.labels[index])
+
+
+def loader(data: Images, batch_size: int, *, shuffle: bool) -> torch.utils.data.DataLoader:
+    """A DataLoader with PyTorch's defaults."""
+    return torch.utils.data.DataLoader(data, batch_size, shuffle=shuffle, drop_last=shuffle)
+
+
+def accuracy(model: nn.Module, batches: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> float:
+    """The share of right answers."""
+    model.eval()
+    right = total = 0
+    with torch.no_grad():
+        for images, labels in batches:
+            right += int((model(images).argmax(1) == labels).sum())
+            total += len(labels)
+    model.train()
+    return right / total
