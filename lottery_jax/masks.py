@@ -87,13 +87,12 @@ def kept_count(alive: int, fraction: float) -> int:
     return round(alive * (1.0 - fraction))
 
 
-def keep_largest(scores: Array, count: int, alive: Array | None = None) -> Array:
+def keep_largest(scores: Array, count: int) -> Array:
     """Which `count` entries of a flat array are the largest; among equals the earlier stay.
 
     Args:
-        scores: `[n]`, any real dtype, no NaN among those alive.
-        count: how many to keep, at most as many as are alive.
-        alive: bool `[n]`, which entries are ranked at all; None: all of them.
+        scores: `[n]`, any real dtype, no NaN.
+        count: how many to keep, 0 to n.
 
     Returns:
         bool `[n]` with exactly `count` True.
@@ -103,49 +102,57 @@ def keep_largest(scores: Array, count: int, alive: Array | None = None) -> Array
 
     >>> keep_largest(np.array([1.0, 3.0, 1.0, 1.0]), 3)
     array([ True,  True,  True, False])
-    >>> keep_largest(np.array([1.0, 3.0, 1.0, 1.0]), 2, np.array([True, False, True, True]))
-    array([ True, False,  True, False])
     """
-    alive = np.ones(scores.size, bool) if alive is None else alive
-    n = int(np.count_nonzero(alive))
+    return _keep_largest([scores], [np.ones(scores.size, bool)], count)[0]
+
+
+def _keep_largest(scores: list[Array], alive: list[Array], count: int) -> list[Array]:
+    """`keep_largest` of those alive in several flat arrays, as if these were one.
+
+    They are looked at one after the other and never put together: a layer fits into the caches.
+    """
+    n = sum(int(np.count_nonzero(a)) for a in alive)
     if not 0 <= count <= n:
         raise ValueError(f"can't keep {count} of {n} weights")
-    if (np.isnan(scores) & alive).any():
+    pairs = list(zip(scores, alive, strict=True))
+    if any((np.isnan(s) & a).any() for s, a in pairs):
         raise ValueError("scores contain NaN")
     if count in (0, n):
-        return alive & (count == n)
-    threshold = _nth_largest(scores, count, alive, n)
-    keep = (scores > threshold) & alive
-    ties = np.flatnonzero((scores == threshold) & alive)
-    keep[ties[: count - np.count_nonzero(keep)]] = True
-    return keep
+        return [a & (count == n) for a in alive]
+    threshold = _nth_largest(pairs, count, n)
+    kept = [(s > threshold) & a for s, a in pairs]
+    ties = count - sum(int(np.count_nonzero(k)) for k in kept)
+    for keep, (s, a) in zip(kept, pairs, strict=True):
+        tied = np.flatnonzero((s == threshold) & a)[:ties]
+        keep[tied] = True
+        ties -= tied.size
+    return kept
 
 
-# With a sample of this size few values are as near to a threshold as it can't tell.
+# A sample of this size leaves few values that it can't tell from the threshold.
 _SAMPLE = 2**16
 
 
-def _nth_largest(scores: Array, n: int, alive: Array, count: int) -> Any:
-    """`np.sort(scores[alive])[-n]`, where `count` are alive; the idea of Floyd & Rivest (1975).
+def _nth_largest(pairs: list[tuple[Array, Array]], n: int, count: int) -> Any:
+    """The n-th largest of the `count` scores that are alive; the idea of Floyd & Rivest (1975).
 
-    Of a sample two values are taken that are almost surely above and below it, and only what lies
-    between them is looked at closely: everything else is passes of comparisons. If the value is
-    not between them after all, or there is little to save, all that are alive are.
+    Two values of a sample are almost surely above and below it, and only what lies between them is
+    sorted: all else is compared with the two. If it is not between them after all, or there is
+    little to save, all that are alive are sorted.
     """
-    step = max(1, scores.size // _SAMPLE)
-    sample = np.sort(scores[::step][alive[::step]])
+    step = max(1, sum(s.size for s, _ in pairs) // _SAMPLE)
+    sample = np.sort(np.concatenate([s[::step][a[::step]] for s, a in pairs]))
     if step > 4 and sample.size:
-        share = n / count
-        place = sample.size * (1 - share)
+        place, share = sample.size * (1 - n / count), n / count
         # Four standard deviations of a binomial count, and some for the ends.
         margin = 4 * (sample.size * share * (1 - share)) ** 0.5 + 2
         low = sample[max(0, int(place - margin))]
         high = sample[min(sample.size - 1, int(place + margin))]
-        above = int(np.count_nonzero((scores > high) & alive))
-        near = scores[(scores >= low) & (scores <= high) & alive]
+        above = sum(int(np.count_nonzero((s > high) & a)) for s, a in pairs)
+        near = np.concatenate([s[(s >= low) & (s <= high) & a] for s, a in pairs])
         if above < n <= above + near.size:
             return np.partition(near, near.size - n + above)[near.size - n + above]
-    return np.partition(scores[alive], count - n)[count - n]
+    return np.partition(np.concatenate([s[a] for s, a in pairs]), count - n)[count - n]
 
 
 def groups(mask: PyTree, scope: str, skip: Collection[str] = ()) -> dict[tuple[str, ...], int]:
@@ -189,12 +196,19 @@ def prune_to(scores: PyTree, mask: PyTree, keep: Mapping[tuple[str, ...], int]) 
     ranked = kernels(scores)
     new: dict[str, Array] = {}
     for group, count in keep.items():
-        survivors = np.concatenate([alive[name].ravel() for name in group])
-        values = np.concatenate([np.ravel(ranked[name]) for name in group])
-        kept = keep_largest(values, count, survivors)
-        ends = np.cumsum([alive[name].size for name in group])[:-1]
-        for name, part in zip(group, np.split(kept, ends), strict=True):
-            new[name] = part.reshape(alive[name].shape)
+        layers = [alive[name].ravel() for name in group]
+        scored = [np.ravel(ranked[name]) for name in group]
+        if sum(np.count_nonzero(a) for a in layers) * 8 > sum(a.size for a in layers):
+            kept = _keep_largest(scored, layers, count)
+        else:  # few are left: only these are looked at
+            places = [np.flatnonzero(a) for a in layers]
+            few = [s[at] for s, at in zip(scored, places, strict=True)]
+            chosen = _keep_largest(few, [np.ones(s.size, bool) for s in few], count)
+            kept = [np.zeros_like(a) for a in layers]
+            for layer, at, choice in zip(kept, places, chosen, strict=True):
+                layer[at[choice]] = True
+        for name, layer in zip(group, kept, strict=True):
+            new[name] = layer.reshape(alive[name].shape)
     if not any(layer.any() for layer in new.values()):
         raise ValueError("this would leave no weight at all")
     return with_kernels(mask, new)
