@@ -41,8 +41,15 @@ def median_ratio(slower: Sequence[float], faster: Sequence[float]) -> float:
 
 
 def peak_megabytes() -> float:
-    """The peak resident size of this process so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    """The peak resident size of this process so far.
+
+    Not `getrusage`'s, which on Linux a process takes over from the one that started it.
+    """
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    fields = dict(line.split(":", 1) for line in status.read_text().splitlines())
+    return int(fields["VmHWM"].split()[0]) / 1024
 
 
 def child(script: str, *arguments: str, **environment: str) -> Row:
@@ -74,8 +81,9 @@ def machine() -> Row:
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
         lines = cpuinfo.read_text().splitlines()
-        fields = dict(line.split("\t: ", 1) for line in lines if "\t: " in line)
-        model = f"{fields.get('model name')} (family {fields.get('cpu family')}, model {fields.get('model')})"
+        fields = {k.strip(): v.strip() for k, _, v in (line.partition(":") for line in lines)}
+        number = f"family {fields.get('cpu family')}, model {fields.get('model')}"
+        model = f"{fields.get('model name', model)} ({number})"
     return {
         "device": jax.devices()[0].device_kind if jax.default_backend() != "cpu" else model,
         "backend": jax.default_backend(),

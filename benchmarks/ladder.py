@@ -8,13 +8,15 @@
 
 Each side runs as a process of its own, in turn. Ours is `run_ladder`: it also keeps every ticket on
 disk; each time it starts without compiled programs (cold) or with those of the time before (warm).
-PyTorch's has a DataLoader with its defaults, draws masks by NumPy's percentile, rewinds to the
-initial weights, and keeps nothing.
+PyTorch's has a DataLoader with its defaults over a data set that takes the steps of torchvision's,
+draws masks by NumPy's percentile, rewinds to the initial weights, and keeps nothing; "lean" leaves
+out torchvision's detour through Pillow.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import statistics
 import tempfile
@@ -64,7 +66,7 @@ def ours(task: str, data_dir: str) -> harness.Row:
     }
 
 
-def theirs(task: str, data_dir: str) -> harness.Row:
+def theirs(task: str, data_dir: str, *, lean: bool) -> harness.Row:
     """The same protocol in PyTorch."""
     began = time.perf_counter()
     import torch
@@ -79,8 +81,8 @@ def theirs(task: str, data_dir: str) -> harness.Row:
     start = {name: value.clone() for name, value in network.state_dict().items()}
     masks = reference.dense_masks(network)
     mean, std = float(data.mean[0]), float(data.std[0])
-    train = reference.Images(data.x_train, data.y_train, mean, std)
-    test = reference.Images(data.x_test, data.y_test, mean, std)
+    train = reference.Images(data.x_train, data.y_train, mean, std, lean=lean)
+    test = reference.Images(data.x_test, data.y_test, mean, std, lean=lean)
     accuracies, epochs = [], []
     for level in range(c.ladder.levels + 1):
         if level:
@@ -121,8 +123,8 @@ def optimizer_of(c: Any, network: Any) -> Any:
 
 
 def measure(task: str, data_dir: str, repeats: int) -> harness.Row:
-    """Three runs in turn, `repeats` times: ours cold, ours warm, PyTorch's."""
-    runs: dict[str, list[harness.Row]] = {"cold": [], "warm": [], "torch": []}
+    """Runs in turn, `repeats` times: ours cold, ours warm, PyTorch's, PyTorch's lean."""
+    runs: dict[str, list[harness.Row]] = {"cold": [], "warm": [], "torch": [], "lean": []}
     for _ in range(repeats):
         with tempfile.TemporaryDirectory() as cache:
             for name in ("cold", "warm"):
@@ -132,8 +134,9 @@ def measure(task: str, data_dir: str, repeats: int) -> harness.Row:
                         JAX_COMPILATION_CACHE_DIR=cache,
                     )
                 )  # fmt: skip
-        side = (f"--side=theirs:{task}", f"--data-dir={data_dir}")
-        runs["torch"].append(harness.child("ladder.py", *side))
+        for name in ("torch", "lean"):
+            side = (f"--side={name}:{task}", f"--data-dir={data_dir}")
+            runs[name].append(harness.child("ladder.py", *side))
     seconds = {name: [row["seconds"] for row in rows] for name, rows in runs.items()}
     epochs = {name: [row["epoch_s"] for row in rows] for name, rows in runs.items()}
     return {
@@ -144,6 +147,9 @@ def measure(task: str, data_dir: str, repeats: int) -> harness.Row:
         "cold_ratio": harness.median_ratio(seconds["torch"], seconds["cold"]),
         "warm_ratio": harness.median_ratio(seconds["torch"], seconds["warm"]),
         "epoch_ratio": harness.median_ratio(epochs["torch"], epochs["warm"]),
+        "lean_s": statistics.median(seconds["lean"]),
+        "lean_ratio": harness.median_ratio(seconds["lean"], seconds["cold"]),
+        "lean_epoch_ratio": harness.median_ratio(epochs["lean"], epochs["warm"]),
         "peak_mb": max(row["peak_mb"] for row in runs["cold"]),
         "torch_peak_mb": max(row["peak_mb"] for row in runs["torch"]),
         "runs": runs,
@@ -160,7 +166,12 @@ def main() -> None:
     args = parser.parse_args()
     if args.side:
         side, task = args.side.split(":")
-        print(json.dumps({"ours": ours, "theirs": theirs}[side](task, args.data_dir)))
+        sides = {
+            "ours": ours,
+            "torch": functools.partial(theirs, lean=False),
+            "lean": functools.partial(theirs, lean=True),
+        }
+        print(json.dumps(sides[side](task, args.data_dir)))
         return
     rows = [measure(task, args.data_dir, args.repeats) for task in args.tasks.split(",")]
     columns = {
@@ -171,6 +182,9 @@ def main() -> None:
         "cold_ratio": "ratio, cold|.1f",
         "warm_ratio": "ratio, warm|.1f",
         "epoch_ratio": "ratio of an epoch|.1f",
+        "lean_s": "lean PyTorch, s|.1f",
+        "lean_ratio": "ratio, cold|.1f",
+        "lean_epoch_ratio": "ratio of an epoch|.1f",
         "peak_mb": "memory, MB|.0f",
         "torch_peak_mb": "PyTorch, MB|.0f",
     }

@@ -113,7 +113,9 @@ def main() -> None:
                 runs.append(row)
             middle = sorted(runs, key=lambda row: row["seconds"])[len(runs) // 2]
             rows.append({"what": f"vgg19_cifar100 to the end of its first step, {what}", **middle})
-            rows.append({"what": "of which the step itself", "seconds": middle["parts"]["second step"]})
+            rows.append(
+                {"what": "of which the step itself", "seconds": middle["parts"]["second step"]}
+            )
     columns = {"what": "what|", "seconds": "seconds|.2f", "peak_mb": "memory, MB|.0f"}
     title = f"Start-up, medians of {args.repeats} (first steps: of 3 and 1) processes."
     harness.write(args.out, "startup", title, columns, rows)

@@ -62,13 +62,10 @@ def multiply_adds(model: str) -> float:
             total += kernel.size * (y.size // (y.shape[0] * y.shape[-1]))
         return y
 
-    shape = shape_of(model)
+    variables = abstract_variables(network, shape_of(model))
+    image = jnp.zeros((1, *shape_of(model)))
     with nn.intercept_methods(count):
-        jax.eval_shape(
-            lambda v, x: network.apply(v, x, train=False),
-            abstract_variables(network, shape),
-            jnp.zeros((1, *shape)),
-        )
+        jax.eval_shape(lambda v, x: network.apply(v, x, train=False), variables, image)
     return total / 1e6
 
 

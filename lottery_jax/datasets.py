@@ -15,6 +15,7 @@ import argparse
 import contextlib
 import dataclasses
 import gzip
+import importlib.util
 import os
 import re
 import struct
@@ -332,13 +333,28 @@ def _arrays_of(name: str, folder: Path) -> Arrays:
     return arrays
 
 
-def _digits() -> Arrays:
-    """The 1,797 handwritten digits of scikit-learn (UCI), a fifth of each class for the test."""
+def _read_digits() -> tuple[Array, Array]:
+    """Pixels float64 `[1797, 8, 8]`, 0 to 16, and labels int32 `[1797]`.
+
+    From scikit-learn's file where it usually is: importing scikit-learn would take longer than many
+    a ladder's compilation.
+    """
+    package = importlib.util.find_spec("sklearn")
+    if package is not None and package.origin is not None:
+        path = Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz"
+        if path.is_file():
+            rows = np.loadtxt(path, delimiter=",")
+            return rows[:, :-1].reshape(-1, 8, 8), rows[:, -1].astype(np.int32)
     from sklearn.datasets import load_digits
 
     digits = load_digits()
-    images = np.rint(digits.images * (255 / 16)).astype(np.uint8)[..., None]
-    labels = digits.target.astype(np.int32)
+    return digits.images, digits.target.astype(np.int32)
+
+
+def _digits() -> Arrays:
+    """The 1,797 handwritten digits of scikit-learn (UCI), a fifth of each class for the test."""
+    pixels, labels = _read_digits()
+    images = np.rint(pixels * (255 / 16)).astype(np.uint8)[..., None]
     test, train = stratified_split(labels, 0.2, _SPLIT_SEED)
     return {
         "x_train": images[train],

@@ -84,6 +84,9 @@ def set_up_process() -> None:
         except OSError:
             return  # no place to keep them; compile each time
         jax.config.update("jax_compilation_cache_dir", str(cache))
+    if not os.environ.get("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"):
+        # A small network is dozens of programs that compile in a tenth of a second each.
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 def _main(argv: list[str]) -> None:
