@@ -29,6 +29,41 @@ def test_keep_largest_is_a_stable_sort(values, data):
     )
 
 
+@settings(max_examples=60)
+@given(
+    st.integers(0, 2**32 - 1),
+    st.sampled_from(["normal", "rounded", "sorted", "equal", "few large", "periodic"]),
+    st.floats(0.02, 1.0),
+    st.floats(0.0, 1.0),
+)
+def test_a_sample_changes_no_mask(seed, kind, share_alive, share_kept):
+    """Large arrays, also those that a sample misleads: against a stable sort of the survivors."""
+    rng, n = np.random.default_rng(seed), 4000
+    values = {
+        "normal": lambda: rng.normal(size=n),
+        "rounded": lambda: rng.normal(size=n).round(1),
+        "sorted": lambda: np.sort(rng.normal(size=n)),
+        "equal": lambda: np.zeros(n),
+        "few large": lambda: np.where(rng.random(n) < 0.002, 1e30, rng.random(n)),
+        "periodic": lambda: np.arange(n) % 62.0,  # the step from one of the sample to the next
+    }[kind]().astype(np.float32)
+    alive = rng.random(n) < share_alive
+    alive[0] = True
+    count = max(1, round(share_kept * alive.sum()))
+    layers = {"a": slice(0, 1), "b": slice(1, 1500), "c": slice(1500, n)}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(masks, "_SAMPLE", 64)
+        new = masks.prune_to(
+            {name: {"kernel": values[part]} for name, part in layers.items()},
+            {name: {"kernel": alive[part]} for name, part in layers.items()},
+            {tuple(layers): count},
+        )
+    survivors = np.flatnonzero(alive)
+    expected = np.zeros(n, bool)
+    expected[survivors[sorted_reference(values[survivors], count)]] = True
+    np.testing.assert_array_equal(np.concatenate([v["kernel"] for v in new.values()]), expected)
+
+
 def network(rng, sizes=((3, 3, 1, 4), (16, 5), (5, 2))):
     return {
         f"layer{i}": {
