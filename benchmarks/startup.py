@@ -10,6 +10,7 @@ data, initialisation and the arithmetic of the step included.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import statistics
 import subprocess
@@ -48,7 +49,7 @@ def first_step(data_dir: str) -> harness.Row:
     jax.block_until_ready(fit(setup.program, state, setup.train, jax.random.key(1), until=2))
     marks["second step"] = time.perf_counter()
     names = list(marks)
-    parts = {b: marks[b] - marks[a] for a, b in zip(names, names[1:], strict=False)}
+    parts = {b: marks[b] - marks[a] for a, b in itertools.pairwise(names)}
     return {"parts": parts, "peak_mb": harness.peak_megabytes()}
 
 

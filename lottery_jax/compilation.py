@@ -20,9 +20,14 @@ _ON_CPU = {
 }
 
 
-def compiler_options(platform: str) -> dict[str, str]:
+# Fewer of LLVM's passes: half the time to compile, for what takes longer to compile than to run.
+_RUN_ONCE_ON_CPU = {"xla_backend_optimization_level": "1"}
+
+
+def compiler_options(platform: str, *, run_once: bool = False) -> dict[str, str]:
     """The `compiler_options` of `jax.jit` for a platform such as `cpu`, `gpu` or `tpu`.
 
+    `run_once` is for programs that take longer to compile than to run, such as an initialisation.
     An option that the user has set in `XLA_FLAGS`, or that the installed XLA does not know, is left
     out: they change how long a program takes, and results by no more than rounding.
 
@@ -32,7 +37,8 @@ def compiler_options(platform: str) -> dict[str, str]:
     if platform != "cpu":
         return {}
     chosen = os.environ.get("XLA_FLAGS", "")
-    return {k: v for k, v in _ON_CPU.items() if k not in chosen and _is_known(k, v)}
+    options = _ON_CPU | (_RUN_ONCE_ON_CPU if run_once else {})
+    return {k: v for k, v in options.items() if k not in chosen and _is_known(k, v)}
 
 
 @functools.cache

@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 
 from lottery_jax import config as configuration
 from lottery_jax import drawing, masks, transfer
+from lottery_jax.compilation import compiler_options
 from lottery_jax.controls import CONTROLS
 from lottery_jax.datasets import Dataset, load_dataset
 from lottery_jax.errors import ConfigError, choose
@@ -170,7 +171,10 @@ def set_up(config: ConfigDict, devices: list[jax.Device] | None = None) -> Setup
         test=split(dataset.x_test, dataset.y_test),
         model=model,
         program=program,
-        init=jax.jit(lambda key: init_variables(model, key, shape)),
+        init=jax.jit(
+            lambda key: init_variables(model, key, shape),
+            compiler_options=compiler_options(jax.default_backend(), run_once=True),
+        ),
         layers=tuple(names),
         skip=tuple(skip),
         rewind_step=rewind,

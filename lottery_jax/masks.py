@@ -12,6 +12,7 @@ layers' names, then of the weights within a kernel in C order.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -70,8 +71,9 @@ def dense(params: PyTree) -> PyTree:
     return jax.tree.map(lambda p: np.ones(p.shape, bool), params)
 
 
+@functools.partial(jax.jit, inline=True)  # one program, not one for each shape
 def apply(mask: PyTree, params: PyTree) -> PyTree:
-    """`params` with exactly +0.0 where `mask` is False; may be jitted.
+    """`params` with exactly +0.0 where `mask` is False.
 
     A product would give -0.0 for negative weights, and NaN for a pruned infinity.
     """

@@ -28,7 +28,7 @@ def magnitude(params: PyTree) -> PyTree:
 
     The values are compared as they are: no normalisation by layer.
     """
-    return jax.tree.map(jnp.abs, params)
+    return jax.tree.map(abs, params)
 
 
 def snip(

@@ -326,20 +326,23 @@ def fit(
     order_key, step_key = jax.random.split(key)
     per_epoch = program.steps_per_epoch
     step = int(state.step)
+
+    def order_of(epoch: int) -> jax.Array:
+        size = {"examples": program.examples, "batch_size": program.batch_size}
+        order = epoch_order(order_key, np.int32(epoch), **size)
+        return jax.device_put(order, replicated(program.mesh))
+
+    upcoming = order_of(step // per_epoch)
     while step < until:
         epoch = step // per_epoch
         stop = min(until, (epoch + 1) * per_epoch)
         began = time.perf_counter()
-        order = epoch_order(
-            order_key,
-            np.int32(epoch),
-            examples=program.examples,
-            batch_size=program.batch_size,
-        )
-        order = jax.device_put(order, replicated(program.mesh))
+        order = upcoming
         totals = put(program.mesh, Totals.zero())
         for _ in range(step, stop):
             state, totals = program.train_step(state, totals, data, order, step_key)
+        if stop < until:
+            upcoming = order_of(epoch + 1)  # made while the steps still run
         seen = jax.device_get(totals)  # the one time in an epoch that the host waits
         loss = float(seen.loss) / int(seen.count)
         seconds = time.perf_counter() - began

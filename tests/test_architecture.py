@@ -35,7 +35,7 @@ MAY_IMPORT = {
     "logs": {"files"},
     "rundir": {"config", "errors", "files", "logs", "tickets"},
     "transfer": {"config", "errors", "logs", "masks", "rundir", "scores", "tickets"},
-    "experiment": {"config", "controls", "datasets", "drawing", "errors", "masks", "models",
+    "experiment": {"compilation", "config", "controls", "datasets", "drawing", "errors", "masks", "models",
                    "optim", "pipeline", "scores", "train", "transfer"},
     "units": {"config", "errors", "experiment", "logs", "masks", "pipeline", "rundir", "tickets",
               "train"},

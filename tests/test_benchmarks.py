@@ -11,7 +11,7 @@ import pytest
 
 from lottery_jax import masks, optim
 from lottery_jax.models import build_model, init_variables
-from lottery_jax.pipeline import Split, epoch_order, make_mesh, put
+from lottery_jax.pipeline import Split, make_mesh, put
 from lottery_jax.train import fit, make_program, start_state
 
 torch = pytest.importorskip("torch")
@@ -60,7 +60,9 @@ def test_both_sides_train_alike(reference):
         std=(0.25,),
     )
     state = start_state(program, variables, mask, 0)
-    state = fit(program, state, put(program.mesh, Split(images, labels)), jax.random.key(0), until=3)
+    state = fit(
+        program, state, put(program.mesh, Split(images, labels)), jax.random.key(0), until=3
+    )
 
     network = reference.build("lenet_300_100", shape, 10)
     linear = [m for m in network if isinstance(m, torch.nn.Linear)]

