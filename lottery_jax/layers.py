@@ -1,8 +1,7 @@
-"""The convolution and pooling the models use: the same numbers as the library's, faster on CPU.
+"""The layers the networks use: convolution, 2x2 max-pooling, BatchNorm.
 
-XLA's CPU convolution is slow where images are a few pixels wide and channels are many, which is
-where VGG and ResNet spend most of their weights. There a convolution is written as one matrix
-product over gathered taps. On GPU and TPU it is always the library's own.
+They compute what the library's do; pooling and BatchNorm have gradients of their own, which are
+cheaper on CPU, and `convolution` has the algorithms of the convolution.
 """
 
 from __future__ import annotations
