@@ -118,7 +118,10 @@ def main() -> None:
                 {"what": "of which the step itself", "seconds": middle["parts"]["second step"]}
             )
     columns = {"what": "what|", "seconds": "seconds|.2f", "peak_mb": "memory, MB|.0f"}
-    title = f"Start-up, medians of {args.repeats} (first steps: of 3 and 1) processes."
+    title = (
+        f"Start-up, medians of {args.repeats} processes (first steps: of 1 without compiled "
+        "programs, of 3 with them)."
+    )
     harness.write(args.out, "startup", title, columns, rows)
 
 

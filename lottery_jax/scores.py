@@ -90,7 +90,7 @@ def grasp(
     # Only kernels that are left count: the norm is theirs, and so is the direction.
     considered = masks.with_kernels(jax.tree.map(np.zeros_like, mask), masks.kernels(mask))
     direction = masks.apply(considered, _mean(gradient(*fixed, *b) for b in batches))
-    products = _mean(product(*fixed, *b, direction) for b in batches)
+    products = _mean(product(*fixed, direction, *b) for b in batches)
     return jax.tree.map(jnp.multiply, params, products)
 
 
@@ -245,15 +245,13 @@ def _hessian_product(
     temperature: float,
     params: PyTree,
     batch_stats: PyTree,
-    images: jax.Array,
-    labels: jax.Array,
-    key: jax.Array,
     direction: PyTree,
+    *batch: jax.Array,
 ) -> PyTree:
     """The Hessian of a batch's cross-entropy times `direction`."""
 
     def gradient(params: PyTree) -> PyTree:
-        return _gradient(model, temperature, params, batch_stats, images, labels, key)
+        return _gradient(model, temperature, params, batch_stats, *batch)
 
     return jax.jvp(gradient, (params,), (direction,))[1]
 

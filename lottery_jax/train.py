@@ -328,8 +328,9 @@ def fit(
     step = int(state.step)
 
     def order_of(epoch: int) -> jax.Array:
-        size = {"examples": program.examples, "batch_size": program.batch_size}
-        order = epoch_order(order_key, np.int32(epoch), **size)
+        order = epoch_order(
+            order_key, np.int32(epoch), examples=program.examples, batch_size=program.batch_size
+        )
         return jax.device_put(order, replicated(program.mesh))
 
     upcoming = order_of(step // per_epoch)
