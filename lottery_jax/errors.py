@@ -30,6 +30,19 @@ class TrainingError(LotteryError):
     """A training that can't go on, such as one whose loss is no longer finite."""
 
 
+def one_line(message: object, limit: int = 600) -> str:
+    """A message as one line of printable text, whatever file or name it quotes.
+
+    Control characters, such as those that move a terminal's cursor, are written as escapes.
+
+    >>> one_line("bad \\x1b[2J name\\nand more")
+    'bad \\\\x1b[2J name and more'
+    """
+    text = " ".join(str(message).split())
+    text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    return text if len(text) <= limit else f"{text[: limit - 4]} ..."
+
+
 def describe_unknown(kind: str, name: object, legal: Iterable[str], *, noun: str = "value") -> str:
     """One line for a misspelt name: the nearest match, then the legal values.
 
@@ -47,7 +60,7 @@ def exit_status(command: Callable[[], None]) -> int:
     try:
         command()
     except (LotteryError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {one_line(error)}", file=sys.stderr)
         return 2
     return 0
 

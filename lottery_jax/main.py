@@ -24,7 +24,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from lottery_jax.config import misspelt_override
-from lottery_jax.errors import ConfigError, LotteryError
+from lottery_jax.errors import ConfigError, LotteryError, one_line
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "The config file, such as configs/quickstart.py.", lock_config=True
@@ -59,7 +59,7 @@ def _last_line(error: BaseException) -> str:
 
 
 def _fail(message: str) -> NoReturn:
-    print(f"error: {message}", file=sys.stderr)
+    print(f"error: {one_line(message)}", file=sys.stderr)
     sys.exit(2)
 
 
