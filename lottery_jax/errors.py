@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import difflib
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 T = TypeVar("T")
 
@@ -31,12 +32,12 @@ class TrainingError(LotteryError):
 
 
 def one_line(message: object, limit: int = 600) -> str:
-    """A message as one line of printable text, whatever file or name it quotes.
+    r"""A message as one line of printable text, whatever file or name it quotes.
 
     Control characters, such as those that move a terminal's cursor, are written as escapes.
 
-    >>> one_line("bad \\x1b[2J name\\nand more")
-    'bad \\\\x1b[2J name and more'
+    >>> one_line("bad \x1b[2J name\nand more")
+    'bad \\x1b[2J name and more'
     """
     text = " ".join(str(message).split())
     text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
@@ -53,6 +54,14 @@ def describe_unknown(kind: str, name: object, legal: Iterable[str], *, noun: str
     close = difflib.get_close_matches(str(name), options, n=1)
     hint = f" (did you mean {close[0]!r}?)" if close else ""
     return f"{kind}: unknown {noun} {name!r}{hint}; legal: {', '.join(options)}"
+
+
+class CommandParser(argparse.ArgumentParser):
+    """argparse without the lines on usage that it puts before a mistake; --help has them."""
+
+    def error(self, message: str) -> NoReturn:
+        """Prints the mistake and ends the process with status 2."""
+        self.exit(2, f"error: {one_line(message)}; --help says more\n")
 
 
 def exit_status(command: Callable[[], None]) -> int:

@@ -28,13 +28,16 @@ from lottery_jax import drawing, logs, masks, tickets, transfer
 from lottery_jax.controls import CONTROLS, FROM_REWIND_POINT, Substitutes
 from lottery_jax.errors import ConfigError
 from lottery_jax.experiment import counts_at, resolve, set_up
+from lottery_jax.lock import locked
 from lottery_jax.logs import WINNING
 from lottery_jax.pipeline import make_prepare, sample_batches
 from lottery_jax.rundir import (
     Row,
     Unit,
     check_workdir,
+    is_finished,
     record_config,
+    record_versions,
     rewind_dir,
     units,
     write_curve,
@@ -52,6 +55,7 @@ def run_ladder(
     *,
     devices: list[jax.Device] | None = None,
     console: Console | None = None,
+    other_versions: bool = False,
 ) -> list[Row]:
     """Runs a config's ladders, or what is left of them.
 
@@ -60,6 +64,7 @@ def run_ladder(
         workdir: the run directory; a new or empty one, or one of the same config.
         devices: over which to shard batches; default: all.
         console: where to show progress.
+        other_versions: go on even with what other versions of the software have begun.
 
     Returns:
         The rows of `curve.csv`.
@@ -67,6 +72,8 @@ def run_ladder(
     Raises:
         ConfigError, DataError: before anything is written.
         TrainingError: a loss is not finite; what was completed before is kept.
+        OSError: the disk is full, say; likewise.
+        KeyboardInterrupt: Ctrl-C; what was trained is saved first, to the step.
     """
     config = resolve(config)
     if config.transfer.sources:
@@ -74,11 +81,16 @@ def run_ladder(
     workdir = Path(workdir)
     # In a notebook too: plain lines, which a notebook shows as one block of text.
     console = console or Console(soft_wrap=True, force_jupyter=False)
-    check_workdir(workdir, config)
-    todo = [unit for unit in units(config, workdir) if not tickets.is_complete(unit.ticket)]
-    if todo:
-        setup = set_up(config, devices)
+    check_workdir(workdir, config, other_versions=other_versions)
+    if is_finished(workdir, config):
+        console.print(f"{workdir}: complete, nothing to do", markup=False, highlight=False)
+        return write_curve(config, workdir)
+    setup = set_up(config, devices)
+    with locked(workdir):
+        # Again: another process may have begun something here while the data were read.
+        check_workdir(workdir, config, other_versions=other_versions)
         record_config(workdir, config)
+        record_versions(workdir)
         total = len(units(config, workdir)) * config.train.epochs
         with logs.Display(total, console) as display:
             run = Run(setup, workdir, display)
@@ -87,9 +99,7 @@ def run_ladder(
                     climb(run, seed)
             finally:
                 run.close()
-    else:
-        console.print(f"{workdir}: complete, nothing to do", markup=False, highlight=False)
-    return write_curve(config, workdir)
+        return write_curve(config, workdir)
 
 
 class Keys(NamedTuple):
@@ -269,9 +279,9 @@ def rewind_point(run: Run, seed: int, initial: PyTree, train_key: jax.Array) -> 
     if saved is None:
         run.display.working_on(f"seed {seed}  to the rewind point")
         state = train_on(run, unit, state, train_key, setup.rewind_step, rows=[])
-        tickets.save_state(folder, state)
-        saved = jax.device_get(state)
-    return saved
+        run.save_state(folder, state)
+        return jax.device_get(state)
+    return saved.state
 
 
 def _level_line(here: list[Unit]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -60,6 +61,10 @@ class MetricsLog:
         """Appends a row; when this returns a crash of this process can't lose it."""
         self._file.write(json.dumps(row) + "\n")
         self._file.flush()
+
+    def sync(self) -> None:
+        """When this returns a power failure can't lose a row either."""
+        os.fsync(self._file.fileno())
 
     def rows_of(self, seed: int, level: int, control: str) -> list[dict[str, Any]]:
         """The rows there are of one training."""

@@ -9,8 +9,8 @@ Every key of the config can be set with --config.KEY=VALUE; lottery_jax/config.p
 and what they mean. Run the same command again to resume an interrupted run. Results are in the run
 directory: curve.csv, metrics.jsonl, report/curve.png and the tickets themselves.
 
-Exit status: 0 done; 2 a mistake in the command, the config or the data, said in one line; 130
-interrupted.
+Exit status: 0 done; 2 a mistake in the command, the config or the data, or a full disk, said in one
+line; 130 and 143 stopped by Ctrl-C or SIGTERM, with what was trained saved.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from typing import NoReturn
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from lottery_jax import signals
 from lottery_jax.config import misspelt_override
 from lottery_jax.errors import ConfigError, LotteryError, one_line
 
@@ -31,6 +32,9 @@ _CONFIG = config_flags.DEFINE_config_file(
 )
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "The run directory. Default: runs/NAME-FINGERPRINT, NAME from the config file."
+)
+_OTHER_VERSIONS = flags.DEFINE_bool(
+    "other_versions", False, "Go on even with what other versions of the software have begun."
 )
 
 
@@ -109,7 +113,7 @@ def _main(argv: list[str]) -> None:
         workdir = Path(_WORKDIR.value or default).expanduser()
         set_up_process()
         run = run_matrix if config.transfer.sources else run_ladder
-        run(config, workdir, console=console)
+        run(config, workdir, console=console, other_versions=_OTHER_VERSIONS.value)
         files = write_report([workdir])
         console.print(closing_table([workdir]))
         for file in files:
@@ -117,15 +121,25 @@ def _main(argv: list[str]) -> None:
     except LotteryError as error:
         _fail(str(error))
     except OSError as error:
-        _fail(f"{error}; what was completed is kept, run the same command again to resume")
-    except KeyboardInterrupt:
-        print("interrupted; run the same command again to resume", file=sys.stderr)
-        sys.exit(130)
+        _fail(
+            f"{_said_by_the_system(error)}; what was completed is kept: mend that and run the same "
+            "command again to resume"
+        )
+
+def _said_by_the_system(error: OSError) -> str:
+    if error.strerror is None:
+        return str(error)
+    return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
 
 
 def main() -> None:
     """The entry point of `python -m lottery_jax.main`."""
-    app.run(_main, flags_parser=_parse_flags)
+    try:
+        signals.raise_on_sigterm()
+        app.run(_main, flags_parser=_parse_flags)
+    except KeyboardInterrupt as interrupt:
+        print("stopped; run the same command again to resume", file=sys.stderr)
+        sys.exit(signals.exit_status(interrupt))
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from lottery_jax.config import validate
 from lottery_jax.errors import ConfigError
 from lottery_jax.experiment import resolve, set_up
 from lottery_jax.ladder import run_ladder
+from lottery_jax.lock import locked
 from lottery_jax.rundir import check_workdir, record_config
 
 
@@ -31,6 +32,7 @@ def run_matrix(
     *,
     devices: list[jax.Device] | None = None,
     console: Console | None = None,
+    other_versions: bool = False,
 ) -> None:
     """Runs what is left of a matrix: first the native ladders, then the transfers.
 
@@ -39,23 +41,28 @@ def run_matrix(
         workdir: a new or empty directory, or that of the same matrix.
         devices: over which to shard batches; default: all.
         console: where to show progress.
+        other_versions: go on even with what other versions of the software have begun.
 
     Raises:
         ConfigError, DataError: before anything is written.
-        TrainingError: a loss is not finite; what was completed before is kept.
+        TrainingError, OSError, KeyboardInterrupt: as `run_ladder`; what was completed is kept.
     """
     config, workdir = resolve(config), Path(workdir)
     console = console or Console(soft_wrap=True, force_jupyter=False)
     if not config.transfer.sources:
         raise ConfigError("config.transfer.sources: a matrix needs at least one source")
-    check_workdir(workdir, config)
+    check_workdir(workdir, config, other_versions=True)  # each cell looks at its own
     if not (workdir / "config.json").is_file():
         _check(config, devices)
-    record_config(workdir, config)
-    todo = list(cells(config, workdir))
-    for i, (title, folder, cell) in enumerate(todo, 1):
-        console.print(f"[{i}/{len(todo)}] {title}", markup=False, highlight=False)
-        run_ladder(cell, folder, devices=devices, console=console)
+    with locked(workdir):
+        check_workdir(workdir, config, other_versions=True)
+        record_config(workdir, config)
+        todo = list(cells(config, workdir))
+        for i, (title, folder, cell) in enumerate(todo, 1):
+            console.print(f"[{i}/{len(todo)}] {title}", markup=False, highlight=False)
+            run_ladder(
+                cell, folder, devices=devices, console=console, other_versions=other_versions
+            )
 
 
 def cells(config: ConfigDict, workdir: Path) -> Iterator[tuple[str, Path, ConfigDict]]:

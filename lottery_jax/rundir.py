@@ -13,12 +13,17 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from lottery_jax import config as configuration
-from lottery_jax import logs, tickets
+from lottery_jax import lock, logs, tickets
 from lottery_jax.errors import ConfigError
-from lottery_jax.files import write_text
+from lottery_jax.files import is_temporary, write_text
 from lottery_jax.logs import WINNING
 
 Row = dict[str, Any]
+
+# Of what a run directory holds; checkpoints and rows of another one can't be gone on with.
+FORMAT_VERSION = 2
+# Whose versions may change a number.
+_COMPUTED_WITH = ("lottery_jax", "jax", "jaxlib", "flax", "optax", "numpy")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,20 +84,58 @@ def write_curve(config: ConfigDict, workdir: Path) -> list[Row]:
     return rows
 
 
-def check_workdir(workdir: Path, config: ConfigDict) -> None:
-    """Raises a ConfigError if the directory holds something else than a run of this config."""
-    file = workdir / "config.json"
-    if file.is_file():
-        differ = configuration.differing_keys(read_config(workdir), config)
-        if (there := _record(workdir).get("source_fingerprint")) != source_fingerprint(config):
-            differ.append(f"the source's fingerprint: {there}, {source_fingerprint(config)}")
-        if differ:
-            raise ConfigError(
-                f"{workdir}: holds a run of another config (there, here): {'; '.join(differ)}; "
-                "choose another --workdir"
-            )
-    elif workdir.exists() and (not workdir.is_dir() or any(map(_is_foreign, workdir.iterdir()))):
-        raise ConfigError(f"{workdir}: is neither empty nor a run; choose another --workdir")
+def check_workdir(workdir: Path, config: ConfigDict, *, other_versions: bool = False) -> None:
+    """Checks that a directory is empty, or that of a run of this config made by these versions.
+
+    Args:
+        workdir: the run directory.
+        config: validated.
+        other_versions: whether a run that other versions of this package or of those it computes
+            with have begun may be gone on with; its results are then of both.
+
+    Raises:
+        ConfigError: it holds something else; names the keys or versions that differ.
+    """
+    if not (workdir / "config.json").is_file():
+        if workdir.exists() and (not workdir.is_dir() or any(map(_is_foreign, workdir.iterdir()))):
+            raise ConfigError(f"{workdir}: is neither empty nor a run; choose another --workdir")
+        return
+    record = _record(workdir)
+    if (format_version := record.get("format_version")) != FORMAT_VERSION:
+        raise ConfigError(
+            f"{workdir}: was made by lottery_jax {_made_with(record)}, whose run directories this "
+            f"version ({version('lottery_jax')}) can't go on with (format {format_version}, here "
+            f"{FORMAT_VERSION}); choose another --workdir"
+        )
+    differ = configuration.differing_keys(ConfigDict(record["config"]), config)
+    if (there := record.get("source_fingerprint")) != source_fingerprint(config):
+        differ.append(f"the source's fingerprint: {there}, {source_fingerprint(config)}")
+    if differ:
+        raise ConfigError(
+            f"{workdir}: holds a run of another config (there, here): {'; '.join(differ)}; "
+            "choose another --workdir"
+        )
+    if not other_versions and not is_finished(workdir, config):
+        _check_versions(workdir, record)
+
+
+def is_finished(workdir: Path, config: ConfigDict) -> bool:
+    """Whether every training of a run is complete."""
+    return all(tickets.is_complete(unit.ticket) for unit in units(config, workdir))
+
+
+def _check_versions(workdir: Path, record: dict[str, Any]) -> None:
+    there, here = record.get("versions"), _versions()
+    if not isinstance(there, dict):
+        raise ConfigError(f"{workdir}: config.json does not say which versions made it")
+    if differ := [
+        f"{n}: {there.get(n)}, {here[n]}" for n in _COMPUTED_WITH if there.get(n) != here[n]
+    ]:
+        raise ConfigError(
+            f"{workdir}: was begun with other versions (there, here): {'; '.join(differ)}; install "
+            "those, choose another --workdir, or go on with --other_versions if numbers of both "
+            "may stand side by side"
+        )
 
 
 def source_fingerprint(config: ConfigDict) -> str | None:
@@ -103,24 +146,35 @@ def source_fingerprint(config: ConfigDict) -> str | None:
 
 
 def _is_foreign(path: Path) -> bool:
-    """Whether a file is none that a killed process may have left while it wrote config.json."""
-    return not (path.name.startswith(".config.json.") and path.suffix == ".tmp")
+    """Whether a file is none that a process killed before it wrote config.json may have left."""
+    return not (is_temporary(path) or path.name == lock.NAME)
 
 
 def read_config(workdir: Path) -> ConfigDict:
     """The config of a run directory.
 
     Raises:
-        ConfigError: there is none, or it can't be read.
+        ConfigError: there is none, it can't be read, or it has keys that this version has not.
     """
-    return configuration.from_json(_record(workdir)["config"])
+    record = _record(workdir)
+    try:
+        return configuration.from_json(record["config"])
+    except ConfigError as error:
+        raise ConfigError(
+            f"{workdir}: config.json was made by lottery_jax {_made_with(record)}: {error}"
+        ) from error
+
+
+def _made_with(record: dict[str, Any]) -> str:
+    versions = record.get("versions")
+    return str(versions.get("lottery_jax")) if isinstance(versions, dict) else "of no known version"
 
 
 def _record(workdir: Path) -> dict[str, Any]:
     try:
         record = json.loads((workdir / "config.json").read_text(encoding="utf-8"))
-        record["config"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        ConfigDict(record["config"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ConfigError(f"{workdir}: is not a run (config.json: {error})") from error
     return dict(record)
 
@@ -128,19 +182,35 @@ def _record(workdir: Path) -> dict[str, Any]:
 def record_config(workdir: Path, config: ConfigDict) -> None:
     """Writes config.json, once: the config, its fingerprint, versions and the git commit.
 
-    Resuming leaves it as it is: it says what began the run.
+    It says what began the run, and stays as it is.
     """
     if (workdir / "config.json").is_file():
         return
-    names = ("lottery_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
     record = {
+        "format_version": FORMAT_VERSION,
         "config": configuration.to_json(config),
         "fingerprint": configuration.fingerprint(config),
         "source_fingerprint": source_fingerprint(config),
-        "versions": {name: version(name) for name in names},
+        "versions": _versions(),
         "git_commit": _git_commit(),
     }
+    _write_record(workdir, record)
+
+
+def record_versions(workdir: Path) -> None:
+    """Adds the versions that go on with a run to config.json's `resumed_with`, if they are others."""
+    record = _record(workdir)
+    known = [record["versions"], *record.get("resumed_with", [])]
+    if _versions() not in known:
+        _write_record(workdir, {**record, "resumed_with": [*known[1:], _versions()]})
+
+
+def _write_record(workdir: Path, record: dict[str, Any]) -> None:
     write_text(workdir / "config.json", json.dumps(record, indent=1) + "\n")
+
+
+def _versions() -> dict[str, str]:
+    return {name: version(name) for name in (*_COMPUTED_WITH, "orbax-checkpoint")}
 
 
 def _git_commit() -> str | None:

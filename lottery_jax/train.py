@@ -34,6 +34,9 @@ from lottery_jax.pipeline import (
 
 PyTree = Any
 
+# What helps against a loss that is not finite.
+LOWER_RATE = "a lower config.optimizer.learning_rate or config.optimizer.warmup_epochs may help"
+
 
 @struct.dataclass
 class TrainState:
@@ -107,7 +110,7 @@ class EpochReport:
     Attributes:
         epoch: how many epochs are complete.
         step: how many steps.
-        train_loss: mean over the steps of this epoch that this call ran.
+        train_loss: mean over the steps of this epoch, from `until` of an earlier call if it was within.
         learning_rate: of the epoch's last step.
         images_per_s: training images a second, evaluation and saving left out.
         seconds: that the training took, likewise.
@@ -118,6 +121,18 @@ class EpochReport:
     train_loss: float
     learning_rate: float
     images_per_s: float
+    seconds: float
+
+
+class Begun(NamedTuple):
+    """What has been of an epoch that is not at its end, so that it can be gone on with.
+
+    Attributes:
+        totals: over the epoch's steps so far; `Totals.zero()` at its start.
+        seconds: that they took.
+    """
+
+    totals: Totals
     seconds: float
 
 
@@ -304,7 +319,9 @@ def fit(
     key: jax.Array,
     *,
     until: int,
+    begun: Begun | None = None,
     on_epoch: Callable[[TrainState, EpochReport], None] | None = None,
+    on_step: Callable[[TrainState, Begun], None] | None = None,
 ) -> TrainState:
     """Trains from the state's step to step `until`.
 
@@ -315,7 +332,10 @@ def fit(
         key: typed PRNG key of the replicate; batches, augmentation and dropout follow from it, the
             epoch and the step.
         until: the step to stop at; may be within an epoch.
+        begun: of the epoch that `state` is in the middle of, as `on_step` was given it.
         on_epoch: called at the end of every epoch.
+        on_step: called after every other step; may raise to stop. Its arguments are donated to the
+            next step.
 
     Returns:
         The state at step `until`.
@@ -337,24 +357,27 @@ def fit(
     while step < until:
         epoch = step // per_epoch
         stop = min(until, (epoch + 1) * per_epoch)
-        began = time.perf_counter()
         order = upcoming
-        totals = put(program.mesh, Totals.zero())
-        for _ in range(step, stop):
+        totals, seconds = begun or Begun(Totals.zero(), 0.0)
+        begun = None
+        totals = put(program.mesh, totals)
+        began = time.perf_counter() - seconds
+        for done in range(step + 1, stop + 1):
             state, totals = program.train_step(state, totals, data, order, step_key)
+            if on_step is not None and done < stop:
+                on_step(state, Begun(totals, time.perf_counter() - began))
         if stop < until:
             upcoming = order_of(epoch + 1)  # made while the steps still run
         seen = jax.device_get(totals)  # the one time in an epoch that the host waits
         loss = float(seen.loss) / int(seen.count)
         seconds = time.perf_counter() - began
-        images_per_s = (stop - step) * program.batch_size / seconds
+        images_per_s = int(seen.count) / seconds
         step = stop
         rate = float(program.schedule(jnp.int32(step - 1)))
         if not math.isfinite(loss):
             raise TrainingError(
                 f"the training loss is {loss} in the epoch that ends at step {step} (learning "
-                f"rate {rate:g}); a lower config.optimizer.learning_rate or "
-                "config.optimizer.warmup_epochs may help"
+                f"rate {rate:g}); {LOWER_RATE}"
             )
         if on_epoch is not None and step % per_epoch == 0:
             report = EpochReport(step // per_epoch, step, loss, rate, images_per_s, seconds)

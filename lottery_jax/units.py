@@ -14,16 +14,19 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from lottery_jax import config as configuration
 from lottery_jax import logs, masks, tickets
 from lottery_jax.errors import TrainingError
 from lottery_jax.experiment import Setup
+from lottery_jax.files import remove_temporary
 from lottery_jax.logs import WINNING
 from lottery_jax.pipeline import put
 from lottery_jax.rundir import Row, Unit, rewind_dir, units
+from lottery_jax.signals import postponed
 from lottery_jax.tickets import Ticket
-from lottery_jax.train import EpochReport, Start, TrainState, fit, start_state
+from lottery_jax.train import LOWER_RATE, Begun, EpochReport, Start, TrainState, fit, start_state
 
 PyTree = Any
 
@@ -33,9 +36,11 @@ class Run:
 
     def __init__(self, setup: Setup, workdir: Path, display: logs.Display) -> None:
         config = setup.config
+        # What processes that were killed may have left.
+        remove_temporary(workdir)
         for unit in units(config, workdir):
             if tickets.is_complete(unit.ticket):
-                _discard_checkpoints(unit)  # a process killed just then may have left some
+                _discard_checkpoints(unit)
         self.setup = setup
         self.workdir = workdir
         self.display = display
@@ -65,6 +70,15 @@ class Run:
             reached = max(reached, tickets.latest_step(rewind_dir(self.workdir, unit.seed)))
         return bool(row["step"] <= reached)
 
+    def save_state(self, folder: Path, state: TrainState, begun: Begun | None = None) -> None:
+        """Saves a checkpoint, of which the rows before it are a part."""
+        self.metrics.sync()
+        try:
+            tickets.save_state(folder, state, begun)
+        except TrainingError as error:
+            rate = float(self.setup.program.schedule(jnp.int32(int(state.step) - 1)))
+            raise TrainingError(f"{error} (learning rate {rate:g}); {LOWER_RATE}") from error
+
     def close(self) -> None:
         """Closes the logs."""
         self.metrics.close()
@@ -82,17 +96,32 @@ def train_on(
         TrainingError: a loss is not finite; names the unit.
     """
     program = run.setup.program
-    first = int(state.step)
+    first, begun = int(state.step), None
     reached = tickets.latest_step(unit.state)
     if reached > first and (saved := tickets.load_state(unit.state, like=state)) is not None:
-        state = put(program.mesh, saved)
+        state, begun = put(program.mesh, saved.state), saved.begun
         run.display.skip(reached // program.steps_per_epoch - first // program.steps_per_epoch)
+    record = recorder(run, unit, rows)
     try:
-        record = recorder(run, unit, rows)
-        return fit(program, state, run.setup.train, key, until=until, on_epoch=record)
+        with postponed() as arrived:
+
+            def stop_if_asked(state: TrainState, begun: Begun) -> None:
+                if arrived:
+                    run.save_state(unit.state, state, begun)
+                    run.display.say(f"{name_of(unit)}: saved at step {int(state.step)}")
+                    raise KeyboardInterrupt
+
+            return fit(
+                program, state, run.setup.train, key,
+                until=until, begun=begun, on_epoch=record, on_step=stop_if_asked,
+            )  # fmt: skip
     except TrainingError as error:
-        where = f"seed {unit.seed}, level {unit.level}, {unit.control}"
-        raise TrainingError(f"{where}: {error}") from error
+        raise TrainingError(f"{name_of(unit)}: {error}") from error
+
+
+def name_of(unit: Unit) -> str:
+    """A training's name in messages."""
+    return f"seed {unit.seed}, level {unit.level}, {unit.control}"
 
 
 def train_unit(
@@ -129,6 +158,7 @@ def train_unit(
         trained_batch_stats=jax.device_get(state.batch_stats),
         metadata=ticket_metadata(run, unit, begin.step, rows),
     )
+    run.metrics.sync()
     tickets.save_ticket(unit.ticket, ticket)
     _discard_checkpoints(unit)
 
@@ -223,7 +253,7 @@ def recorder(run: Run, unit: Unit, rows: list[Row]) -> Callable[[TrainState, Epo
         run.display.epoch_done(row.get("test_accuracy"), report.images_per_s)
         every = train.checkpoint_every_epochs
         if every and report.epoch % every == 0 and not last:
-            tickets.save_state(unit.state, state)
+            run.save_state(unit.state, state)
 
     return record
 
@@ -232,6 +262,6 @@ def warn_of_collapse(run: Run, unit: Unit, mask: PyTree) -> None:
     """Says which layers have no weight left: nothing passes through them any more."""
     if empty := masks.collapsed_layers(mask):
         run.display.say(
-            f"warning: seed {unit.seed}, level {unit.level}, {unit.control}: no weight is left in "
-            f"{', '.join(empty)}; unless a shortcut leads around it, accuracy drops to chance"
+            f"warning: {name_of(unit)}: no weight is left in {', '.join(empty)}; unless a shortcut "
+            "leads around it, accuracy drops to chance"
         )

@@ -76,7 +76,7 @@ def rewind_state(config, workdir, seed):
     setup = experiment.set_up(config, jax.devices()[:1])
     variables = setup.init(jax.random.key(0))
     like = start_state(setup.program, variables, masks.dense(variables["params"]), 0)
-    return tickets.load_state(workdir / f"seed_{seed}" / "rewind", like)
+    return tickets.load_state(workdir / f"seed_{seed}" / "rewind", like).state
 
 
 def test_one_compilation_serves_all_levels_seeds_and_controls(run, traces):

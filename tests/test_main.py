@@ -9,7 +9,7 @@ import time
 import pytest
 
 from lottery_jax import evaluate, main, report
-from tests.test_resume import ROOT, command, environment, lines_of
+from tests.faults.runs import ROOT, command, environment, lines_of
 
 QUICKSTART = f"--config={ROOT / 'configs' / 'quickstart.py'}"
 

@@ -7,12 +7,13 @@ import shutil
 import jax
 import numpy as np
 import pytest
+from orbax.checkpoint import v1 as ocp
 
 from lottery_jax import masks, optim, scores, tickets
-from lottery_jax.errors import TicketError
+from lottery_jax.errors import TicketError, TrainingError
 from lottery_jax.models import build_model, init_variables
-from lottery_jax.tickets import Ticket
-from lottery_jax.train import TrainState
+from lottery_jax.tickets import Ticket, store
+from lottery_jax.train import Begun, Totals, TrainState
 from tests.test_train import assert_same
 
 MODEL = {"name": "vgg11", "width": 0.05, "dtype": "float32"}
@@ -165,20 +166,69 @@ def test_an_untrained_or_undescribed_ticket_is_not_saved(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_checkpoints_come_back_and_only_the_latest_is_kept(tmp_path):
+def checkpoint_state(step, shift=0.0):
+    """The state of a training at some step, of plain arrays."""
     ticket = example_ticket()
     optimizer = optim.make_optimizer("adam", weight_decay=0.1)
+    opt_state = jax.tree.map(lambda x: np.asarray(x + step + shift), optimizer.init(ticket.params))
+    return TrainState(
+        np.array(step, np.int32), ticket.params, ticket.batch_stats, opt_state, ticket.mask
+    )
 
-    def state(step):
-        opt_state = jax.tree.map(lambda x: x + step, optimizer.init(ticket.params))
-        return TrainState(np.array(step, np.int32), ticket.params, ticket.batch_stats,
-                          jax.tree.map(np.asarray, opt_state), ticket.mask)  # fmt: skip
 
-    assert tickets.load_state(tmp_path, like=state(0)) is None
+def test_checkpoints_come_back_and_only_the_latest_is_kept(tmp_path):
+    like = checkpoint_state(0)
+    assert tickets.load_state(tmp_path, like) is None
     for step in (99, 100, 1000):
-        tickets.save_state(tmp_path, state(step))
+        tickets.save_state(tmp_path, checkpoint_state(step))
         assert [p.name for p in tmp_path.iterdir()] == [f"{step:09}"]
     # What an interrupted save leaves behind is not a checkpoint.
     (tmp_path / "000002000.orbax-checkpoint-tmp").mkdir()
     assert tickets.latest_step(tmp_path) == 1000
-    assert_same(tickets.load_state(tmp_path, like=state(0)), state(1000))
+    state, begun = tickets.load_state(tmp_path, like)
+    assert_same(state, checkpoint_state(1000))
+    assert int(begun.totals.count) == begun.seconds == 0
+
+
+def test_a_checkpoint_keeps_the_sums_of_an_epoch_that_has_begun(tmp_path):
+    totals = Totals(np.array(1.5, np.float32), np.array(7, np.int32), np.array(9, np.int32))
+    tickets.save_state(tmp_path, checkpoint_state(3), Begun(totals, 0.25))
+    assert_same(tickets.load_state(tmp_path, checkpoint_state(0)).begun, Begun(totals, 0.25))
+
+
+def test_a_state_that_is_not_finite_is_not_saved_and_the_last_good_one_stays(tmp_path):
+    tickets.save_state(tmp_path, checkpoint_state(5))
+    with pytest.raises(TrainingError, match="opt_state/.* is not finite at step 6"):
+        tickets.save_state(tmp_path, checkpoint_state(6, shift=np.nan))
+    assert_same(tickets.load_state(tmp_path, checkpoint_state(0)).state, checkpoint_state(5))
+
+
+def test_a_checkpoint_of_other_bytes_is_refused_and_named(tmp_path):
+    """Even where Orbax reads it: one array file in the place of another of the same shape."""
+    for name, shift in (("a", 0.0), ("b", 1.0)):
+        tickets.save_state(tmp_path / name, checkpoint_state(5, shift))
+    arrays = ocp.load((tmp_path / "b" / "000000005").absolute())
+    recorded = ocp.load((tmp_path / "a" / "000000005").absolute())["sha256"]
+    ocp.save(
+        (tmp_path / "a" / "000000005").absolute(), {**arrays, "sha256": recorded}, overwrite=True
+    )
+    with pytest.raises(TicketError, match=r"a/000000005: is damaged .its SHA.*; remove .*000000005"):
+        tickets.load_state(tmp_path / "a", checkpoint_state(0))
+    assert_same(
+        tickets.load_state(tmp_path / "b", checkpoint_state(0)).state, checkpoint_state(5, 1.0)
+    )
+
+
+def test_a_ticket_that_can_not_be_written_leaves_the_one_that_was_there(
+    tmp_path, copy, monkeypatch
+):
+    def full(*args, **kwargs):
+        raise ValueError("Failed to write [os_error_code='28']")  # as TensorStore says it
+
+    before = {p: p.read_bytes() for p in copy.rglob("*") if p.is_file()}
+    monkeypatch.setattr(store.ocp, "save", full)
+    with pytest.raises(OSError, match="No space left on device") as raised:
+        tickets.save_ticket(copy, example_ticket())
+    assert raised.value.errno == 28
+    assert {p: p.read_bytes() for p in copy.rglob("*") if p.is_file()} == before
+    assert [p.name for p in copy.parent.iterdir() if p.name.startswith(".")] == []

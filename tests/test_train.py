@@ -1,5 +1,6 @@
 """The train step: against a hand-written one, zeros that stay zero, exact resume, any devices."""
 
+import contextlib
 import dataclasses
 import functools
 import itertools
@@ -187,6 +188,40 @@ def test_stopping_and_going_on_is_the_same_bit_for_bit(digits):
     for stop in (7, 22, 30):
         state = put(program.mesh, jax.device_get(fit(program, state, data, key, until=stop)))
     assert_same(state, whole)
+
+
+def test_a_training_stopped_within_an_epoch_reports_it_as_if_it_had_not_been(digits):
+    """The mean loss of an epoch in two parts has the same bits, and both parts' images and time."""
+    model, variables = small_model()
+    program = program_for(digits, model, augment="crop_flip", momentum=0.9)
+    data, key = train_split(program, digits), jax.random.key(1)
+
+    class Stop(Exception):
+        pass
+
+    def run(stops):
+        state = start_state(program, variables, half_mask(variables["params"]), step=0)
+        begun, reports = None, []
+        for stop in [*stops, None]:
+            seen = []
+
+            def on_step(state, so_far, stop=stop, seen=seen):
+                if int(state.step) == stop:
+                    seen[:] = [jax.device_get(state), jax.device_get(so_far)]
+                    raise Stop
+
+            with contextlib.suppress(Stop):
+                fit(program, state, data, key, until=44, begun=begun, on_step=on_step,
+                    on_epoch=lambda state, report: reports.append(report))  # fmt: skip
+            if seen:
+                state, begun = put(program.mesh, seen[0]), seen[1]
+        return reports
+
+    whole, parts = run([]), run([3, 10, 30])
+    assert [(r.epoch, r.train_loss) for r in parts] == [(r.epoch, r.train_loss) for r in whole]
+    assert [r.epoch for r in parts] == [1, 2]
+    for report in parts:
+        assert report.images_per_s == pytest.approx(22 * BATCH / report.seconds)
 
 
 def test_another_key_gives_another_training(digits):

@@ -5,30 +5,30 @@ A ticket directory holds
     arrays/          an Orbax checkpoint: mask, params, batch_stats, trained, trained_batch_stats
     metadata.json    the network, the data, the level, what was measured, and SHA-256 hashes
 
-`metadata.json` is written last: a directory without it is not a ticket. Nothing is ever unpickled.
+A ticket's directory appears whole or not at all. Nothing is ever unpickled.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import shutil
-import signal
-import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
-from lottery_jax.errors import TicketError
-from lottery_jax.files import write_text
+from lottery_jax.errors import TicketError, TrainingError, one_line
+from lottery_jax.files import remove_temporary, replacing_folder, write_text
+from lottery_jax.signals import postponed
 from lottery_jax.tickets import portable
 from lottery_jax.tickets.ticket import (
     PARTS,
@@ -39,9 +39,10 @@ from lottery_jax.tickets.ticket import (
     expected_arrays,
     leaves,
     parse_json,
+    tree_hash,
     verified,
 )
-from lottery_jax.train import TrainState
+from lottery_jax.train import Begun, Totals, TrainState
 
 PyTree = Any
 
@@ -49,7 +50,7 @@ PyTree = Any
 def save_ticket(path: str | os.PathLike[str], ticket: Ticket) -> Ticket:
     """Writes a trained ticket, with counts, hashes and the format's version in its metadata.
 
-    Whatever incomplete ticket is at `path` is replaced. When this returns the ticket is on disk.
+    Whatever is at `path` is replaced. When this returns the ticket is on disk.
 
     Returns:
         The ticket with NumPy arrays and the completed metadata.
@@ -57,13 +58,14 @@ def save_ticket(path: str | os.PathLike[str], ticket: Ticket) -> Ticket:
     Raises:
         TicketError: it is not trained, has weights that its mask prunes, or its metadata lacks
             what `load_ticket` needs.
+        OSError: it can't be written; what was at `path` stays.
     """
     folder = Path(path)
     ticket = completed(folder, ticket)
     text = json.dumps(ticket.metadata, indent=1, allow_nan=False)
-    (folder / "metadata.json").unlink(missing_ok=True)  # incomplete from here on
-    _save_arrays(folder / "arrays", {part: getattr(ticket, part) for part in PARTS})
-    write_text(folder / "metadata.json", text + "\n")
+    with replacing_folder(folder) as temporary:
+        _save_arrays(temporary / "arrays", {part: getattr(ticket, part) for part in PARTS})
+        write_text(temporary / "metadata.json", text + "\n")
     return ticket
 
 
@@ -108,10 +110,33 @@ def load_ticket(path: str | os.PathLike[str], model: nn.Module | None = None) ->
     return verified(folder, arrays, metadata)
 
 
-def save_state(folder: str | os.PathLike[str], state: TrainState) -> None:
-    """Saves a mid-level checkpoint; an older one is removed only when this one is on disk."""
+class Checkpoint(NamedTuple):
+    """A training in the middle: where it is, and what has been of the epoch that it is in."""
+
+    state: TrainState
+    begun: Begun
+
+
+def save_state(
+    folder: str | os.PathLike[str], state: TrainState, begun: Begun | None = None
+) -> None:
+    """Saves a mid-level checkpoint; an older one is removed only when this one is on disk.
+
+    Args:
+        folder: of the checkpoints of one training.
+        state: to go on from.
+        begun: of the epoch, if it is within one.
+
+    Raises:
+        TrainingError: a value is not finite; the older checkpoint stays.
+        OSError: it can't be written; likewise.
+    """
+    arrays = jax.device_get(_as_dict(Checkpoint(state, begun or Begun(Totals.zero(), 0.0))))
+    for path, leaf in leaves(arrays).items():
+        if leaf.dtype.kind == "f" and not np.isfinite(leaf).all():
+            raise TrainingError(f"{path} is not finite at step {int(state.step)}")
     new = Path(folder) / f"{int(state.step):09}"
-    _save_arrays(new, jax.tree.map(np.asarray, _as_dict(state)))
+    _save_arrays(new, {**arrays, "sha256": _digest(arrays)})
     for old in new.parent.iterdir():
         if old != new:
             discard(old)
@@ -124,7 +149,7 @@ def latest_step(folder: str | os.PathLike[str]) -> int:
     return max((int(name) for name in names if re.fullmatch(r"\d{9}", name)), default=-1)
 
 
-def load_state(folder: str | os.PathLike[str], like: TrainState) -> TrainState | None:
+def load_state(folder: str | os.PathLike[str], like: TrainState) -> Checkpoint | None:
     """The latest checkpoint in `folder` as NumPy arrays, or None if none was completed.
 
     Args:
@@ -136,17 +161,28 @@ def load_state(folder: str | os.PathLike[str], like: TrainState) -> TrainState |
     """
     if (step := latest_step(folder)) < 0:
         return None
-    abstract = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), _as_dict(like))
-    arrays = _load_arrays(Path(folder) / f"{step:09}", abstract)
+    path = Path(folder) / f"{step:09}"
+    abstract = jax.tree.map(
+        lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype),
+        _as_dict(Checkpoint(like, Begun(Totals.zero(), 0.0))),
+    )
+    try:
+        arrays = _load_arrays(path, {**abstract, "sha256": _digest({})})
+        if not np.array_equal(arrays.pop("sha256"), _digest(arrays)):
+            raise TicketError(f"{path}: is damaged (its SHA-256 is not the recorded one)")
+    except TicketError as error:
+        raise TicketError(f"{error}; remove {path} to train from an earlier point again") from error
     opt_state = jax.tree.unflatten(
         jax.tree.structure(like.opt_state), jax.tree.leaves(arrays["opt_state"])
     )
-    return TrainState(**{**arrays, "opt_state": opt_state})
+    begun = Begun(Totals(**arrays.pop("totals")), float(arrays.pop("seconds")))
+    return Checkpoint(TrainState(**{**arrays, "opt_state": opt_state}), begun)
 
 
-def _as_dict(state: TrainState) -> dict[str, PyTree]:
+def _as_dict(checkpoint: Checkpoint) -> dict[str, PyTree]:
     # The optimizer's state is a nest of tuples; a plain dict of its leaves is what Orbax gives
     # back whatever the tuple types are called in another version of optax.
+    state, (totals, seconds) = checkpoint
     opt_state = {f"{i:04}": leaf for i, leaf in enumerate(jax.tree.leaves(state.opt_state))}
     return {
         "step": state.step,
@@ -154,45 +190,64 @@ def _as_dict(state: TrainState) -> dict[str, PyTree]:
         "batch_stats": state.batch_stats,
         "opt_state": opt_state,
         "mask": state.mask,
+        "totals": {"loss": totals.loss, "correct": totals.correct, "count": totals.count},
+        "seconds": np.array(seconds, np.float64),
     }
 
 
-@contextmanager
-def _uninterrupted() -> Iterator[None]:
-    """Puts a Ctrl-C off until the block has ended.
+def _digest(arrays: PyTree) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    return np.frombuffer(bytes.fromhex(tree_hash(arrays)), np.uint8)
 
-    Orbax works in event loops and threads of its own: an interrupt within them is now swallowed,
-    now leaves warnings behind.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    caught: list[int] = []
-    previous = signal.signal(signal.SIGINT, lambda number, _: caught.append(number))
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps Orbax from printing the tracebacks of its threads; what failed is raised anyway."""
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, previous or signal.default_int_handler)
-    if caught:
-        raise KeyboardInterrupt
+        logger.setLevel(level)
 
 
 def _save_arrays(folder: Path, arrays: PyTree) -> None:
-    with _uninterrupted():
-        ocp.save(folder.absolute(), arrays, overwrite=True)
+    """Writes arrays to a new directory, which has its name only when it is whole.
+
+    A signal is put off: Orbax works in event loops and threads of its own, in which an interrupt
+    is now swallowed, now leaves warnings behind.
+
+    Raises:
+        OSError: they can't be written; names the directory.
+    """
+    try:
+        with postponed(), _quiet():
+            ocp.save(folder.absolute(), arrays, overwrite=True)
+    except Exception as error:
+        remove_temporary(folder.parent)
+        raise _as_os_error(error, folder) from error
+
+
+def _as_os_error(error: Exception, folder: Path) -> OSError:
+    """What the disk said, which TensorStore puts into its messages."""
+    code = re.search(r"os_error_code='(\d+)'", str(error))
+    number = error.errno if isinstance(error, OSError) else int(code[1]) if code else None
+    if number is None:
+        return OSError(f"{folder}: can't be written: {one_line(error)}")
+    return OSError(number, os.strerror(number), str(folder))
 
 
 def _load_arrays(folder: Path, expected: PyTree) -> PyTree:
     """Loads NumPy arrays, having compared every leaf's shape and dtype with the expected one."""
     try:
-        with _uninterrupted():
+        with postponed(), _quiet():
             stored = ocp.metadata(folder.absolute()).metadata
     except Exception as error:
         raise TicketError(f"{folder}: is not a readable Orbax checkpoint: {error}") from error
     compare_leaves(folder, leaves(stored), leaves(expected))
     template = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), expected)
     try:
-        with _uninterrupted(), warnings.catch_warnings():
+        with postponed(), _quiet(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return ocp.load(folder.absolute(), template)
     except Exception as error:
