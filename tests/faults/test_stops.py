@@ -1,0 +1,149 @@
+"""Ctrl-C and SIGTERM: what was trained is saved, to the step, and nothing differs in the end."""
+
+import random
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from lottery_jax import tickets
+from lottery_jax.signals import postponed
+from tests.faults import runs
+
+# Epochs of 359 steps, so that a signal comes within one.
+SLOW = {
+    "seeds": "0",
+    "controls": "",
+    "train.batch_size": "4",
+    "train.checkpoint_every_epochs": "0",
+    "train.epochs": "3",
+    "ladder.levels": "1",
+}
+STEPS = 359
+STATUS = {signal.SIGTERM: 143, signal.SIGINT: 130}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("undisturbed")
+    env = runs.environment(folder / "cache")
+    done = runs.run(runs.command(folder / "run", SLOW), env, folder)
+    assert done.returncode == 0, done.stderr
+    return runs.outcome(folder / "run"), env
+
+
+def stop(number, lines, workdir, env, cwd, after=0.02):
+    """Sends a signal when metrics.jsonl has so many lines; (exit status, stdout, stderr)."""
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = runs.start(runs.command(workdir, SLOW), env, cwd, **pipes)
+    runs.wait_for_lines(process, workdir, lines)
+    time.sleep(after)
+    process.send_signal(number)
+    out, error = process.communicate(timeout=120)
+    return process.returncode, out, error
+
+
+def test_a_stopped_run_is_saved_within_the_epoch_and_goes_on_bit_for_bit(tmp_path, undisturbed):
+    """At first in the dense network, then in a ticket; the epoch's mean loss is of both parts."""
+    expected, env = undisturbed
+    assert len(expected.rows) == 3 + 3
+    workdir = tmp_path / "run"
+    for number, lines in ((signal.SIGTERM, 1), (signal.SIGINT, 2), (signal.SIGTERM, 4)):
+        status, out, error = stop(number, lines, workdir, env, tmp_path)
+        assert status == STATUS[number]
+        assert error == "stopped; run the same command again to resume\n"
+        where, step = re.search(r"seed 0, (level \d), winning: saved at step (\d+)", out).groups()
+        assert int(step) % STEPS != 0 and where == f"level {(lines - 1) // 3}"
+        assert tickets.latest_step(
+            workdir / "seed_0" / where.replace(" ", "_0") / "state/winning"
+        ) == int(step)
+        assert not (workdir / ".lock").exists()
+    done = runs.run(runs.command(workdir, SLOW), env, tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert runs.outcome(workdir) == expected
+
+
+def test_in_a_program_of_ones_own_sigterm_saves_and_then_ends_it_as_always(tmp_path, undisturbed):
+    """No handler is needed: `run_ladder` puts the signal off until the state is on the disk."""
+    expected, env = undisturbed
+    workdir = tmp_path / "run"
+    own = (
+        "import sys; import lottery_jax as lj; from lottery_jax.recipes import quickstart\n"
+        "c = quickstart(); c.update_from_flattened_dict(dict("
+        "seeds=(0,), controls=()) | {'train.batch_size': 4, 'train.checkpoint_every_epochs': 0,"
+        "'train.epochs': 3, 'ladder.levels': 1, 'ladder.rewind': '30st', 'data.augment': 'crop'})\n"
+        "lj.run_ladder(c, sys.argv[1])"
+    )
+    process = runs.start([sys.executable, "-c", own, str(workdir)], env, tmp_path)
+    runs.wait_for_lines(process, workdir, 1)
+    time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait() == -signal.SIGTERM
+    assert tickets.latest_step(workdir / "seed_0" / "level_00" / "state" / "winning") % STEPS
+    done = runs.run(runs.command(workdir, SLOW), env, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert runs.outcome(workdir) == expected
+
+
+@pytest.mark.long
+def test_stopped_at_any_time(tmp_path, undisturbed):
+    """Also while Python starts, where nothing is there yet that could answer in another way."""
+    expected, env = undisturbed
+    chance, workdir, stops = random.Random(3), tmp_path / "run", 0
+    while True:
+        number = chance.choice([signal.SIGTERM, signal.SIGINT])
+        process = runs.start(runs.command(workdir, SLOW), env, tmp_path)
+        time.sleep(chance.uniform(0, 5))
+        process.send_signal(number)
+        status = process.wait(timeout=60)
+        if status == 0:
+            break
+        assert status in (STATUS[number], -number, 1 if number == signal.SIGINT else None)
+        stops += 1
+        assert stops < 60
+    assert stops >= 3
+    done = runs.run(runs.command(workdir, SLOW), env, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert runs.outcome(workdir) == expected
+
+
+def test_signals_are_put_off_to_the_end_of_the_outermost_block():
+    seen = []
+    with pytest.raises(KeyboardInterrupt):
+        with postponed() as outer:
+            with postponed() as inner:
+                signal.raise_signal(signal.SIGINT)
+                seen.append("inner")
+            assert inner == outer == [signal.SIGINT]
+            seen.append("outer")
+        seen.append("never")
+    assert seen == ["inner", "outer"]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_signal_that_is_ignored_stays_ignored(monkeypatch):
+    """As Ctrl-C is in what a shell runs in the background."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with postponed() as arrived:
+            signal.raise_signal(signal.SIGINT)
+        assert arrived == []
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_other_threads_are_left_alone():
+    found = []
+
+    def work():
+        with postponed() as arrived:
+            found.append(list(arrived))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert found == [[]]
