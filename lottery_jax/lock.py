@@ -7,6 +7,7 @@ decides: it is taken over if its process was on this machine and is gone.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -52,7 +53,8 @@ def locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         # While it is still ours: whoever opened it meanwhile notices that it is gone.
-        file.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # the next one to come takes it over
+            file.unlink()
         os.close(handle)
 
 

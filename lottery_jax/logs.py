@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
@@ -14,7 +15,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from lottery_jax.files import write_text
+from lottery_jax.files import naming, write_text
 
 # In curve.csv, the series of the winning tickets themselves.
 WINNING = "winning"
@@ -59,12 +60,14 @@ class MetricsLog:
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Appends a row; when this returns a crash of this process can't lose it."""
-        self._file.write(json.dumps(row) + "\n")
-        self._file.flush()
+        with naming(self._path):
+            self._file.write(json.dumps(row) + "\n")
+            self._file.flush()
 
     def sync(self) -> None:
         """When this returns a power failure can't lose a row either."""
-        os.fsync(self._file.fileno())
+        with naming(self._path):
+            os.fsync(self._file.fileno())
 
     def rows_of(self, seed: int, level: int, control: str) -> list[dict[str, Any]]:
         """The rows there are of one training."""
@@ -73,7 +76,8 @@ class MetricsLog:
 
     def close(self) -> None:
         """Closes the file."""
-        self._file.close()
+        with contextlib.suppress(OSError):  # the end of a row that could not be written before
+            self._file.close()
 
     def _rows(self) -> Iterator[dict[str, Any]]:
         with self._path.open(encoding="utf-8") as file:

@@ -126,6 +126,7 @@ def _main(argv: list[str]) -> None:
             "command again to resume"
         )
 
+
 def _said_by_the_system(error: OSError) -> str:
     if error.strerror is None:
         return str(error)

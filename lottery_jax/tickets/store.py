@@ -10,11 +10,13 @@ A ticket's directory appears whole or not at all. Nothing is ever unpickled.
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import os
 import re
 import shutil
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -201,14 +203,35 @@ def _digest(arrays: PyTree) -> np.ndarray[Any, np.dtype[np.uint8]]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps Orbax from printing the tracebacks of its threads; what failed is raised anyway."""
-    logger = logging.getLogger("absl")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
+    """Keeps Orbax and its event loops from printing their threads' tracebacks.
+
+    What failed is raised anyway. After a failure they stay quiet, for their threads end later.
+    """
+    _ignore_closed_loops()
+    loggers = [logging.getLogger(name) for name in ("absl", "asyncio", "concurrent.futures")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL + 1)
+    yield
+    for logger, level in zip(loggers, levels, strict=True):
         logger.setLevel(level)
+
+
+@functools.cache
+def _ignore_closed_loops() -> None:
+    """Drops what nobody can catch or mend: an answer that comes to an event loop of Orbax's too late.
+
+    Arrays are written and read side by side; where several fail, as on a full disk, Orbax goes on
+    at the first failure, and the others would each print a traceback.
+    """
+    usual = sys.unraisablehook
+
+    def hook(unraisable: sys.UnraisableHookArgs) -> None:
+        error = unraisable.exc_value
+        if not (isinstance(error, RuntimeError) and str(error) == "Event loop is closed"):
+            usual(unraisable)
+
+    sys.unraisablehook = hook
 
 
 def _save_arrays(folder: Path, arrays: PyTree) -> None:
