@@ -15,6 +15,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from lottery_jax.errors import one_line
 from lottery_jax.files import naming, write_text
 
 # In curve.csv, the series of the winning tickets themselves.
@@ -114,8 +115,12 @@ class Wandb:
         def start() -> None:
             import wandb
 
+            # A server that does not answer holds a run up for so long, at its start and its end.
+            patience = {"init_timeout": 30, "finish_timeout": 60}
+            known = wandb.Settings.model_fields
             self._run = wandb.init(
                 mode=mode,
+                settings=wandb.Settings(**{k: v for k, v in patience.items() if k in known}),
                 entity=entity or None,
                 project=project,
                 name=name,
@@ -143,7 +148,12 @@ class Wandb:
             action()
         except Exception as error:
             self._run = None
-            self._warn(f"wandb: {type(error).__name__}: {error}; the run goes on without it")
+            said = one_line(f"{type(error).__name__}: {error}", 200)
+            self._warn(f"wandb: {said}; the run goes on without it")
+            with contextlib.suppress(Exception):  # what is broken would complain again at exit
+                import wandb
+
+                wandb.teardown(exit_code=1)
 
 
 class Display:

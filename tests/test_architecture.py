@@ -34,7 +34,7 @@ MAY_IMPORT = {
     "paths": {"models"},
     "tickets": {"errors", "files", "masks", "models", "paths", "signals", "train"},
     "controls": {"masks", "train"},
-    "logs": {"files"},
+    "logs": {"errors", "files"},
     "rundir": {"config", "errors", "files", "lock", "logs", "tickets"},
     "transfer": {"config", "errors", "logs", "masks", "rundir", "scores", "tickets"},
     "experiment": {"compilation", "config", "controls", "datasets", "drawing", "errors", "masks", "models",
