@@ -173,6 +173,8 @@ def _made_with(record: dict[str, Any]) -> str:
 def _record(workdir: Path) -> dict[str, Any]:
     try:
         record = json.loads((workdir / "config.json").read_text(encoding="utf-8"))
+        if not isinstance(record["config"], dict):
+            raise TypeError("its config is not a table of keys and values")
         ConfigDict(record["config"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ConfigError(f"{workdir}: is not a run (config.json: {error})") from error

@@ -248,22 +248,6 @@ def test_a_finished_run_does_nothing(run, config):
     assert not list(workdir.glob("seed_*/level_*/state"))
 
 
-def test_another_config_is_refused_with_the_keys_that_differ(run, config):
-    workdir, _ = run
-    other = config.copy_and_resolve_references()
-    other.unlock()
-    other.optimizer.learning_rate = 0.5
-    other.wandb.project = "elsewhere"
-    with pytest.raises(ConfigError, match=r"learning_rate: 0.02, 0.5; choose another"):
-        run_ladder(other, workdir, console=quiet_console())
-
-
-def test_a_directory_with_other_things_is_refused(config, tmp_path):
-    (tmp_path / "thesis.tex").touch()
-    with pytest.raises(ConfigError, match="neither empty nor a run"):
-        run_ladder(config, tmp_path, console=quiet_console())
-
-
 def test_config_json_says_what_made_the_run(run, config):
     record = json.loads((run[0] / "config.json").read_text())
     assert record["config"]["ladder"]["rewind"] == "7st"

@@ -1,15 +1,13 @@
 """The command line, as a user's process: one line for a mistake, status 2, nothing touched."""
 
 import os
-import signal
 import subprocess
 import sys
-import time
 
 import pytest
 
 from lottery_jax import evaluate, main, report
-from tests.faults.runs import ROOT, command, environment, lines_of
+from tests.faults.runs import ROOT
 
 QUICKSTART = f"--config={ROOT / 'configs' / 'quickstart.py'}"
 
@@ -143,22 +141,6 @@ def test_what_is_not_there_is_one_line_and_status_2(module, tmp_path, capsys):
     assert module([argument]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and error.count("\n") == 1
-
-
-def test_an_interrupted_run_says_how_to_go_on(tmp_path):
-    """Of a run that is too long to end by itself before the signal."""
-    process = subprocess.Popen(
-        command(tmp_path / "run", **{"train.epochs": "500"}), env=environment(tmp_path),
-        cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    deadline = time.monotonic() + 120
-    while not lines_of(tmp_path / "run") and process.poll() is None:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
-    _, error = process.communicate(timeout=120)
-    assert process.returncode == 130
-    assert error == "interrupted; run the same command again to resume\n"
 
 
 def test_default_directories_are_told_apart():

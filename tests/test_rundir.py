@@ -1,0 +1,137 @@
+"""Who may go on with a run directory: the same config, the same versions."""
+
+import json
+
+import pytest
+
+from lottery_jax import ladder, run_ladder, rundir
+from lottery_jax.errors import ConfigError
+from tests.conftest import make_tiny_config
+
+
+@pytest.fixture
+def begun(tmp_path, monkeypatch):
+    """A directory in which a run of `make_tiny_config()` has begun."""
+    rundir.record_config(tmp_path, rundir_config())
+    return tmp_path
+
+
+def rundir_config(**overrides):
+    from lottery_jax.experiment import resolve
+
+    return resolve(make_tiny_config(**overrides))
+
+
+def rewrite(workdir, **changes):
+    file = workdir / "config.json"
+    record = json.loads(file.read_text())
+    file.write_text(json.dumps({**record, **changes}))
+    return record
+
+
+def test_the_same_config_and_versions_may_go_on(begun):
+    rundir.check_workdir(begun, rundir_config())
+
+
+def test_what_can_not_change_a_result_may_differ(begun):
+    overrides = {
+        "wandb.mode": "offline",
+        "wandb.project": "elsewhere",
+        "train.checkpoint_every_epochs": 7,
+        "data.dir": "moved",
+    }
+    rundir.check_workdir(begun, rundir_config(**overrides))
+
+
+def test_another_config_is_refused_with_the_keys_that_differ(begun):
+    other = rundir_config(
+        **{"optimizer.learning_rate": 0.5, "train.epochs": 3, "wandb.project": "elsewhere"}
+    )
+    with pytest.raises(ConfigError) as error:
+        rundir.check_workdir(begun, other)
+    assert "learning_rate: 0.1, 0.5; config.train.epochs: 2, 3; choose another" in str(error.value)
+    assert "wandb" not in str(error.value)
+
+
+def test_other_versions_are_refused_and_named_unless_that_is_asked_for(begun, quiet, monkeypatch):
+    versions = json.loads((begun / "config.json").read_text())["versions"]
+    rewrite(begun, versions={**versions, "jax": "0.9.9", "lottery_jax": "0.0.1", "wandb": "1"})
+    with pytest.raises(ConfigError) as error:
+        rundir.check_workdir(begun, rundir_config())
+    says = f"lottery_jax: 0.0.1, {versions['lottery_jax']}; jax: 0.9.9, {versions['jax']}; install"
+    assert says in str(error.value) and "--other_versions" in str(error.value)
+
+    before = (begun / "config.json").read_bytes()
+    with pytest.raises(ConfigError):
+        run_ladder(rundir_config(), begun, console=quiet)
+    assert (begun / "config.json").read_bytes() == before
+
+    # Asked for, the run goes on, and says who did.
+    monkeypatch.setattr(ladder, "climb", lambda run, seed: None)
+    for _ in range(2):
+        run_ladder(rundir_config(), begun, console=quiet, other_versions=True)
+    record = json.loads((begun / "config.json").read_text())
+    assert record["versions"]["jax"] == "0.9.9"
+    assert record["resumed_with"] == [versions]
+
+
+def test_a_finished_run_may_be_looked_at_by_any_version(begun, monkeypatch):
+    rewrite(begun, versions={"lottery_jax": "0.0.1"})
+    monkeypatch.setattr(rundir.tickets, "is_complete", lambda path: True)
+    rundir.check_workdir(begun, rundir_config())
+
+
+@pytest.mark.parametrize("version", [1, 99, None, "2"])
+def test_a_directory_of_another_format_is_refused(begun, version):
+    rewrite(begun, format_version=version)
+    with pytest.raises(
+        ConfigError, match=f"format {version}, here {rundir.FORMAT_VERSION}.*choose"
+    ):
+        rundir.check_workdir(begun, rundir_config())
+
+
+def test_a_run_of_a_version_with_other_keys_is_refused_with_them(begun):
+    """And where its config must be understood, as a source's, that is said too."""
+    config = json.loads((begun / "config.json").read_text())["config"]
+    config["ladder"]["momentum_of_masks"] = 0.5
+    del config["train"]["eval_every_epochs"]
+    rewrite(begun, config=config)
+    with pytest.raises(ConfigError) as error:
+        rundir.check_workdir(begun, rundir_config())
+    assert "config.ladder.momentum_of_masks: 0.5, None" in str(error.value)
+    assert "config.train.eval_every_epochs: None, 1" in str(error.value)
+    with pytest.raises(ConfigError, match="was made by lottery_jax .*momentum_of_masks"):
+        rundir.read_config(begun)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        "null",
+        '{"config": 3}',
+        '{"config": {}}',
+        "[" * 5000,
+        '{"config": {"a.b": 1}}',
+    ],
+)
+def test_a_config_that_can_not_be_read_is_refused(begun, text):
+    (begun / "config.json").write_text(text)
+    with pytest.raises(ConfigError, match=str(begun)):
+        rundir.check_workdir(begun, rundir_config())
+    with pytest.raises(ConfigError, match=str(begun)):
+        rundir.read_config(begun)
+
+
+def test_a_directory_with_other_things_is_refused(tmp_path):
+    (tmp_path / "thesis.tex").touch()
+    with pytest.raises(ConfigError, match="neither empty nor a run"):
+        rundir.check_workdir(tmp_path, rundir_config())
+
+
+def test_what_a_process_killed_at_its_start_leaves_is_not_in_the_way(tmp_path):
+    (tmp_path / ".lock").touch()
+    (tmp_path / ".config.json.host-1-abc.tmp").touch()
+    rundir.check_workdir(tmp_path, rundir_config())
