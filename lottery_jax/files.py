@@ -105,20 +105,24 @@ def sync_folder(folder: Path) -> None:
 def is_temporary(path: Path) -> bool:
     """Whether a path is one that a killed process may have left: of `replacing`, or of Orbax.
 
-    >>> [is_temporary(Path(p)) for p in (".a.csv.host-7-x.tmp", "b.orbax-checkpoint-tmp-1", "c.tmp")]
+    >>> [is_temporary(Path(p)) for p in (".a.csv.host-7-x.tmp", "b.orbax-checkpoint-tmp-1", ".c.tmp")]
     [True, True, False]
     """
-    ours = path.name.startswith(".") and path.name.endswith(".tmp")
+    ours = re.fullmatch(r"\..+-\d+-[\w-]+\.tmp", path.name) is not None
     return ours or ".orbax-checkpoint-tmp" in path.name
 
 
-def remove_temporary(folder: Path) -> None:
-    """Removes what killed processes have left in `folder`, in which no other process may write."""
-    for path in [path for path in folder.rglob("*") if is_temporary(path)]:
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
+def temporary_in(folder: Path) -> list[Path]:
+    """All temporary files and folders in `folder`, at any depth."""
+    return [path for path in folder.rglob("*") if is_temporary(path)]
+
+
+def remove(path: Path) -> None:
+    """Removes a file or a whole folder, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def is_alive(pid: int) -> bool:

@@ -36,9 +36,11 @@ from lottery_jax.rundir import (
     Unit,
     check_workdir,
     is_finished,
+    leftovers,
     record_config,
     record_versions,
     rewind_dir,
+    tidy,
     units,
     write_curve,
 )
@@ -83,6 +85,9 @@ def run_ladder(
     console = console or Console(soft_wrap=True, force_jupyter=False)
     check_workdir(workdir, config, other_versions=other_versions)
     if is_finished(workdir, config):
+        if leftovers(config, workdir):  # and if so, of a process that was killed at its very end
+            with locked(workdir):
+                tidy(config, workdir)
         console.print(f"{workdir}: complete, nothing to do", markup=False, highlight=False)
         return write_curve(config, workdir)
     setup = set_up(config, devices)
@@ -91,6 +96,7 @@ def run_ladder(
         check_workdir(workdir, config, other_versions=other_versions)
         record_config(workdir, config)
         record_versions(workdir)
+        tidy(config, workdir)
         total = len(units(config, workdir)) * config.train.epochs
         with logs.Display(total, console) as display:
             run = Run(setup, workdir, display)

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from lottery_jax import config as configuration
 from lottery_jax import lock, logs, tickets
 from lottery_jax.errors import ConfigError
-from lottery_jax.files import is_temporary, write_text
+from lottery_jax.files import is_temporary, remove, temporary_in, write_text
 from lottery_jax.logs import WINNING
 
 Row = dict[str, Any]
@@ -66,6 +66,28 @@ def units(config: ConfigDict, workdir: Path) -> list[Unit]:
 def rewind_dir(workdir: Path, seed: int) -> Path:
     """Where the state at the rewind point of a replicate is kept."""
     return workdir / f"seed_{seed}" / "rewind"
+
+
+def leftovers(config: ConfigDict, workdir: Path) -> list[Path]:
+    """What processes that were killed have left and nothing needs any more.
+
+    A lock that nobody holds, unfinished files, checkpoints of trainings that are complete.
+    """
+    levels: dict[Path, list[Unit]] = {}
+    for unit in units(config, workdir):
+        levels.setdefault(unit.state.parent, []).append(unit)
+    found = [workdir / lock.NAME, *temporary_in(workdir)]
+    for folder, of_level in levels.items():
+        complete = [unit.state for unit in of_level if tickets.is_complete(unit.ticket)]
+        found += [folder] if len(complete) == len(of_level) else complete
+    return [path for path in found if path.exists()]
+
+
+def tidy(config: ConfigDict, workdir: Path) -> None:
+    """Removes the `leftovers`; for the process that holds the directory's lock, which stays."""
+    for path in leftovers(config, workdir):
+        if path.name != lock.NAME:
+            remove(path)
 
 
 def curve_rows(config: ConfigDict, workdir: Path) -> Iterator[Row]:

@@ -20,10 +20,10 @@ from lottery_jax import config as configuration
 from lottery_jax import logs, masks, tickets
 from lottery_jax.errors import TrainingError
 from lottery_jax.experiment import Setup
-from lottery_jax.files import remove_temporary
+from lottery_jax.files import remove
 from lottery_jax.logs import WINNING
 from lottery_jax.pipeline import put
-from lottery_jax.rundir import Row, Unit, rewind_dir, units
+from lottery_jax.rundir import Row, Unit, rewind_dir
 from lottery_jax.signals import postponed
 from lottery_jax.tickets import Ticket
 from lottery_jax.train import LOWER_RATE, Begun, EpochReport, Start, TrainState, fit, start_state
@@ -36,11 +36,6 @@ class Run:
 
     def __init__(self, setup: Setup, workdir: Path, display: logs.Display) -> None:
         config = setup.config
-        # What processes that were killed may have left.
-        remove_temporary(workdir)
-        for unit in units(config, workdir):
-            if tickets.is_complete(unit.ticket):
-                _discard_checkpoints(unit)
         self.setup = setup
         self.workdir = workdir
         self.display = display
@@ -214,7 +209,7 @@ def ticket_metadata(run: Run, unit: Unit, start_step: int, rows: list[Row]) -> d
 
 
 def _discard_checkpoints(unit: Unit) -> None:
-    tickets.discard(unit.state)
+    remove(unit.state)
     with contextlib.suppress(OSError):  # missing, or another control's checkpoint is still there
         unit.state.parent.rmdir()
 

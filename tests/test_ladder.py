@@ -353,7 +353,7 @@ def test_what_a_process_killed_at_the_wrong_moment_leaves_is_no_obstacle(tmp_pat
     """A half-written config.json; a checkpoint of a ticket that was complete; a torn line."""
     workdir = tmp_path / "run"
     workdir.mkdir()
-    (workdir / ".config.json.abc123.tmp").write_text("{")
+    (workdir / ".config.json.host-12-abc123.tmp").write_text("{")
     config = make_tiny_config(**{"ladder.levels": 1})
     rows = run_ladder(config, workdir, devices=one_device, console=quiet_console())
     stale = rundir.Unit(workdir, 0, 0, logs.WINNING).state / "000000011"

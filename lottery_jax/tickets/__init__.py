@@ -12,7 +12,6 @@ from lottery_jax.tickets.compare import Comparison, Overlap, compare_tickets
 from lottery_jax.tickets.portable import is_portable, save_portable
 from lottery_jax.tickets.pytorch import export_pytorch, import_pytorch
 from lottery_jax.tickets.store import (
-    discard,
     is_complete,
     latest_step,
     load_state,
@@ -29,7 +28,6 @@ __all__ = [
     "Overlap",
     "Ticket",
     "compare_tickets",
-    "discard",
     "export_pytorch",
     "import_pytorch",
     "is_complete",

@@ -15,7 +15,6 @@ import json
 import logging
 import os
 import re
-import shutil
 import sys
 import warnings
 from collections.abc import Iterator
@@ -29,7 +28,7 @@ import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from lottery_jax.errors import TicketError, TrainingError, one_line
-from lottery_jax.files import remove_temporary, replacing_folder, write_text
+from lottery_jax.files import remove, replacing_folder, temporary_in, write_text
 from lottery_jax.signals import postponed
 from lottery_jax.tickets import portable
 from lottery_jax.tickets.ticket import (
@@ -141,7 +140,7 @@ def save_state(
     _save_arrays(new, {**arrays, "sha256": _digest(arrays)})
     for old in new.parent.iterdir():
         if old != new:
-            discard(old)
+            remove(old)
 
 
 def latest_step(folder: str | os.PathLike[str]) -> int:
@@ -247,7 +246,8 @@ def _save_arrays(folder: Path, arrays: PyTree) -> None:
         with postponed(), _quiet():
             ocp.save(folder.absolute(), arrays, overwrite=True)
     except Exception as error:
-        remove_temporary(folder.parent)
+        for path in temporary_in(folder.parent):
+            remove(path)
         raise _as_os_error(error, folder) from error
 
 
@@ -276,8 +276,3 @@ def _load_arrays(folder: Path, expected: PyTree) -> PyTree:
     except Exception as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else ""
         raise TicketError(f"{folder}: is damaged: {type(error).__name__}: {first}") from error
-
-
-def discard(path: str | os.PathLike[str]) -> None:
-    """Removes a checkpoint that is no longer needed."""
-    shutil.rmtree(path, ignore_errors=True)

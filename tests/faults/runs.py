@@ -99,11 +99,7 @@ def outcome(workdir):
         del row["seconds"], row["images_per_s"]
     curve = [line.rpartition(",")[0] for line in (workdir / "curve.csv").read_text().splitlines()]
     paths = sorted(path.relative_to(workdir) for path in workdir.rglob("*"))
-    left = [
-        p
-        for p in paths
-        if is_temporary(p) or (p.name in (".lock", "state") and "rewind" not in str(p))
-    ]
+    left = [p for p in paths if is_temporary(p) or (p.name == "state" and "rewind" not in str(p))]
     assert [p for p in left if "arrays" not in p.parts] == []
     return Outcome(
         found, rows, curve, [str(p) for p in paths if not {"arrays", "rewind"} & {*p.parts}]
