@@ -60,3 +60,13 @@ def one_device():
 @pytest.fixture
 def quiet():
     return Console(quiet=True)
+
+
+def pytest_terminal_summary(terminalreporter):
+    """What long tests have measured, beside their having passed: `record_property("measured", ...)`."""
+    for report in terminalreporter.stats.get("passed", []):
+        for name, value in report.user_properties:
+            if name == "measured":
+                terminalreporter.write_line(
+                    f"measured: {report.nodeid.rpartition('::')[2]}: {value}"
+                )

@@ -74,7 +74,7 @@ def test_files_that_may_not_grow(begun, tmp_path, blocks):
 
 
 @pytest.mark.long
-def test_a_full_disk(begun, tmp_path):
+def test_a_full_disk(begun, tmp_path, record_property):
     """A small file system that grows until the run fits: each time it gets on, or says why not."""
     workdir, env, expected = begun
     disk = tmp_path / "disk"
@@ -104,6 +104,7 @@ def test_a_full_disk(begun, tmp_path):
         assert (status, count) == ("2", "1"), done.stdout
         assert message.startswith(f"error: {disk}") and "No space left on device" in message
     assert runs.outcome(tmp_path / "kept") == expected
+    record_property("measured", f"a full disk met {len(failed)} times in one run")
 
 
 def test_a_directory_that_may_not_be_written_to(begun, tmp_path):

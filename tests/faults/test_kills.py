@@ -66,7 +66,7 @@ def finish(workdir, overrides, env, cwd):
     return runs.outcome(workdir)
 
 
-def test_killed_at_the_moments_that_matter(tmp_path, undisturbed):
+def test_killed_at_the_moments_that_matter(tmp_path, undisturbed, record_property):
     """One run, killed at one moment after another; each is reached, in each process."""
     expected, env = undisturbed({})
     assert len(expected.tickets) == 10
@@ -76,6 +76,7 @@ def test_killed_at_the_moments_that_matter(tmp_path, undisturbed):
     for moment in MOMENTS:
         assert killed_at(moment, tmp_path / "run", {}, env, tmp_path), moment
     assert finish(tmp_path / "run", {}, env, tmp_path) == expected
+    record_property("measured", f"{len(MOMENTS)} kills survived")
 
 
 def kill_after_lines(lines, workdir, overrides, env, cwd):
@@ -95,7 +96,7 @@ def test_killed_within_steps(tmp_path, undisturbed):
 
 @pytest.mark.long
 @pytest.mark.parametrize("seed", range(4))
-def test_killed_before_any_change_of_a_file(tmp_path, undisturbed, seed):
+def test_killed_before_any_change_of_a_file(tmp_path, undisturbed, seed, record_property):
     """Again and again, after so many changes to files that 12 kills are about a run."""
     expected, env = undisturbed({})
     count = tmp_path / "count"
@@ -111,11 +112,14 @@ def test_killed_before_any_change_of_a_file(tmp_path, undisturbed, seed):
         assert kills < 60, "it does not get on"
     assert kills >= 6
     assert finish(tmp_path / "run", {}, env, tmp_path) == expected
+    record_property(
+        "measured", f"{kills} kills survived, of a run that changes files {changes} times"
+    )
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("overrides", [{}, runs.WITH_BATCHNORM], ids=["lenet", "batchnorm"])
-def test_killed_at_any_time(tmp_path, undisturbed, overrides):
+def test_killed_at_any_time(tmp_path, undisturbed, overrides, record_property):
     """After random times, also within the code of libraries that changes files unseen."""
     expected, env = undisturbed(overrides)
     chance, kills, last = random.Random(7), 0, -1
@@ -132,6 +136,7 @@ def test_killed_at_any_time(tmp_path, undisturbed, overrides):
         assert kills < 100
     assert kills >= 5
     assert finish(tmp_path / "run", overrides, env, tmp_path) == expected
+    record_property("measured", f"{kills} kills survived")
 
 
 @pytest.mark.parametrize("kind", ["open", "os.rename"])

@@ -44,7 +44,7 @@ def bytes_below(folder):
 
 
 @pytest.mark.long
-def test_a_ladder_of_31_levels(tmp_path):
+def test_a_ladder_of_31_levels(tmp_path, record_property):
     workdir, env = tmp_path / "run", runs.environment(tmp_path / "cache")
     process = runs.start(runs.command(workdir, OVERRIDES), env, tmp_path, stderr=subprocess.PIPE)
     memory, files, disk = {}, {}, {}
@@ -64,10 +64,11 @@ def test_a_ladder_of_31_levels(tmp_path):
     process.stderr.close()
     assert len(list(workdir.glob("seed_0/level_*/ticket"))) == LEVELS + 1
     assert memory.keys() >= set(range(3, LEVELS + 1)), "a level was over before it was looked at"
-    print(
-        f"memory at level 3: {memory[3] / 2**20:.0f} MiB, at {LEVELS}: {memory[LEVELS] / 2**20:.0f};"
-        f" open files {files[3]} and {files[LEVELS]}; beside the tickets at most"
-        f" {max(disk.values()) / 2**20:.2f} MiB"
+    record_property(
+        "measured",
+        f"{memory[3] / 2**20:.0f} MiB of memory at level 3, {memory[LEVELS] / 2**20:.0f} at {LEVELS}; "
+        f"{files[3]} and {files[LEVELS]} open files; beside the tickets at most "
+        f"{max(disk.values()) / 2**20:.2f} MiB on the disk",
     )
     assert memory[LEVELS] <= 1.1 * memory[3]
     assert files[LEVELS] <= files[3]
