@@ -111,8 +111,9 @@ Rule = tuple[str, Callable[[Any], bool]]
 
 
 def _finite(value: Any) -> bool:
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return number and math.isfinite(value)
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _within(low: float, high: float, *, open_high: bool = False) -> Rule:
@@ -120,8 +121,9 @@ def _within(low: float, high: float, *, open_high: bool = False) -> Rule:
     return text, lambda v: _finite(v) and low <= v and (v < high if open_high else v <= high)
 
 
-def _whole(low: int) -> Rule:
-    return f"a whole number, {low} or more", lambda v: type(v) is int and v >= low
+def _whole(low: int, high: float = math.inf) -> Rule:
+    limit = f", {high:,} at most" if high < math.inf else ""
+    return f"a whole number, {low} or more{limit}", lambda v: type(v) is int and low <= v <= high
 
 
 # Beyond 32 bits different seeds would give the same keys.
@@ -162,8 +164,26 @@ def _is_rewind(value: Any) -> bool:
     return True
 
 
-_POSITIVE: Rule = ("a number above 0", lambda v: _finite(v) and v > 0)
 _NOT_NEGATIVE: Rule = ("a number, 0 or more", lambda v: _finite(v) and v >= 0)
+# Training computes in float32, where smaller numbers are 0 and larger ones infinite.
+_SMALLEST, _LARGEST = 1.2e-38, 3.4e38
+_RATE: Rule = (
+    f"a number above 0, of {_SMALLEST:g} to {_LARGEST:g} (float32)",
+    lambda v: _finite(v) and _SMALLEST <= v <= _LARGEST,
+)
+_DECAY: Rule = (
+    f"0 or a number above it, of {_SMALLEST:g} to {_LARGEST:g} (float32)",
+    lambda v: _finite(v) and (v == 0 or _SMALLEST <= v <= _LARGEST),
+)
+# A float32 nearer to 1 is 1: a mean that forgets nothing, and Adam's correction for it divides by 0.
+_MOMENT: Rule = (
+    "a number in [0, 1), 0.9999999 at most (float32)",
+    lambda v: _finite(v) and 0 <= v <= 0.9999999,
+)
+# Far beyond what any network, ladder or training has, but within what can be computed with. Where
+# the memory or the data set the limit, `experiment.set_up` looks at them.
+_WIDTH: Rule = ("a number above 0, 10,000 at most", lambda v: _finite(v) and 0 < v <= 10_000)
+_EPOCHS: Rule = ("a number above 0, below 2**31", lambda v: _finite(v) and 0 < v < 2**31)
 _FRACTION: Rule = (
     "a fraction above 0 and below 1 (0.2 for 20 %)",
     lambda v: _finite(v) and 0 < v < 1,
@@ -187,30 +207,30 @@ _RULES: dict[str, Rule] = {
     "data.augment": _TEXT,
     "data.validation_fraction": _within(0, 1, open_high=True),
     "model.name": _NAME,
-    "model.width": _POSITIVE,
+    "model.width": _WIDTH,
     "model.stem": _TEXT,
     "model.dtype": _NAME,
     "optimizer.name": _NAME,
-    "optimizer.learning_rate": _POSITIVE,
-    "optimizer.momentum": _within(0, 1, open_high=True),
+    "optimizer.learning_rate": _RATE,
+    "optimizer.momentum": _MOMENT,
     "optimizer.nesterov": _BOOL,
-    "optimizer.b1": _within(0, 1, open_high=True),
-    "optimizer.b2": _within(0, 1, open_high=True),
-    "optimizer.weight_decay": _NOT_NEGATIVE,
+    "optimizer.b1": _MOMENT,
+    "optimizer.b2": _MOMENT,
+    "optimizer.weight_decay": _DECAY,
     "optimizer.schedule": _NAME,
-    "optimizer.milestones": _tuple_of(_POSITIVE, distinct=True),
+    "optimizer.milestones": _tuple_of(_EPOCHS, distinct=True),
     "optimizer.decay": _within(0, 1),
     "optimizer.warmup_epochs": _NOT_NEGATIVE,
     "train.batch_size": _whole(1),
-    "train.epochs": _whole(1),
+    "train.epochs": _whole(1, 2**31 - 1),
     "train.eval_every_epochs": _whole(1),
     "train.checkpoint_every_epochs": _whole(0),
-    "ladder.levels": _whole(0),
+    "ladder.levels": _whole(0, 1000),
     "ladder.prune_fraction": _FRACTION,
     "ladder.scores": _NAME,
     "ladder.draw": _TEXT,
     "ladder.sparsities": _tuple_of(_FRACTION, distinct=True),
-    "ladder.rounds": _whole(0),
+    "ladder.rounds": _whole(0, 10_000),
     "ladder.score_batches": _whole(1),
     "ladder.score_batch_size": _whole(0),
     "ladder.scope": _TEXT,
@@ -278,7 +298,7 @@ def validate(config: ConfigDict) -> ConfigDict:
     """
     flat, rules = flatten(config), _RULES
     if unknown := sorted(set(flat) - set(rules)):
-        raise ConfigError(describe_unknown("config", unknown[0], rules, noun="key"))
+        raise ConfigError(_describe_unknown_key(unknown[0]))
     if missing := sorted(set(rules) - set(flat)):
         raise ConfigError(f"config.{missing[0]} is missing; start from default_config()")
     # On a command line, --config.controls=reinit,random arrives as one string in a tuple.
@@ -312,6 +332,11 @@ def validate(config: ConfigDict) -> ConfigDict:
             f"config.optimizer.milestones: {late[0]} is not before the end of training; "
             f"config.train.epochs is {flat['train.epochs']} (--config.optimizer.milestones=() for "
             "none)"
+        )
+    if flat["optimizer.warmup_epochs"] > flat["train.epochs"]:
+        raise ConfigError(
+            f"config.optimizer.warmup_epochs: {flat['optimizer.warmup_epochs']} is beyond the end "
+            f"of training; config.train.epochs is {flat['train.epochs']}"
         )
     checked = default_config()
     checked.unlock()
@@ -390,4 +415,10 @@ def misspelt_override(argument: str) -> str | None:
     key = argument.removeprefix("--config.").partition("=")[0]
     if not argument.startswith("--config.") or key in _RULES:
         return None
+    return _describe_unknown_key(key)
+
+
+def _describe_unknown_key(key: str) -> str:
+    if group := sorted(known for known in _RULES if known.startswith(f"{key}.")):
+        return f"config.{key}: is a group of keys; name one of {', '.join(group)}"
     return describe_unknown("config", key, _RULES, noun="key")

@@ -11,25 +11,27 @@ What comes from tensorflow-datasets is kept as an npz, which the next run reads.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import dataclasses
 import gzip
 import importlib.util
+import io
+import math
 import os
 import re
 import struct
 import sys
+import warnings
 import zipfile
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
-from lottery_jax import tfds_source
-from lottery_jax.errors import DataError, describe_unknown, exit_status
+from lottery_jax import memory, tfds_source
+from lottery_jax.errors import CommandParser, DataError, describe_unknown, exit_status, one_line
 from lottery_jax.files import replacing
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -53,6 +55,13 @@ BUILT_IN = {
     "svhn": Info(10, "crop", "svhn_cropped"),
 }
 _ARRAYS = ("x_train", "y_train", "x_test", "y_test")
+# A name becomes a part of paths: of files of data, and of run directories.
+_NAME = re.compile(r"\w[\w.-]{0,99}")
+# Deflate's best is 258 bytes for two bits: nothing that it holds is larger than 1032 times that.
+_DEFLATE_LIMIT = 1032
+_NPY_HEADER = 4096  # bytes; numpy's own are 128
+_PIECE = 2**20  # bytes that are unpacked at once
+_IDX_RANK = 4
 # Splits belong to a data set, not to a run: every run and every replicate sees the same ones.
 _SPLIT_SEED = 0
 
@@ -93,7 +102,16 @@ class Dataset:
 
 def default_data_dir() -> Path:
     """`$TFDS_DATA_DIR`, or tensorflow-datasets' own default, `~/tensorflow_datasets`."""
-    return Path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+    return _folder(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
+
+
+def _folder(data_dir: str | os.PathLike[str]) -> Path:
+    if not str(data_dir):
+        return default_data_dir()
+    try:
+        return Path(data_dir).expanduser()
+    except RuntimeError as error:  # ~somebody, whom the system does not know
+        raise DataError(f"config.data.dir: {data_dir}: {error}") from error
 
 
 def load_dataset(
@@ -122,24 +140,33 @@ def load_dataset(
     >>> data.x_train.shape, data.x_train.dtype, data.num_classes
     ((719, 12, 12, 3), dtype('uint8'), 10)
     """
-    folder = Path(data_dir).expanduser() if data_dir else default_data_dir()
+    folder = _folder(data_dir)
     base, half = _parse_name(name, folder)
     arrays = _arrays_of(base, folder)
-    info = BUILT_IN.get(base) or Info(_check_shapes(arrays, base), "none")
-    _check(arrays, base, info.num_classes)
+    where = base if base == "digits" else str(folder / f"{base}.npz")
+    known = BUILT_IN.get(base)
+    num_classes = _check(arrays, where, known.num_classes if known else None)
     # Before padding, so that the black around an image does not count as its pixels.
     x, y = shrink(arrays["x_train"], input_shape), arrays["y_train"].astype(np.int32)
     if half:
         first, second = stratified_split(y, 0.5, _SPLIT_SEED)
         chosen = first if half == "a" else second
         x, y = x[chosen], y[chosen]
+        if not len(y):
+            raise DataError(f"{where}: half {half!r} of one training image has none")
     held_out, rest = stratified_split(y, validation_fraction, _SPLIT_SEED + 1)
+    if not len(rest) or (validation_fraction and not len(held_out)):
+        raise DataError(
+            f"config.data.validation_fraction: {validation_fraction:g} of {len(y)} training images "
+            f"is {len(held_out)} of them; one at least must be on each side"
+        )
+    _check_adapted_size(len(y) + len(arrays["y_test"]), input_shape)
     mean, std = _channel_statistics(x[rest])
     channels = input_shape[2] if input_shape else x.shape[-1]
     return Dataset(
         name=f"{base}_{half}" if half else base,
-        num_classes=info.num_classes,
-        augment=info.augment,
+        num_classes=num_classes,
+        augment=known.augment if known else "none",
         x_train=pad(x[rest], input_shape),
         y_train=y[rest],
         x_val=pad(x[held_out], input_shape),
@@ -149,6 +176,15 @@ def load_dataset(
         mean=mean * (channels // len(mean)),
         std=std * (channels // len(std)),
     )
+
+
+def _check_adapted_size(images: int, shape: tuple[int, ...]) -> None:
+    size = images * math.prod(shape) if shape else 0
+    if size > memory.of_this_machine():
+        raise DataError(
+            f"config.data.input_shape: {images} images of {shape} take {memory.in_words(size)} of "
+            f"memory; there are {memory.in_words(memory.of_this_machine())}"
+        )
 
 
 def stratified_split(labels: Array, fraction: float, seed: int) -> tuple[Array, Array]:
@@ -232,22 +268,63 @@ def pad(images: Array, shape: tuple[int, ...]) -> Array:
 def read_idx(path: str | os.PathLike[str]) -> Array:
     """Reads an idx file of unsigned bytes, gzipped or not (the format of MNIST's files).
 
+    No more memory is taken than the file can fill.
+
     Raises:
         DataError: it is missing, damaged or of another type.
     """
     try:
-        raw = Path(path).read_bytes()
-        raw = gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path}: can't be read: {error}") from error
-    if len(raw) < 4 or raw[:3] != b"\x00\x00\x08":
+        with _open_regular(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            is_gzip = file.read(2) == b"\x1f\x8b"
+            file.seek(0)
+            if not is_gzip:
+                return _read_idx(path, file, size)
+            with gzip.GzipFile(fileobj=file) as unzipped:
+                return _read_idx(path, unzipped, _DEFLATE_LIMIT * size)
+    except (OSError, EOFError, MemoryError, zlib.error, struct.error) as error:
+        raise DataError(f"{path}: can't be read: {one_line(error)}") from error
+
+
+def _read_idx(path: str | os.PathLike[str], file: io.BufferedIOBase, limit: int) -> Array:
+    head = file.read(4)
+    if len(head) < 4 or head[:3] != b"\x00\x00\x08" or not 1 <= head[3] <= _IDX_RANK:
         raise DataError(f"{path}: is not an idx file of unsigned bytes")
-    rank = raw[3]
-    header = 4 + 4 * rank
-    shape = struct.unpack(f">{rank}I", raw[4:header]) if len(raw) >= header else None
-    if shape is None or len(raw) - header != int(np.prod(shape, dtype=object)):
-        raise DataError(f"{path}: is cut short or damaged")
-    return np.frombuffer(raw, np.uint8, offset=header).reshape(shape)
+    shape = struct.unpack(f">{head[3]}I", file.read(4 * head[3]))
+    if math.prod(shape) > limit:
+        raise DataError(f"{path}: is cut short or damaged: it can't hold {shape}")
+    _check_memory(path, math.prod(shape))
+    return _read_whole(file, math.prod(shape), np.dtype(np.uint8)).reshape(shape)
+
+
+def _open_regular(path: str | os.PathLike[str]) -> io.BufferedReader:
+    """Opens a file to read, but no pipe or device, on which one would wait or which never end."""
+    if Path(path).exists() and not Path(path).is_file():
+        raise OSError("it is not a regular file")
+    return Path(path).open("rb")
+
+
+def _check_memory(path: str | os.PathLike[str], size: int) -> None:
+    if size > memory.of_this_machine():
+        raise DataError(
+            f"{path}: takes {memory.in_words(size)} of memory; there are "
+            f"{memory.in_words(memory.of_this_machine())}"
+        )
+
+
+def _read_whole(file: IO[bytes] | io.BufferedIOBase, count: int, dtype: np.dtype[Any]) -> Array:
+    """An array of what is left of a file, which must be `count` numbers and no more.
+
+    Its memory is filled as data arrive. At their end compressed files compare a checksum.
+    """
+    array = np.empty(count, dtype)
+    buffer, filled = array.view(np.uint8).data, 0
+    while piece := file.read(min(_PIECE, len(buffer) - filled)):
+        buffer[filled : filled + len(piece)] = piece
+        filled += len(piece)
+    if filled < len(buffer) or file.read(1):
+        raise EOFError(f"it is cut short or goes on after its {count} numbers")
+    return array
 
 
 def from_idx(folder: str | os.PathLike[str], output: str | os.PathLike[str]) -> None:
@@ -259,14 +336,15 @@ def from_idx(folder: str | os.PathLike[str], output: str | os.PathLike[str]) -> 
     arrays: Arrays = {}
     for split, stem in (("train", "train"), ("test", "t10k")):
         for letter, kind in (("x", "images-idx3"), ("y", "labels-idx1")):
-            found = sorted(Path(folder).glob(f"{stem}-{kind}-ubyte*"))
+            name = f"{stem}-{kind}-ubyte"
+            found = [p for p in (Path(folder) / name, Path(folder) / f"{name}.gz") if p.exists()]
             if not found:
-                raise DataError(f"{folder}: has no {stem}-{kind}-ubyte[.gz]")
+                raise DataError(f"{folder}: has no {name}[.gz]")
             arrays[f"{letter}_{split}"] = read_idx(found[0])
     for split in ("train", "test"):
         if arrays[f"x_{split}"].ndim == 3:
             arrays[f"x_{split}"] = arrays[f"x_{split}"][..., None]
-    _check(arrays, str(folder), _check_shapes(arrays, str(folder)))
+    _check(arrays, str(folder))
     write_npz(output, arrays)
 
 
@@ -279,16 +357,69 @@ def write_npz(path: str | os.PathLike[str], arrays: Arrays) -> None:
 def read_npz(path: str | os.PathLike[str]) -> Arrays:
     """Reads what `write_npz` writes, or a user's own file of the same four arrays.
 
+    A file may be a stranger's: nothing in it is executed or extracted, other entries than the four
+    arrays are not looked at, and no more memory is taken than the file can fill.
+
     Raises:
-        DataError: it is damaged or lacks an array.
+        DataError: it is damaged, or lacks an array, or one is not uint8 images or integer labels.
     """
     try:
-        with Path(path).open("rb") as raw, np.load(raw, allow_pickle=False) as file:
-            return {key: file[key] for key in _ARRAYS}
-    except KeyError as error:
-        raise DataError(f"{path}: has no array {error}; it needs {', '.join(_ARRAYS)}") from error
-    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(f"{path}: can't be read as npz: {error}") from error
+        with _open_regular(path) as raw, zipfile.ZipFile(raw) as archive:
+            size = os.fstat(raw.fileno()).st_size
+            entries = {key: _entry(path, archive, key, size) for key in _ARRAYS}
+            _check_memory(path, sum(entry.file_size for entry in entries.values()))
+            return {key: _read_entry(path, archive, entries[key], key) for key in _ARRAYS}
+    except DataError:
+        raise
+    except Exception as error:  # what zipfile raises for nonsense is not its interface
+        raise DataError(
+            f"{path}: can't be read as npz: {one_line(error) or type(error).__name__}"
+        ) from error
+
+
+def _entry(
+    path: str | os.PathLike[str], archive: zipfile.ZipFile, key: str, size: int
+) -> zipfile.ZipInfo:
+    """The one entry of an array, if its sizes can be true in a file of `size` bytes."""
+    found = [entry for entry in archive.infolist() if entry.filename == f"{key}.npy"]
+    if len(found) != 1:
+        says = f"{key} {len(found)} times" if found else f"no array {key}"
+        raise DataError(f"{path}: has {says}; it needs {', '.join(_ARRAYS)}")
+    (entry,) = found
+    limits = {zipfile.ZIP_STORED: 1, zipfile.ZIP_DEFLATED: _DEFLATE_LIMIT}
+    if entry.compress_type not in limits:
+        raise DataError(
+            f"{path}: {key} is compressed in a way that numpy.savez and savez_compressed don't use"
+        )
+    whole = entry.header_offset + entry.compress_size <= size
+    if not whole or entry.file_size > limits[entry.compress_type] * entry.compress_size:
+        raise DataError(f"{path}: {key} can't be {entry.file_size} bytes long; it is damaged")
+    return entry
+
+
+def _read_entry(
+    path: str | os.PathLike[str], archive: zipfile.ZipFile, entry: zipfile.ZipInfo, key: str
+) -> Array:
+    """The array of an entry; no memory is taken before its header is known to be right."""
+    with archive.open(entry) as file:
+        head = io.BytesIO(file.read(_NPY_HEADER))
+    version = np.lib.format.read_magic(head)
+    if version == (1, 0):
+        read_header = np.lib.format.read_array_header_1_0
+    elif version == (2, 0):
+        read_header = np.lib.format.read_array_header_2_0
+    else:
+        raise ValueError(f"{key} is of version {version} of the npy format")
+    with warnings.catch_warnings():  # of what Python's parser thinks of the header
+        warnings.simplefilter("ignore")
+        shape, in_fortran_order, dtype = read_header(head, max_header_size=_NPY_HEADER)
+    _check_array(str(path), key, dtype, shape)
+    if head.tell() + math.prod(shape) * dtype.itemsize != entry.file_size:
+        raise ValueError(f"{key} is of another size than it says, {shape}")
+    with archive.open(entry) as file:
+        file.read(head.tell())
+        array = _read_whole(file, math.prod(shape), dtype)
+    return array.reshape(shape, order="F" if in_fortran_order else "C")
 
 
 def _parse_name(name: str, folder: Path) -> tuple[str, str]:
@@ -297,18 +428,29 @@ def _parse_name(name: str, folder: Path) -> tuple[str, str]:
     def exists(base: str) -> bool:
         return base in BUILT_IN or (folder / f"{base}.npz").is_file()
 
-    if not re.fullmatch(r"[\w.-]+", name):
-        raise DataError(f"config.data.name: {name!r} is not a name (letters, digits, _ - .)")
-    if exists(name):
-        return name, ""
-    match = re.fullmatch(r"(.+?)_?([ab])", name)
-    if match and exists(match[1]):
-        return match[1], match[2]
+    check_name(name)
+    try:
+        if exists(name):
+            return name, ""
+        match = re.fullmatch(r"(.+?)_?([ab])", name)
+        if match and exists(match[1]):
+            return match[1], match[2]
+    except OSError as error:
+        raise DataError(f"config.data.dir: {folder}: {error.strerror}") from error
     own = sorted(p.stem for p in folder.glob("*.npz"))
     raise DataError(
         describe_unknown("config.data.name", name, {*BUILT_IN, *own})
         + f"; or put your own arrays in {folder / name}.npz"
     )
+
+
+def check_name(name: str) -> None:
+    """Raises a DataError if a name is not one that a data set can have."""
+    if not _NAME.fullmatch(name):
+        raise DataError(
+            f"config.data.name: {name!r} is not a name (up to 100 letters, digits, _ - ., the "
+            "first no - or .)"
+        )
 
 
 def _arrays_of(name: str, folder: Path) -> Arrays:
@@ -364,31 +506,59 @@ def _digits() -> Arrays:
     }
 
 
-def _check_shapes(arrays: Arrays, name: str) -> int:
-    """Checks shapes and dtypes; returns the number of classes that the training labels have."""
+def _check_array(where: str, key: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
+    if key.startswith("x"):
+        if dtype != np.uint8 or len(shape) != 4 or min(shape) < 1:
+            raise DataError(
+                f"{where}: {key} is {dtype} {shape}; images must be uint8 "
+                "[n, height, width, channels], each 1 or more"
+            )
+    elif len(shape) != 1 or dtype.kind not in "iu":
+        raise DataError(
+            f"{where}: {key} is {dtype} {shape}; labels must be integers, one for each image"
+        )
+
+
+def _check(arrays: Arrays, where: str, num_classes: int | None = None) -> int:
+    """Checks that images and labels belong together; returns the number of classes.
+
+    Args:
+        arrays: of a whole data set.
+        where: for messages.
+        num_classes: what it must be; None: as many as the training labels say.
+    """
+    for key in _ARRAYS:
+        _check_array(where, key, arrays[key].dtype, arrays[key].shape)
     for split in ("train", "test"):
         x, y = arrays[f"x_{split}"], arrays[f"y_{split}"]
-        if x.dtype != np.uint8 or x.ndim != 4 or 0 in x.shape:
+        if len(y) != len(x):
             raise DataError(
-                f"{name}: x_{split} is {x.dtype} {x.shape}; images must be uint8 "
-                "[n, height, width, channels]"
-            )
-        if y.ndim != 1 or y.dtype.kind not in "iu" or len(y) != len(x):
-            raise DataError(
-                f"{name}: y_{split} is {y.dtype} {y.shape}; labels must be integers, one for each "
-                f"of the {len(x)} images"
+                f"{where}: y_{split} has {len(y)} labels; there must be one for each of the "
+                f"{len(x)} images of x_{split}"
             )
     if arrays["x_train"].shape[1:] != arrays["x_test"].shape[1:]:
-        raise DataError(f"{name}: training and test images differ in shape")
-    return int(arrays["y_train"].max()) + 1
-
-
-def _check(arrays: Arrays, name: str, num_classes: int) -> None:
-    _check_shapes(arrays, name)
+        raise DataError(
+            f"{where}: training images {arrays['x_train'].shape[1:]} and test images "
+            f"{arrays['x_test'].shape[1:]} differ in shape"
+        )
+    present = np.unique(arrays["y_train"])
+    classes = num_classes or int(present[-1]) + 1
     for split in ("train", "test"):
         y = arrays[f"y_{split}"]
-        if y.min() < 0 or y.max() >= num_classes:
-            raise DataError(f"{name}: y_{split} has labels outside 0..{num_classes - 1}")
+        for label in (int(y.min()), int(y.max())):
+            if not 0 <= label < max(1, classes):
+                raise DataError(
+                    f"{where}: y_{split} has the label {label}, outside 0..{max(1, classes) - 1}"
+                )
+    # Not by counting up to the classes: one wrong label may say that there are billions of them.
+    gaps = np.flatnonzero(present != np.arange(len(present)))
+    if len(present) < classes:
+        empty = int(gaps[0]) if len(gaps) else len(present)
+        raise DataError(
+            f"{where}: no training image is of class {empty}, and labels go up to {classes - 1}; "
+            "number the classes from 0 without a gap"
+        )
+    return classes
 
 
 def _channel_statistics(images: Array) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -406,10 +576,12 @@ def _channel_statistics(images: Array) -> tuple[tuple[float, ...], tuple[float, 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="python -m lottery_jax.datasets", description="Bring data sets into place."
     )
-    parser.add_argument("--data_dir", default="", help=f"default: {default_data_dir()}")
+    parser.add_argument(
+        "--data_dir", default="", help="default: $TFDS_DATA_DIR or ~/tensorflow_datasets"
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     idx = commands.add_parser("from-idx", help="turn MNIST-style idx files into an npz")
     idx.add_argument("folder", help="where train-images-idx3-ubyte[.gz] and the others are")
@@ -418,17 +590,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     prepare.add_argument("name", choices=sorted(BUILT_IN))
     commands.add_parser("list", help="what is there")
     args = parser.parse_args(argv)
-    folder = Path(args.data_dir).expanduser() if args.data_dir else default_data_dir()
 
     def command() -> None:
+        folder = _folder(args.data_dir)
+        if folder.exists() and not folder.is_dir():
+            raise DataError(f"--data_dir: {folder} is not a directory")
         if args.command == "from-idx":
+            check_name(args.name)
+            if args.name == "digits":
+                raise DataError("digits is built in and never read from a file; choose a new name")
             from_idx(args.folder, folder / f"{args.name}.npz")
             print(f"wrote {folder / args.name}.npz")
         elif args.command == "prepare":
             data = load_dataset(args.name, folder)
             print(f"{data.name}: {len(data.x_train)} training and {len(data.x_test)} test images")
         else:
-            files = {p.stem for p in folder.glob("*.npz")}
+            files = {p.stem for p in folder.glob("*.npz") if _NAME.fullmatch(p.stem)}
             for name in sorted({*BUILT_IN, *files}):
                 there = name in files or name == "digits"
                 print(f"{name:16} {'ready' if there else 'not here yet'}")

@@ -5,7 +5,6 @@ python -m lottery_jax.evaluate --ticket=runs/quickstart-1a2b3c4d/seed_0/level_09
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,8 +13,8 @@ from rich.console import Console
 from rich.table import Table
 
 from lottery_jax import masks
-from lottery_jax.datasets import default_data_dir, load_dataset
-from lottery_jax.errors import DataError, exit_status
+from lottery_jax.datasets import load_dataset
+from lottery_jax.errors import CommandParser, DataError, exit_status
 from lottery_jax.pipeline import Split, make_mesh, make_prepare, put
 from lottery_jax.tickets import Ticket, load_ticket, model_of
 from lottery_jax.train import Measured, evaluate, make_eval_pass
@@ -72,12 +71,14 @@ def show(path: Path, data_dir: str, data: str, *, layers: bool) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="python -m lottery_jax.evaluate",
         description="Print the fraction of pruned weights and the test accuracy of a ticket.",
     )
     parser.add_argument("--ticket", required=True, type=Path, help="a ticket directory")
-    parser.add_argument("--data_dir", default="", help=f"default: {default_data_dir()}")
+    parser.add_argument(
+        "--data_dir", default="", help="default: $TFDS_DATA_DIR or ~/tensorflow_datasets"
+    )
     parser.add_argument("--data", default="", help="another data set than the ticket's own")
     parser.add_argument("--layers", action="store_true", help="also list every layer")
     args = parser.parse_args(argv)

@@ -6,6 +6,7 @@ Everything here is the same for all seeds, levels and controls of a run.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +15,7 @@ import jax
 from ml_collections import ConfigDict
 
 from lottery_jax import config as configuration
-from lottery_jax import drawing, masks, transfer
+from lottery_jax import drawing, masks, memory, transfer
 from lottery_jax.compilation import compiler_options
 from lottery_jax.controls import CONTROLS
 from lottery_jax.datasets import Dataset, load_dataset
@@ -26,6 +27,8 @@ from lottery_jax.scores import GLOBAL_ONLY, SCORES
 from lottery_jax.train import Program, make_program
 
 PyTree = Any
+
+_LAST_STEP = 2**31 - 1  # an int32 in the train state
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,9 +148,19 @@ def set_up(config: ConfigDict, devices: list[jax.Device] | None = None) -> Setup
             f"config.model.name: {config.model.name} does not take images of {shape} ({error}); "
             "config.data.input_shape can pad them"
         ) from error
+    init = jax.jit(
+        lambda key: init_variables(model, key, shape),
+        compiler_options=compiler_options(jax.default_backend(), run_once=True),
+    )
+    _check_it_fits_into_memory(config, init, program)
     skip = [names[0]] * config.ladder.skip_first + [names[-1]] * config.ladder.skip_last
     rewind = configuration.rewind_step(config.ladder.rewind, steps_per_epoch)
     end = config.train.epochs * steps_per_epoch
+    if end > _LAST_STEP:
+        raise ConfigError(
+            f"config.train.epochs: {config.train.epochs} epochs of {steps_per_epoch} steps are more "
+            f"than the {_LAST_STEP} steps that can be counted"
+        )
     if rewind >= end:
         raise ConfigError(
             f"config.ladder.rewind: {config.ladder.rewind!r} is step {rewind}, but training ends "
@@ -171,10 +184,7 @@ def set_up(config: ConfigDict, devices: list[jax.Device] | None = None) -> Setup
         test=split(dataset.x_test, dataset.y_test),
         model=model,
         program=program,
-        init=jax.jit(
-            lambda key: init_variables(model, key, shape),
-            compiler_options=compiler_options(jax.default_backend(), run_once=True),
-        ),
+        init=init,
         layers=tuple(names),
         skip=tuple(skip),
         rewind_step=rewind,
@@ -204,12 +214,51 @@ def _optimizer_options(config: ConfigDict) -> dict[str, Any]:
     return {key: config.optimizer[key] for key in keys}
 
 
+def _check_it_fits_into_memory(
+    config: ConfigDict, init: Callable[[jax.Array], PyTree], program: Program
+) -> None:
+    """Refuses a network that can't be trained in this memory, whatever else is in it.
+
+    What is counted is the least there is at a step: weights, gradients, optimizer state and mask.
+    Activations come on top of that, so not every network that passes will fit.
+    """
+
+    def count(tree: PyTree) -> int:
+        return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
+
+    def size(tree: PyTree) -> int:
+        return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+    variables = jax.eval_shape(init, jax.random.key(0))
+    params = variables["params"]
+    optimizer = jax.eval_shape(program.optimizer.init, params)
+    needed = size(variables) + size(params) + size(optimizer) + count(params)
+    there = min(memory.of_this_machine(), *map(_memory_of, program.mesh.local_devices))
+    if needed > there:
+        raise ConfigError(
+            f"config.model.width: {config.model.width:g} makes {config.model.name} a network of "
+            f"{count(params):,} weights, which take {memory.in_words(needed)} to train; there are "
+            f"{memory.in_words(there)}"
+        )
+
+
+def _memory_of(device: jax.Device) -> float:
+    """Bytes that an accelerator lets us use; infinite where it does not say, as a CPU."""
+    try:
+        return (device.memory_stats() or {}).get("bytes_limit", math.inf)
+    except RuntimeError:
+        return math.inf
+
+
 def _check_ladder_is_not_too_long(setup: Setup) -> None:
+    """Refuses a ladder with a level that keeps nothing, or that prunes nothing."""
     shapes = jax.eval_shape(setup.init, jax.random.key(0))["params"]
     ladder = setup.config.ladder
     sizes = masks.groups(masks.dense(shapes), ladder.scope, setup.skip)
+    before = sum(sizes.values())
     for level in range(1, ladder.levels + 1):
-        if not any(counts_at(ladder, sizes, level).values()):
+        kept = sum(counts_at(ladder, sizes, level).values())
+        if not kept:
             key, limit = (
                 ("sparsities", f"{ladder.sparsities[level - 1]:g} of {sum(sizes.values())}")
                 if ladder.sparsities
@@ -218,6 +267,17 @@ def _check_ladder_is_not_too_long(setup: Setup) -> None:
             raise ConfigError(
                 f"config.ladder.{key}: no weight would be left at level {level}; {limit}"
             )
+        if kept == before:
+            what = (
+                f"sparsities: {ladder.sparsities[level - 1]:g}"
+                if ladder.sparsities
+                else f"prune_fraction: {ladder.prune_fraction:g}"
+            )
+            raise ConfigError(
+                f"config.ladder.{what} prunes none of the {before} weights that level {level - 1} "
+                f"keeps; raise it, or end the ladder there (--config.ladder.levels={level - 1})"
+            )
+        before = kept
 
 
 def counts_at(ladder: ConfigDict, sizes: drawing.Counts, level: int) -> drawing.Counts:

@@ -15,16 +15,17 @@ line; 130 and 143 stopped by Ctrl-C or SIGTERM, with what was trained saved.
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
 from pathlib import Path
 from typing import NoReturn
 
 from absl import app, flags, logging
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from lottery_jax import signals
-from lottery_jax.config import misspelt_override
+from lottery_jax.config import misspelt_override, validate
 from lottery_jax.errors import ConfigError, LotteryError, one_line
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -40,6 +41,7 @@ _OTHER_VERSIONS = flags.DEFINE_bool(
 
 def _parse_flags(argv: list[str]) -> list[str]:
     """Parses the command line; a mistake becomes one line instead of a traceback."""
+    logging.set_verbosity(logging.ERROR)  # a config file that gives nothing is said below
     for argument in argv[1:]:
         if message := misspelt_override(argument):
             _fail(message)
@@ -47,19 +49,46 @@ def _parse_flags(argv: list[str]) -> list[str]:
         rest: list[str] = flags.FLAGS(argv)
         if len(rest) > 1:
             raise ConfigError(f"unexpected argument {rest[1]!r}; flags start with --")
-        if _CONFIG.value is None:
+        if not flags.FLAGS["config"].present:
             raise ConfigError("--config is missing; try --config=configs/quickstart.py, or --help")
-        _CONFIG.value.keys()  # a file that can't be loaded raises only when it is used
-    except (flags.Error, LotteryError, AttributeError, KeyError, TypeError, ValueError) as error:
+        if _WORKDIR.value == "":
+            raise ConfigError("--workdir: is empty; name a directory, or leave it out")
+        config = _CONFIG.value
+        # A file that can't be loaded raises only when an attribute is asked for.
+        if not hasattr(config, "keys") or not isinstance(config, ConfigDict):
+            raise ConfigError(
+                f"--config: get_config() in {_config_file(argv)} must return a ConfigDict, such as "
+                f"default_config(), and not {type(config).__name__}"
+            )
+        validate(config)  # before JAX is imported, which takes longer
+    except LotteryError as error:
         _fail(str(error))
-    except (OSError, SyntaxError, ImportError, NameError) as error:
-        _fail(f"--config: can't be loaded: {_last_line(error)}")
+    except flags.Error as error:
+        # Of what a config file raises, the flags' message quotes the whole traceback.
+        text = str(error)
+        _fail(f"{_cannot_load(argv)}: {_last_line(error)}" if "Traceback" in text else text)
+    except Exception as error:  # a config file may raise anything
+        _fail(f"{_cannot_load(argv)}: {type(error).__name__}: {_last_line(error)}")
     return rest
+
+
+def _cannot_load(argv: list[str]) -> str:
+    return f"--config: can't be loaded: {_config_file(argv)}"
+
+
+def _config_file(argv: list[str]) -> str:
+    """What the last --config=FILE or --config FILE names."""
+    found = ""
+    for argument, following in itertools.pairwise([*argv, ""]):
+        flag, equals, value = argument.partition("=")
+        if flag in ("--config", "-config"):
+            found = value if equals else following
+    return found or "no file is named"
 
 
 def _last_line(error: BaseException) -> str:
     lines = [line for line in str(error).splitlines() if line.strip()]
-    return lines[-1].strip() if lines else type(error).__name__
+    return lines[-1].strip() if lines else "no more is said"
 
 
 def _fail(message: str) -> NoReturn:
@@ -81,11 +110,11 @@ def set_up_process() -> None:
     import jax
 
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        cache = base / "lottery_jax" / "xla"
         try:
+            base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+            cache = base / "lottery_jax" / "xla"
             cache.mkdir(mode=0o700, parents=True, exist_ok=True)
-        except OSError:
+        except (OSError, RuntimeError):  # not to be written to; a user without a home
             return  # no place to keep them; compile each time
         jax.config.update("jax_compilation_cache_dir", str(cache))
     if not os.environ.get("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"):
@@ -110,7 +139,7 @@ def _main(argv: list[str]) -> None:
         config = resolve(_CONFIG.value)
         config_file = config_flags.get_config_filename(flags.FLAGS["config"])
         default = default_workdir(config_file, configuration.fingerprint(config))
-        workdir = Path(_WORKDIR.value or default).expanduser()
+        workdir = _expanded(_WORKDIR.value or default)
         set_up_process()
         run = run_matrix if config.transfer.sources else run_ladder
         run(config, workdir, console=console, other_versions=_OTHER_VERSIONS.value)
@@ -125,6 +154,13 @@ def _main(argv: list[str]) -> None:
             f"{_said_by_the_system(error)}; what was completed is kept: mend that and run the same "
             "command again to resume"
         )
+
+
+def _expanded(workdir: str | Path) -> Path:
+    try:
+        return Path(workdir).expanduser()
+    except RuntimeError as error:  # ~somebody, whom the system does not know
+        raise ConfigError(f"--workdir: {workdir}: {error}") from error
 
 
 def _said_by_the_system(error: OSError) -> str:

@@ -33,8 +33,15 @@ class Split(NamedTuple):
 
 
 def make_mesh(devices: list[jax.Device] | None = None) -> Mesh:
-    """A mesh of the given devices (default: all) with the one axis `data`."""
-    devices = jax.devices() if devices is None else devices
+    """A mesh of the given devices (default: all) with the one axis `data`.
+
+    Raises:
+        ConfigError: there is no device of the kind that JAX_PLATFORMS asks for.
+    """
+    try:
+        devices = jax.devices() if devices is None else devices
+    except RuntimeError as error:
+        raise ConfigError(f"JAX finds no device to compute on: {error}") from error
     return jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
 
 

@@ -83,6 +83,11 @@ def inherit(config: ConfigDict) -> ConfigDict:
     if not config.source:
         return config
     theirs = configuration.flatten(rundir.read_config(_existing(config.source)))
+    if inner := theirs["transfer.sources"]:
+        raise ConfigError(
+            f"config.source: {config.source} is a transfer matrix; name one of the runs in it, such "
+            f"as {Path(config.source) / inner[0]}"
+        )
     flat, default = (
         configuration.flatten(config),
         configuration.flatten(configuration.default_config()),
@@ -105,6 +110,7 @@ def open_source(config: ConfigDict) -> Source | None:
 
     Raises:
         ConfigError: it is not a run, has another network, or lacks a seed or level that is needed.
+        TicketError: the metadata of a ticket that is needed is damaged.
     """
     if not config.source:
         return None
@@ -123,18 +129,24 @@ def open_source(config: ConfigDict) -> Source | None:
         )
     for seed in config.seeds:
         for level in range(config.ladder.levels + 1):
-            if not tickets.is_complete(rundir.Unit(workdir, seed, level, WINNING).ticket):
+            ticket = rundir.Unit(workdir, seed, level, WINNING).ticket
+            if not tickets.is_complete(ticket):
                 raise ConfigError(
                     f"config.source: {workdir} has no complete level {level} of seed {seed}; run "
                     "it to its end first, or lower config.ladder.levels"
                 )
+            tickets.read_metadata(ticket)  # damaged ones are found now and not after hours
     metadata = tickets.read_metadata(rundir.Unit(workdir, config.seeds[0], 0, WINNING).ticket)
     return Source(workdir, theirs, metadata)
 
 
 def _existing(source: str) -> Path:
-    workdir = Path(source).expanduser()
-    if not (workdir / "config.json").is_file():
+    try:
+        workdir = Path(source).expanduser()
+        there = (workdir / "config.json").is_file()
+    except (OSError, RuntimeError) as error:  # it can't be looked into; ~somebody is nobody
+        raise ConfigError(f"config.source: {source} can't be opened: {error}") from error
+    if not there:
         raise ConfigError(
             f"config.source: {workdir} is not a run directory (no config.json); run the source's "
             "ladder first"

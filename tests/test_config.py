@@ -5,6 +5,7 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 from absl import flags
 from ml_collections import ConfigDict, config_flags
@@ -14,6 +15,7 @@ from lottery_jax.config import default_config, fingerprint, from_json, to_json, 
 from lottery_jax.controls import CONTROLS
 from lottery_jax.datasets import BUILT_IN
 from lottery_jax.errors import ConfigError
+from lottery_jax.experiment import set_up
 from lottery_jax.models import MODELS
 from lottery_jax.optim import OPTIMIZERS, SCHEDULES
 from lottery_jax.scores import SCORES
@@ -90,7 +92,40 @@ WRONG = [
     ("wandb.mode", "onlin", "did you mean 'online'"),
     ("controls", None, "a tuple"),
     ("seeds", (2**32,), "0 to 2**32 - 1"),
+    ("seeds", (True,), "whole number"),
+    ("seeds", (1.0,), "whole number"),
+    ("model.width", 10_001, "10,000 at most"),
+    ("model.width", 1e308, "10,000 at most"),
+    ("optimizer.milestones", (10**400,), "below 2**31"),  # no float is that large
+    ("optimizer.learning_rate", 3.5e38, "3.4e+38"),
+    ("optimizer.learning_rate", 1e-38, "1.2e-38"),
+    ("optimizer.weight_decay", 1e-40, "0 or a number"),
+    ("optimizer.momentum", 0.99999999, "0.9999999 at most"),
+    ("optimizer.b1", 1 - 2**-25, "0.9999999 at most"),
+    ("optimizer.b2", -0.1, "[0, 1)"),
+    ("optimizer.warmup_epochs", 20.5, "beyond the end of training; config.train.epochs is 20"),
+    ("optimizer.milestones", (2**31,), "below 2**31"),
+    ("train.epochs", 2**31, "2,147,483,647 at most"),
+    ("ladder.levels", 1001, "1,000 at most"),
+    ("ladder.rounds", 10_001, "10,000 at most"),
 ]
+
+
+def test_what_a_float32_can_hold_is_legal():
+    """The limits are those of what would be lost in it, and no narrower."""
+    for key, values in {
+        "optimizer.learning_rate": (1.2e-38, 3.4e38),
+        "optimizer.weight_decay": (0, 1.2e-38, 3.4e38),
+        "optimizer.b2": (0, 0.9999999),
+        "optimizer.warmup_epochs": (0, 20),
+        "ladder.levels": (0, 1000),
+    }.items():
+        for value in values:
+            config = default_config()
+            config.update_from_flattened_dict({key: value})
+            assert configuration.flatten(validate(config))[key] == value
+    assert np.float32(1.2e-38) >= np.finfo(np.float32).tiny and np.isfinite(np.float32(3.4e38))
+    assert np.float32(0.9999999) < 1 == np.float32(1 - 2**-25)
 
 
 @pytest.mark.parametrize("key, value, says", WRONG)
@@ -143,6 +178,39 @@ def test_sparsities_say_how_many_levels_there_are():
     assert validate(config).ladder.levels == 3
     config.ladder.levels = 2  # the first two of them
     assert validate(config).ladder.levels == 2
+
+
+@pytest.mark.parametrize(
+    "values, says",
+    [
+        ({"model.width": 10_000.0}, "config.model.width: 10000 makes lenet_300_100 a network of 3,00"),
+        ({"train.epochs": 2**31 - 1}, "config.train.epochs: 2147483647 epochs of 11 steps are more"),
+        ({"ladder.levels": 60}, "prune_fraction: 0.2 prunes none of the 2 weights that level 45"),
+        ({"ladder.prune_fraction": 1e-6}, "1e-06 prunes none of the 50200 weights that level 0"),
+        ({"ladder.sparsities": (0.5, 0.500001)}, "sparsities: 0.500001 prunes none of the 25100"),
+        ({"ladder.sparsities": (0.5, 0.999999)}, "sparsities: no weight would be left at level 2"),
+    ],
+)  # fmt: skip
+def test_what_can_not_be_run_is_known_before_it_is(values, says):
+    config = default_config()
+    config.update_from_flattened_dict(values)
+    with pytest.raises(ConfigError) as caught:
+        set_up(config)
+    assert says in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("optimizer, bytes_each", [("sgd", 13), ("adam", 17)])
+def test_a_network_may_fill_the_memory_and_not_more(monkeypatch, optimizer, bytes_each):
+    """Weights, gradients, one or two moments in float32, and a mask; Adam counts its steps."""
+    weights = 64 * 300 + 300 + 300 * 100 + 100 + 100 * 10 + 10
+    least = bytes_each * weights + (4 if optimizer == "adam" else 0)
+    config = default_config()
+    config.optimizer.name = optimizer
+    monkeypatch.setattr("lottery_jax.memory.of_this_machine", lambda: least)
+    assert set_up(config).end_step == 220
+    monkeypatch.setattr("lottery_jax.memory.of_this_machine", lambda: least - 1)
+    with pytest.raises(ConfigError, match="config.model.width: 1 makes .* of 50,610 weights"):
+        set_up(config)
 
 
 def test_unknown_and_missing_keys_are_errors():

@@ -152,17 +152,73 @@ def test_users_bring_their_own_npz(tmp_path):
         (lambda a: a.update(y_train=a["y_train"][:0]), "one for each of the 20 images"),
         (lambda a: a.update({k: v[:0] for k, v in a.items()}), "images must be uint8"),
         (lambda a: a.update(y_test=a["y_test"] + 0.5), "labels must be integers"),
-        (lambda a: a.update(y_train=a["y_train"] - 1), "labels outside 0.."),
-        (lambda a: a.update(y_test=a["y_test"] + 9), "labels outside 0..3"),
+        (lambda a: a.update(y_train=a["y_train"] - 1), "y_train has the label -1, outside 0..2"),
+        (lambda a: a.update(y_test=a["y_test"] + 9), "y_test has the label 9, outside 0..3"),
         (lambda a: a.update(x_test=a["x_test"][:, :5]), "differ in shape"),
+        (
+            lambda a: a["y_train"].__setitem__(a["y_train"] == 0, 1),
+            "image is of class 0, and .* to 3",
+        ),
+        (
+            lambda a: a["y_train"].__setitem__(a["y_train"] == 2, 1),
+            "image is of class 2, and .* to 3",
+        ),
+        (
+            lambda a: a["y_train"].__setitem__(3, 2**62),
+            "image is of class 4, and labels go up to 4611",
+        ),
+        (lambda a: a.update(y_train=a["y_train"].astype("u8") + 2**63), "image is of class 0"),
     ],
 )
-def test_wrong_arrays_are_errors(tmp_path, change, says):
+def test_wrong_arrays_are_errors_that_name_the_file(tmp_path, change, says):
     arrays = some_arrays()
     change(arrays)
     write_npz(tmp_path / "mine.npz", arrays)
-    with pytest.raises(DataError, match=says):
+    with pytest.raises(DataError, match=says) as caught:
         load_dataset("mine", tmp_path)
+    assert str(caught.value).startswith(f"{tmp_path}/mine.npz: ")
+
+
+def test_a_built_in_set_has_its_number_of_classes(tmp_path):
+    write_npz(tmp_path / "cifar10.npz", some_arrays(classes=9))
+    with pytest.raises(DataError, match="cifar10.npz: no training image is of class 9"):
+        load_dataset("cifar10", tmp_path)
+    write_npz(tmp_path / "cifar10.npz", some_arrays(classes=11, n=40))
+    with pytest.raises(DataError, match=r"y_train has the label 10, outside 0\.\.9"):
+        load_dataset("cifar10", tmp_path)
+
+
+def test_what_does_not_fit_into_memory_is_refused(tmp_path, monkeypatch):
+    arrays = some_arrays()  # 20 + 10 images of 36 bytes, with labels of 8
+    write_npz(tmp_path / "mine.npz", arrays)
+    for memory, fits in ((30 * 44 + 4 * 128, True), (30 * 44 + 4 * 128 - 1, False)):
+        monkeypatch.setattr("lottery_jax.memory.of_this_machine", lambda memory=memory: memory)
+        if fits:
+            assert load_dataset("mine", tmp_path, input_shape=(6, 6, 1)).image_shape == (6, 6, 1)
+            with pytest.raises(DataError, match="input_shape: 30 images of .60, 1, 3. take"):
+                load_dataset("mine", tmp_path, input_shape=(60, 1, 3))
+        else:
+            with pytest.raises(DataError, match="mine.npz: takes 0.0 GB of memory"):
+                load_dataset("mine", tmp_path)
+
+
+def test_some_images_are_left_to_train_on_and_some_to_validate():
+    for fraction, held_out in ((0.9999, 1438), (1e-6, 0)):
+        with pytest.raises(DataError, match=rf"{fraction:g} of 1438 .* is {held_out} of them"):
+            load_dataset("digits", validation_fraction=fraction)
+
+
+def test_a_single_image_has_no_two_halves(tmp_path):
+    arrays = {"x_train": np.zeros((1, 2, 2, 1), np.uint8), "y_train": np.zeros(1, int)}
+    write_npz(tmp_path / "one.npz", arrays | {"x_test": arrays["x_train"], "y_test": [0]})
+    sizes = []
+    for half in "ab":
+        try:
+            sizes.append(len(load_dataset(f"one_{half}", tmp_path).x_train))
+        except DataError as error:
+            assert "one training image" in str(error)
+            sizes.append(0)
+    assert sorted(sizes) == [0, 1]
 
 
 def test_damaged_or_partial_or_pickled_files_are_errors(tmp_path):
@@ -180,7 +236,7 @@ def test_damaged_or_partial_or_pickled_files_are_errors(tmp_path):
     with pytest.raises(DataError, match="can't be read as npz"):
         load_dataset("mine", tmp_path)
     np.savez(file, x_train=np.array([{}], object), y_train=1, x_test=1, y_test=1)
-    with pytest.raises(DataError, match="can't be read as npz"):
+    with pytest.raises(DataError, match=r"x_train is object \(1,\); images must be uint8"):
         load_dataset("mine", tmp_path)
 
 
@@ -236,6 +292,18 @@ def test_wrong_idx_files_are_errors(tmp_path, capsys):
     assert "is not an idx file" in convert()
     file.write_bytes(gzip.compress(whole)[:-20])
     assert "can't be read" in convert()
+    file.rename(tmp_path / f"{file.name}.part")  # of a download, say
+    assert "has no train-images-idx3-ubyte" in convert()
+
+
+@pytest.mark.parametrize("name", ["../mine", "a/b", ".mine", "-mine", "", "a" * 101, "digits"])
+def test_data_are_written_under_names_that_can_be_read(tmp_path, capsys, name):
+    (tmp_path / "data").mkdir()
+    write_idx(tmp_path, some_arrays(), compress=False)
+    before = sorted(tmp_path.rglob("*"))
+    arguments = ["--data_dir", str(tmp_path / "data"), "from-idx", str(tmp_path), "--", name]
+    assert datasets.main(arguments) == 2
+    assert capsys.readouterr().err.count("\n") == 1 and sorted(tmp_path.rglob("*")) == before
 
 
 # Archives as the builders expect them: https://www.cs.toronto.edu/~kriz/cifar.html describes the

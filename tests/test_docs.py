@@ -30,5 +30,7 @@ def test_configs_and_modules_that_are_named_exist(path):
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda p: str(p.relative_to(ROOT)))
 def test_tests_that_are_named_exist(path):
-    for file, name in re.findall(r"`((?:\w+/)*test_\w+\.py)(?:::(\w+))?`", path.read_text(encoding="utf-8")):
+    for file, name in re.findall(
+        r"`((?:\w+/)*test_\w+\.py)(?:::(\w+))?`", path.read_text(encoding="utf-8")
+    ):
         assert f"def {name}" in (ROOT / "tests" / file).read_text(encoding="utf-8"), (file, name)

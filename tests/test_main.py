@@ -1,4 +1,4 @@
-"""The command line, as a user's process: one line for a mistake, status 2, nothing touched."""
+"""The command line, as a user's process. What it says of mistakes is in `test_mistakes.py`."""
 
 import os
 import subprocess
@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from lottery_jax import evaluate, main, report
+from lottery_jax import evaluate, main
 from tests.faults.runs import ROOT
 
 QUICKSTART = f"--config={ROOT / 'configs' / 'quickstart.py'}"
@@ -18,31 +18,6 @@ def run(*arguments, cwd, module="lottery_jax.main", **env):
         cwd=cwd, capture_output=True, text=True, timeout=120,
         env={k: v for k, v in os.environ.items() if k != "XLA_FLAGS"} | env,
     )  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    "arguments, says",
-    [
-        ([], "--config is missing"),
-        (["--config=nowhere.py"], "nowhere.py"),
-        ([QUICKSTART, "--config.seed=1"], "unknown key 'seed' (did you mean 'seeds'?)"),
-        ([QUICKSTART, "--config.train.epochs=many"], "config.train.epochs"),
-        ([QUICKSTART, "--config.train.epochs=0"], "config.train.epochs: 0 is not a whole number"),
-        ([QUICKSTART, "--config.data.name=digitz"], "did you mean 'digits'"),
-        ([QUICKSTART, "--config.model.name=lenet"], "config.model.name: unknown value 'lenet'"),
-        ([QUICKSTART, "--wrkdir=x"], "workdir"),
-        ([f"--config={ROOT / 'setup.cfg'}"], "--config: can't be loaded"),
-        ([QUICKSTART, "more"], "unexpected argument 'more'"),
-        ([QUICKSTART, "--config.data.name=cifar10", "--config.data.dir=empty"], "cifar-10-binary"),
-    ],
-)
-def test_a_mistake_is_one_line_and_status_2(tmp_path, arguments, says):
-    result = run(*arguments, cwd=tmp_path, TFDS_DATA_DIR=str(tmp_path / "data"))
-    assert result.returncode == 2
-    assert result.stdout == ""
-    lines = [line for line in result.stderr.splitlines() if line.strip()]
-    assert len(lines) == 1 and lines[0].startswith("error: ") and says in lines[0], result.stderr
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_help_says_how_to_use_it_and_lists_the_flags(tmp_path):
@@ -87,18 +62,6 @@ def test_the_same_command_again_finds_the_finished_run(finished):
     assert len(list((cwd / "runs").iterdir())) == 1
 
 
-def test_another_config_in_the_same_directory_is_refused(finished):
-    cwd, _ = finished
-    (workdir,) = (cwd / "runs").iterdir()
-    before = sorted(workdir.rglob("*"))
-    result = run(
-        QUICKSTART, *SHORT, "--config.train.batch_size=50", f"--workdir={workdir}", cwd=cwd
-    )
-    assert result.returncode == 2
-    assert "config.train.batch_size: 64, 50;" in result.stderr and result.stderr.count("\n") == 1
-    assert sorted(workdir.rglob("*")) == before
-
-
 def test_a_transfer_matrix_is_one_command(tmp_path):
     config = f"--config={ROOT / 'configs' / 'transfer_quickstart.py'}"
     result = run(config, *SHORT, "--workdir=run", cwd=tmp_path, COLUMNS="100")
@@ -133,14 +96,6 @@ def test_evaluate_on_data_with_other_classes_is_an_error(finished, tmp_path, cap
     status = evaluate.main([f"--ticket={ticket}", "--data=four", f"--data_dir={tmp_path}"])
     assert status == 2
     assert "four has 4 classes, the ticket 10" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("module", [evaluate.main, report.main])
-def test_what_is_not_there_is_one_line_and_status_2(module, tmp_path, capsys):
-    argument = f"--ticket={tmp_path}" if module is evaluate.main else str(tmp_path)
-    assert module([argument]) == 2
-    error = capsys.readouterr().err
-    assert error.startswith("error: ") and error.count("\n") == 1
 
 
 def test_default_directories_are_told_apart():

@@ -74,6 +74,7 @@ def edit(saved, tmp_path):
     def edited(change):
         tensors, entry = load_file(saved[0]), header_of(saved[0])["__metadata__"]
         entry = {**json.loads(entry["ticket"])}
+        del entry["metadata"]["sha256"]["metadata"]  # older tickets have none
         change(tensors, entry)
         save_file(tensors, path, {"ticket": json.dumps(entry)})
         return path

@@ -81,16 +81,18 @@ def test_list_and_verify_say_what_is_wrong_and_go_on(copy, call):
     file = copy / "seed_0/level_03/random/metadata.json"
     file.write_text(file.read_text().replace('"weights_remaining": ', '"weights_remaining": 1'))
     status, out, error = call("list", copy)
-    assert status == 1 and "random" in out and "winning" in out
-    assert error.startswith(f"error: {copy}/shared.safetensors: is not") and error.count("\n") == 1
+    assert status == 1 and "random" not in out and "winning" in out
+    errors = error.splitlines()
+    assert len(errors) == 2 and errors[1].startswith(f"error: {copy}/shared.safetensors: is not")
+    assert errors[0].startswith(f"error: {file}: its metadata is damaged (its SHA-256")
     status, out, error = call("verify", copy, copy / TICKET)
     assert (status, error) == (1, "")
     assert [line.split()[:2] for line in out.splitlines()] == [
-        ["bad", f"{copy}/seed_0/level_03/random:"],
+        ["bad", f"{file}:"],
         ["ok", f"{copy}/{TICKET}"],
         ["bad", f"{copy}/shared.safetensors:"],
     ]
-    assert "counts in its metadata" in out and "not a readable safetensors file" in out
+    assert "its metadata is damaged" in out and "not a readable safetensors file" in out
 
 
 def test_verify_reads_the_arrays(copy, call):

@@ -8,17 +8,16 @@ is reported on as a whole.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from lottery_jax.errors import exit_status
+from lottery_jax.errors import CommandParser, exit_status
 from lottery_jax.report.write import write_report
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="python -m lottery_jax.report",
         description="Draw accuracy over weights remaining from one or several run directories, or "
         "the figures of a transfer matrix.",

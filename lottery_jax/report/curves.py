@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -43,7 +44,16 @@ _PRUNABLE = "prunable weights"
 _DENSE_HEAD = ", the dense re-initialised head included"
 
 # What reading a file that is missing or damaged raises.
-UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError)
+UNREADABLE = (
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+    RecursionError,
+    csv.Error,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -200,11 +210,18 @@ def _points(rows: Iterable[Mapping[str, str]]) -> dict[tuple[str, int], Point]:
     return {
         key: Point(
             key[1],
-            statistics.fmean(100 * float(row["density"]) for row in group),
-            {int(row["seed"]): 100 * float(row["test_accuracy"]) for row in group},
+            statistics.fmean(100 * _number(row, "density") for row in group),
+            {int(row["seed"]): 100 * _number(row, "test_accuracy") for row in group},
         )
         for key, group in found.items()
     }
+
+
+def _number(row: Mapping[str, str], column: str) -> float:
+    value = float(row[column])
+    if not math.isfinite(value):
+        raise ValueError(f"curve.csv has {column} {row[column]}")
+    return value
 
 
 def _trained_on(config: Mapping[str, Any]) -> tuple[str, str, str]:
@@ -274,8 +291,10 @@ def layer_densities(run: RunCurve) -> dict[str, list[tuple[float, float]]]:
                 for name in metadata["layer_order"]:
                     kept, total = metadata["layers"][name]
                     pair = (100 * metadata["density"], 100 * kept / total)
+                    if not all(map(math.isfinite, pair)):
+                        raise ValueError(f"the density of {name} is not a number")
                     found.setdefault(name, {}).setdefault(level, []).append(pair)
-            except (ValueError, KeyError, TypeError) as error:
+            except UNREADABLE as error:
                 raise ConfigError(
                     f"{file}: can't be read as a ticket's metadata: {error}"
                 ) from error

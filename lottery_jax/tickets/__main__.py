@@ -19,11 +19,10 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
 
 from rich.console import Console, RenderableType
 
-from lottery_jax.errors import ConfigError, TicketError, exit_status
+from lottery_jax.errors import CommandParser, ConfigError, TicketError, exit_status, one_line
 from lottery_jax.tickets import cards, compare, portable, pytorch, store
 from lottery_jax.tickets.ticket import Ticket
 
@@ -62,40 +61,42 @@ def _may_be_portable(file: Path) -> bool:
 
 def list_tickets(paths: Sequence[Path]) -> bool:
     """Prints a table of the tickets below `paths`; returns whether all could be read."""
-    read, errors = [], []
+    rows, errors = [], []
     for path in find(paths):
         try:
-            read.append((path, store.read_metadata(path)))
+            rows.append(cards.row(path, store.read_metadata(path)))
         except TicketError as error:
             errors.append(error)
-    _print(cards.listing(read))
+    _print(cards.listing(rows))
     for message in errors:
-        print(f"error: {message}", file=sys.stderr)
+        print(f"error: {one_line(message)}", file=sys.stderr)
     return not errors
 
 
-def verify(paths: Sequence[Path]) -> bool:
+def verify(paths: Sequence[Path], *, allow_nonfinite: bool = False) -> bool:
     """Loads every ticket below `paths` and says of each what is wrong; returns whether none is."""
     good = True
     for path in find(paths):
         try:
-            store.load_ticket(path)
+            store.load_ticket(path, allow_nonfinite=allow_nonfinite)
         except TicketError as error:
-            print(f"bad  {error}")
+            print(f"bad  {one_line(error)}")
             good = False
         else:
-            print(f"ok   {path}")
+            print(f"ok   {one_line(path)}")
     return good
 
 
-def export(path: Path, file: Path, weights: str | None, *, force: bool) -> None:
+def export(
+    path: Path, file: Path, weights: str | None, *, force: bool, allow_nonfinite: bool = False
+) -> None:
     """Writes a ticket to a portable file, or its weights to a PyTorch file."""
     if file.suffix not in (".safetensors", *_PYTORCH):
         raise ConfigError(f"{file}: must end in .safetensors (portable), or .pth or .pt (PyTorch)")
     if weights and file.suffix not in _PYTORCH:
         raise ConfigError("--weights is for .pth and .pt; a portable file has all of a ticket")
     _check_free(file, force)
-    ticket = store.load_ticket(path)
+    ticket = store.load_ticket(path, allow_nonfinite=allow_nonfinite)
     if file.suffix in _PYTORCH:
         pytorch.export_pytorch(file, ticket, weights or "trained")
     else:
@@ -112,7 +113,10 @@ def import_(args: argparse.Namespace) -> None:
         raise ConfigError(f"--{given[0]}: is for PyTorch files; {args.file} is a whole ticket")
     if not is_ticket and not (args.model and args.data):
         raise ConfigError(f"{args.file}: is no portable ticket; of others say --model and --data")
-    ticket = store.load_ticket(args.file) if is_ticket else _from_pytorch(args)
+    if is_ticket:
+        ticket = store.load_ticket(args.file, allow_nonfinite=args.allow_nonfinite)
+    else:
+        ticket = _from_pytorch(args)
     store.save_ticket(args.ticket, ticket)
     print(f"wrote {args.ticket}, {ticket.density:.2%} of the prunable weights")
 
@@ -126,7 +130,14 @@ def _from_pytorch(args: argparse.Namespace) -> Ticket:
         raise ConfigError(f"--mean and --std must be {shape[2]} numbers each, std above 0")
     model = {"name": args.model} | ({"stem": args.stem} if args.stem else {})
     return pytorch.import_pytorch(
-        args.file, model, data=args.data, input_shape=shape, mean=mean, std=std, start=args.start
+        args.file,
+        model,
+        data=args.data,
+        input_shape=shape,
+        mean=mean,
+        std=std,
+        start=args.start,
+        allow_nonfinite=args.allow_nonfinite,
     )
 
 
@@ -149,13 +160,8 @@ def _numbers(kind: Callable[[str], float]) -> Callable[[str], list[float]]:
     return parse
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"error: {message}; --help says more\n")
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = CommandParser(
         prog="python -m lottery_jax.tickets",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -165,24 +171,32 @@ def _parser() -> argparse.ArgumentParser:
     def command(name: str, says: str) -> argparse.ArgumentParser:
         return commands.add_parser(name, help=says, description=f"{says[0].upper()}{says[1:]}.")
 
+    def allow_nonfinite(of: argparse.ArgumentParser) -> None:
+        of.add_argument("--allow_nonfinite", action="store_true",
+                        help="take weights that are infinite or no numbers")  # fmt: skip
+
     a = command("list", "a table of all tickets below folders")
     a.add_argument("paths", nargs="+", type=Path, metavar="RUN_OR_FOLDER")
     a = command("show", "what a ticket is and where it came from")
     a.add_argument("ticket", type=Path, metavar="TICKET")
     a = command("verify", "load tickets and check all that can be checked")
     a.add_argument("paths", nargs="+", type=Path, metavar="TICKET_OR_FOLDER")
+    allow_nonfinite(a)
     a = command("compare", "the overlap of two tickets of a network, beside that of chance")
     a.add_argument("a", type=Path, metavar="A")
     a.add_argument("b", type=Path, metavar="B")
+    allow_nonfinite(a)
     a = command("export", "write a ticket to a portable file or its weights to a PyTorch file")
     a.add_argument("ticket", type=Path, metavar="TICKET")
     a.add_argument("file", type=Path, metavar="FILE", help="ends in .safetensors, .pth or .pt")
     a.add_argument("--weights", choices=pytorch.WEIGHTS, help="for PyTorch; default: trained")
     a.add_argument("--force", action="store_true", help="replace FILE")
+    allow_nonfinite(a)
     a = command("import", "make a ticket directory of a portable or a PyTorch file")
     a.add_argument("file", type=Path, metavar="FILE")
     a.add_argument("ticket", type=Path, metavar="TICKET_DIR")
     a.add_argument("--force", action="store_true", help="replace the ticket in TICKET_DIR")
+    allow_nonfinite(a)
     b = a.add_argument_group("for a PyTorch file (state dict or checkpoint)")
     b.add_argument("--model", help="the network, such as vgg19")
     b.add_argument("--stem", help="of a ResNet: cifar or imagenet")
@@ -207,12 +221,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         elif args.command == "show":
             _print(cards.card(args.ticket, store.read_metadata(args.ticket)))
         elif args.command == "verify":
-            good = verify(args.paths)
+            good = verify(args.paths, allow_nonfinite=args.allow_nonfinite)
         elif args.command == "compare":
-            a, b = store.load_ticket(args.a), store.load_ticket(args.b)
+            a, b = (
+                store.load_ticket(path, allow_nonfinite=args.allow_nonfinite)
+                for path in (args.a, args.b)
+            )
             _print(cards.comparison(compare.compare_tickets(a, b)))
         elif args.command == "export":
-            export(args.ticket, args.file, args.weights, force=args.force)
+            export(
+                args.ticket,
+                args.file,
+                args.weights,
+                force=args.force,
+                allow_nonfinite=args.allow_nonfinite,
+            )
         else:
             import_(args)
 

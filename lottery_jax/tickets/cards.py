@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,30 +13,38 @@ from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
 
-from lottery_jax.errors import TicketError
-from lottery_jax.models import abstract_variables
+from lottery_jax.errors import TicketError, one_line
 from lottery_jax.tickets.compare import Comparison, Overlap
-from lottery_jax.tickets.ticket import PARTS, model_of
+from lottery_jax.tickets.ticket import PARTS, expected_arrays
 
 Metadata = Mapping[str, Any]
 
 
-def listing(tickets: Iterable[tuple[Path, Metadata]]) -> Table:
-    """A line for each ticket."""
+def listing(rows: Iterable[tuple[str, ...]]) -> Table:
+    """A line for each ticket, from `row`."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in ("seed", "level", "control", "density", "accuracy"):
         table.add_column(name, justify="left" if name == "control" else "right", no_wrap=True)
     table.add_column("path", overflow="fold")
-    for path, metadata in tickets:
-        table.add_row(
-            str(metadata.get("seed", "")),
-            str(metadata.get("level", "")),
-            str(metadata.get("control", "")),
+    for cells in rows:
+        table.add_row(*cells)
+    return table
+
+
+def row(path: Path, metadata: Metadata) -> tuple[str, ...]:
+    """The cells of a ticket in `listing`.
+
+    Raises:
+        TicketError: a value is not what `save_ticket` writes.
+    """
+    with _showing(path):
+        cells = (
+            *(str(metadata.get(name, "")) for name in ("seed", "level", "control")),
             _percent(metadata.get("density")),
             _percent((metadata.get("result") or {}).get("test_accuracy")),
             str(path),
         )
-    return table
+        return tuple(map(one_line, cells))
 
 
 def card(path: Path, metadata: Metadata) -> RenderableType:
@@ -44,24 +53,36 @@ def card(path: Path, metadata: Metadata) -> RenderableType:
     Raises:
         TicketError: a value is not what `save_ticket` writes.
     """
-    try:
+    with _showing(path):
         facts = Table(box=None, show_header=False, pad_edge=False)
-        for name, value in _facts(metadata):
-            facts.add_row(name, value)
+        for name, value in _facts(path, metadata):
+            facts.add_row(name, one_line(value))
         return Group(facts, _layers(metadata))
-    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-        raise TicketError(f"{path}: its metadata can't be shown: {error!r}") from error
 
 
-def _facts(metadata: Metadata) -> Iterator[tuple[str, str]]:
-    model, shape = model_of(dict(metadata))
-    params = abstract_variables(model, shape)["params"]
+@contextmanager
+def _showing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        TypeError,
+        ValueError,
+        RecursionError,
+    ) as e:
+        raise TicketError(f"{path}: its metadata can't be shown: {type(e).__name__}: {e}") from e
+
+
+def _facts(path: Path, metadata: Metadata) -> Iterator[tuple[str, str]]:
+    params = expected_arrays(path, dict(metadata))["params"]
     kept, total = metadata["weights_remaining"], metadata["weights_total"]
     result = metadata.get("result") or {}
     options = {name: value for name, value in metadata["model"].items() if name != "name"}
     yield "network", f"{metadata['model']['name']} ({_joined(options)})"
     yield "classes", str(metadata["num_classes"])
-    yield "images", "x".join(map(str, shape))
+    yield "images", "x".join(map(str, metadata["input_shape"]))
     yield (
         "data",
         f"{metadata['data']}, mean {_numbers(metadata['mean'])}, std {_numbers(metadata['std'])}",
@@ -84,7 +105,8 @@ def _facts(metadata: Metadata) -> Iterator[tuple[str, str]]:
         yield "config", str(metadata["config_fingerprint"])
     if "lottery_jax_version" in metadata:
         yield "made with", f"lottery_jax {metadata['lottery_jax_version']}"
-    yield "sha256", ", ".join(f"{part} {metadata['sha256'][part][:8]}" for part in PARTS)
+    hashes = metadata["sha256"]
+    yield "sha256", ", ".join(f"{part} {hashes[part][:8]}" for part in PARTS)
 
 
 def _layers(metadata: Metadata) -> Table:
@@ -96,7 +118,7 @@ def _layers(metadata: Metadata) -> Table:
     order = [name for name in metadata["layer_order"] if name in counts]
     for name in [*order, *(name for name in counts if name not in order)]:
         kept, total = counts[name]
-        table.add_row(name, str(kept), str(total), f"{kept / total:.2%}")
+        table.add_row(one_line(name), one_line(kept), one_line(total), f"{kept / total:.2%}")
     return table
 
 

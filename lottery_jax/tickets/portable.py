@@ -17,6 +17,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from reprlib import repr as short_repr
 from typing import Any
 
 import flax.linen as nn
@@ -95,15 +96,19 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
         return _metadata_of(Path(path), file)
 
 
-def load_portable(path: str | os.PathLike[str], model: nn.Module | None = None) -> Ticket:
+def load_portable(
+    path: str | os.PathLike[str], model: nn.Module | None = None, *, allow_nonfinite: bool = False
+) -> Ticket:
     """Reads a portable ticket and verifies it like `load_ticket`.
 
     Nothing is allocated before the names, shapes and dtypes of everything in the file have been
-    found to be those that the model and the recorded counts require.
+    found to be those that the model and the recorded counts require. A file holds a bit for each
+    weight, so what is allocated is bounded by its size.
 
     Args:
         path: the file.
         model: the network it must fit; by default the one its metadata describes.
+        allow_nonfinite: take weights and BatchNorm statistics that are infinite or no numbers.
 
     Raises:
         TicketError: the file is damaged or does not fit.
@@ -128,12 +133,14 @@ def load_portable(path: str | os.PathLike[str], model: nn.Module | None = None) 
         for part in PARTS[1:]:
             read_leaves = [read(part, *pair) for pair in leaves(expected[part]).items()]
             arrays[part] = jax.tree.unflatten(jax.tree.structure(expected[part]), read_leaves)
-    return verified(where, arrays, metadata)
+    return verified(where, arrays, metadata, allow_nonfinite=allow_nonfinite)
 
 
 @contextmanager
 def _opened(path: str | os.PathLike[str]) -> Iterator[Any]:
     """An open safetensors file; what is wrong with the file itself is a `TicketError`."""
+    if not Path(path).is_file():  # opening a pipe would wait for a writer
+        raise TicketError(f"{path}: is not a readable safetensors file: it is not a file")
     try:
         with safe_open(path, framework="numpy") as file:
             yield file
@@ -151,9 +158,8 @@ def _metadata_of(where: Path, file: Any) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise TicketError(f"{where}: can't be read as a ticket's metadata: {error}") from error
     if (what, version) != (_FORMAT, _VERSION):
-        raise TicketError(
-            f"{where}: has format {what!r} {version}; this version reads {_FORMAT!r} {_VERSION}"
-        )
+        found = f"{short_repr(what)} {short_repr(version)}"
+        raise TicketError(f"{where}: has format {found}; this version reads {_FORMAT!r} {_VERSION}")
     return checked_metadata(where, metadata)
 
 

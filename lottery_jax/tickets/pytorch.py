@@ -7,14 +7,14 @@
 | `alexnet` | `features.0`, `.3`, `.6`, `.8`, `.10`, `classifier.1`, `.4`, `.6` |
 
 Kernels are OIHW there and HWIO here, linear layers transposed, and where AlexNet flattens an image,
-PyTorch goes through channels first. Files are read without unpickling anything but tensors.
+PyTorch goes through channels first. Files are read without unpickling anything but tensors, and
+`pickles.py` first follows what even that would do.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-import pickle
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
@@ -30,7 +30,8 @@ from lottery_jax import masks
 from lottery_jax.errors import TicketError, choose
 from lottery_jax.files import replacing
 from lottery_jax.models import abstract_variables, build_model, layer_names
-from lottery_jax.tickets.ticket import Ticket, completed, leaves
+from lottery_jax.tickets.pickles import checked_for_torch
+from lottery_jax.tickets.ticket import Ticket, check_finite, completed, leaves
 
 PyTree = Any
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -210,7 +211,7 @@ def _expected(
     model = build_model(name, len(state[head]), **options)
     try:
         return abstract_variables(model, tuple(input_shape))
-    except ValueError as error:
+    except Exception as error:  # what Flax raises for nonsense is not its interface
         raise TicketError(
             f"{name} does not take images of {tuple(input_shape)}: {error}"
         ) from error
@@ -253,12 +254,13 @@ def read_state_dict(path: str | os.PathLike[str]) -> StateDict:
             raise TicketError(f"{file}: is not a readable safetensors file: {error}") from error
     else:
         tensors = _unpickled(file)
-    if not isinstance(tensors, Mapping):
+    if not isinstance(tensors, dict):
         raise TicketError(f"{file}: holds a {type(tensors).__name__}, not a state dict")
+    # `dict.get` and not a method of the object: a pickle can give an OrderedDict any attribute.
     for key in _NESTED:
-        if isinstance(tensors.get(key), Mapping):
-            tensors = tensors[key]
-    state = {key: _array(file, key, value) for key, value in tensors.items()}
+        if isinstance(inner := dict.get(tensors, key), dict):
+            tensors = inner
+    state = {key: _array(file, key, value) for key, value in dict.items(tensors)}
     if all(key.startswith("module.") for key in state):  # saved from a DataParallel model
         state = {key.removeprefix("module."): value for key, value in state.items()}
     return state
@@ -274,12 +276,9 @@ def _torch(path: str | os.PathLike[str]) -> Any:
 
 def _unpickled(file: Path) -> Any:
     torch = _torch(file)
+    content = checked_for_torch(file)
     try:
-        return torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise TicketError(
-            f"{file}: is no file of PyTorch, or holds other objects than tensors, which are not read"
-        ) from error
+        return torch.load(content, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever a damaged file makes of PyTorch's reader
         first = (str(error).splitlines() or [""])[0]
         raise TicketError(f"{file}: can't be read: {type(error).__name__}: {first}") from error
@@ -310,6 +309,7 @@ def import_pytorch(
     mean: Sequence[float],
     std: Sequence[float],
     start: str | os.PathLike[str] | None = None,
+    allow_nonfinite: bool = False,
 ) -> Ticket:
     """A ticket from a PyTorch file of trained weights; its mask keeps what is not zero.
 
@@ -321,6 +321,7 @@ def import_pytorch(
         mean: of each channel, that its pixels (on the scale 0 to 1) were normalised with.
         std: standard deviation, likewise.
         start: a file of the weights to start from; by default the trained ones stand for them.
+        allow_nonfinite: take weights and BatchNorm statistics that are infinite or no numbers.
 
     Returns:
         The ticket, complete. Its metadata has `imported` in place of seed, level and control.
@@ -330,8 +331,10 @@ def import_pytorch(
         TicketError: a file can't be read or does not fit the network; names the tensor.
     """
     options = {"dtype": "float32", "width": 1.0, **model}
-    trained = _read_variables(path, options, input_shape)
-    first = trained if start is None else _read_variables(start, options, input_shape)
+    trained = _read_variables(path, options, input_shape, allow_nonfinite)
+    first = (
+        trained if start is None else _read_variables(start, options, input_shape, allow_nonfinite)
+    )
     mask = masks.dense(trained["params"])
     for name, kernel in masks.kernels(trained["params"]).items():
         np.not_equal(kernel, 0.0, out=masks.kernels(mask)[name])
@@ -371,13 +374,19 @@ def _masked(mask: PyTree, params: PyTree) -> PyTree:
 
 
 def _read_variables(
-    path: str | os.PathLike[str], model: Mapping[str, Any], input_shape: Sequence[int]
+    path: str | os.PathLike[str],
+    model: Mapping[str, Any],
+    input_shape: Sequence[int],
+    allow_nonfinite: bool,
 ) -> PyTree:
     state = read_state_dict(path)
     try:
-        return to_flax(state, input_shape=input_shape, **model)
+        variables = to_flax(state, input_shape=input_shape, **model)
     except TicketError as error:
         raise TicketError(f"{path}: {error}") from error
+    if not allow_nonfinite:
+        check_finite(path, state)
+    return variables
 
 
 def _file_hash(path: str | os.PathLike[str]) -> str:

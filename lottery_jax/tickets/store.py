@@ -30,7 +30,7 @@ from orbax.checkpoint import v1 as ocp
 from lottery_jax.errors import TicketError, TrainingError, one_line
 from lottery_jax.files import remove, replacing_folder, temporary_in, write_text
 from lottery_jax.signals import postponed
-from lottery_jax.tickets import portable
+from lottery_jax.tickets import directory, portable
 from lottery_jax.tickets.ticket import (
     PARTS,
     Ticket,
@@ -39,7 +39,6 @@ from lottery_jax.tickets.ticket import (
     completed,
     expected_arrays,
     leaves,
-    parse_json,
     tree_hash,
     verified,
 )
@@ -79,13 +78,13 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
     """The metadata of a ticket directory or of a portable file.
 
     Raises:
-        TicketError: there is no ticket, or one of another format.
+        TicketError: there is no ticket, or one of another format, or its metadata was changed.
     """
     if Path(path).is_file():
         return portable.read_metadata(path)
     file = Path(path) / "metadata.json"
     try:
-        metadata = parse_json(file.read_text(encoding="utf-8"))
+        metadata = directory.read_json(file)
     except FileNotFoundError as error:
         raise TicketError(f"{path}: is not a ticket (it has no metadata.json)") from error
     except (OSError, ValueError, RecursionError) as error:
@@ -93,22 +92,30 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
     return checked_metadata(file, metadata)
 
 
-def load_ticket(path: str | os.PathLike[str], model: nn.Module | None = None) -> Ticket:
+def load_ticket(
+    path: str | os.PathLike[str], model: nn.Module | None = None, *, allow_nonfinite: bool = False
+) -> Ticket:
     """Loads a ticket and verifies it: structure, shapes and dtypes against the model, then hashes.
+
+    Whoever made the ticket, nothing in it is run, nothing outside of it is read, and no more
+    memory is taken than its files can fill.
 
     Args:
         path: a ticket directory or a portable file.
         model: the network it must fit; by default the one its metadata describes.
+        allow_nonfinite: take weights and BatchNorm statistics that are infinite or no numbers.
 
     Raises:
         TicketError: it is missing or damaged, or does not fit; says which leaf differs.
     """
     folder = Path(path)
     if folder.is_file():
-        return portable.load_portable(folder, model)
+        return portable.load_portable(folder, model, allow_nonfinite=allow_nonfinite)
     metadata = read_metadata(folder)
-    arrays = _load_arrays(folder / "arrays", expected_arrays(folder, metadata, model))
-    return verified(folder, arrays, metadata)
+    expected = expected_arrays(folder, metadata, model)
+    directory.check_room(folder, expected, directory.size_on_disk(folder))
+    arrays = _load_arrays(folder / "arrays", expected)
+    return verified(folder, arrays, metadata, allow_nonfinite=allow_nonfinite)
 
 
 class Checkpoint(NamedTuple):
@@ -262,12 +269,16 @@ def _as_os_error(error: Exception, folder: Path) -> OSError:
 
 def _load_arrays(folder: Path, expected: PyTree) -> PyTree:
     """Loads NumPy arrays, having compared every leaf's shape and dtype with the expected one."""
+    directory.check_names(folder)
     try:
         with postponed(), _quiet():
-            stored = ocp.metadata(folder.absolute()).metadata
+            stored = leaves(ocp.metadata(folder.absolute()).metadata)
+        compare_leaves(folder, stored, leaves(expected))
+        directory.check_chunks(folder, stored)
+    except TicketError:
+        raise
     except Exception as error:
         raise TicketError(f"{folder}: is not a readable Orbax checkpoint: {error}") from error
-    compare_leaves(folder, leaves(stored), leaves(expected))
     template = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), expected)
     try:
         with postponed(), _quiet(), warnings.catch_warnings():

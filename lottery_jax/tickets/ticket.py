@@ -5,7 +5,11 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import os
+import sys
+from pathlib import PurePath
+from reprlib import repr as short_repr  # whatever a file holds, however deep, is soon said
 from typing import Any
 
 import flax.linen as nn
@@ -24,6 +28,10 @@ FORMAT_VERSION = 1
 PARTS = ("mask", "params", "batch_stats", "trained", "trained_batch_stats")
 # What a ticket needs to be loaded, shown and measured on its own.
 _REQUIRED = ("model", "num_classes", "input_shape", "layer_order", "data", "mean", "std")
+_HASHES = (*PARTS, "metadata")
+# The numbers of an image of 2048 x 2048 in colour, and some: on one a network is run to find paths,
+# and for a convolution any number fits.
+_LARGEST_IMAGE = 2**24
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,6 +90,27 @@ def tree_hash(tree: PyTree) -> str:
     return digest.hexdigest()
 
 
+def metadata_hash(metadata: dict[str, Any]) -> str:
+    """SHA-256 of a ticket's metadata without this hash itself.
+
+    Of its JSON with keys sorted, ASCII alone and no spaces, so that neither the order of the keys
+    nor the layout of a file matters.
+
+    Raises:
+        TypeError, ValueError, RecursionError: it is not JSON.
+
+    >>> hashes = {"mask": "…", "metadata": "…"}
+    >>> other = {"sha256": {"mask": "…"}, "data": "digits"}
+    >>> metadata_hash({"data": "digits", "sha256": hashes}) == metadata_hash(other)
+    True
+    """
+    hashed = {**metadata, "sha256": {k: v for k, v in metadata["sha256"].items() if k in PARTS}}
+    # Read back first: JSON makes text of keys that are numbers, which are sorted otherwise.
+    as_read = json.loads(json.dumps(hashed, allow_nan=False))
+    text = json.dumps(as_read, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def leaves(tree: PyTree) -> dict[str, Any]:
     """The leaves of a tree by path, such as `conv1/kernel`."""
     return {keystr(p, simple=True, separator="/"): x for p, x in tree_flatten_with_path(tree)[0]}
@@ -92,7 +121,7 @@ def completed(where: PathLike, ticket: Ticket) -> Ticket:
 
     Raises:
         TicketError: it is not trained, has weights that its mask prunes, or its metadata lacks
-            what loading needs.
+            what loading needs, is not JSON or does not describe a model.
     """
     if ticket.trained is None:
         raise TicketError(f"{where}: an untrained ticket can't be saved")
@@ -106,6 +135,12 @@ def completed(where: PathLike, ticket: Ticket) -> Ticket:
         "format_version": FORMAT_VERSION,
         "sha256": {part: tree_hash(arrays[part]) for part in PARTS},
     }
+    try:
+        metadata["sha256"]["metadata"] = metadata_hash(metadata)
+        as_read = json.loads(json.dumps(metadata))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise TicketError(f"{where}: the metadata can't be written as JSON: {error}") from error
+    checked_metadata(where, as_read)  # what could not be read again is not written
     return Ticket(**arrays, metadata=metadata)
 
 
@@ -133,54 +168,86 @@ def _check_pruned(where: PathLike, arrays: dict[str, PyTree]) -> None:
 
 
 def parse_json(text: str) -> Any:
-    """Parses JSON as it is written here: without NaN and infinities.
+    """Parses JSON as it is written here: without NaN and infinities, in whatever spelling.
 
     Raises:
         ValueError, RecursionError: it is none.
+
+    >>> parse_json('{"width": 1e999}')
+    Traceback (most recent call last):
+    ValueError: 1e999 is no number that can be kept
     """
 
     def refuse(constant: str) -> None:
         raise ValueError(f"{constant} is not JSON")
 
-    return json.loads(text, parse_constant=refuse)
+    def finite(text: str) -> float:
+        if abs(value := float(text)) > sys.float_info.max:
+            raise ValueError(f"{text} is no number that can be kept")
+        return value
+
+    return json.loads(text, parse_constant=refuse, parse_float=finite)
 
 
 def _is_described(metadata: dict[str, Any]) -> bool:
     """Whether the values that loading and showing need are of the types they must have."""
 
     def numbers(values: Any) -> bool:
-        return isinstance(values, list) and all(type(v) in (int, float) for v in values)
+        return isinstance(values, list) and all(
+            type(v) in (int, float) and abs(v) <= sys.float_info.max for v in values
+        )
 
-    shape, layers = metadata["input_shape"], metadata["layer_order"]
+    shape, layers, data = metadata["input_shape"], metadata["layer_order"], metadata["data"]
     return (
         isinstance(metadata["model"], dict)
-        and isinstance(metadata["data"], str)
+        and isinstance(data, str)
+        and _stays_below(data)  # the name of a file in the folder of the data sets
         and type(metadata["num_classes"]) is int
         and isinstance(layers, list)
         and all(isinstance(name, str) for name in layers)
         and isinstance(shape, list)
         and len(shape) == 3
         and all(type(n) is int and n > 0 for n in shape)
+        and math.prod(shape) <= _LARGEST_IMAGE
         and numbers(metadata["mean"])
         and numbers(metadata["std"])
         and len(metadata["mean"]) == len(metadata["std"]) == shape[2]
     )
 
 
+def _stays_below(name: str) -> bool:
+    path = PurePath(name)
+    return not path.is_absolute() and ".." not in path.parts and "\0" not in name
+
+
 def checked_metadata(where: PathLike, metadata: Any) -> dict[str, Any]:
     """`metadata`, as it was parsed from JSON, if it is a ticket's.
 
     Raises:
-        TicketError: it is of another version, or lacks what loading needs.
+        TicketError: it is of another version, lacks what loading needs, or was changed.
     """
     if not isinstance(metadata, dict) or "format_version" not in metadata:
         raise TicketError(f"{where}: can't be read as a ticket's metadata: it has no version")
     if (version := metadata["format_version"]) != FORMAT_VERSION:
-        raise TicketError(f"{where}: has format {version}; this version reads {FORMAT_VERSION}")
+        raise TicketError(
+            f"{where}: has format {short_repr(version)}; this version reads {FORMAT_VERSION}"
+        )
     if missing := [key for key in _REQUIRED if key not in metadata]:
         raise TicketError(f"{where}: has no {', '.join(missing)}")
     if not _is_described(metadata):
         raise TicketError(f"{where}: its metadata does not describe a model: a value is of no use")
+    hashes = metadata.get("sha256", {})
+    if not isinstance(hashes, dict) or not hashes.keys() <= set(_HASHES):
+        raise TicketError(
+            f"{where}: its metadata is damaged: sha256 is not of {', '.join(_HASHES)}"
+        )
+    try:
+        # Tickets from before there was this hash have none.
+        intact = "metadata" not in hashes or hashes["metadata"] == metadata_hash(metadata)
+    except (ValueError, RecursionError) as error:
+        raise TicketError(f"{where}: its metadata is damaged: {error}") from error
+    if not intact:
+        raise TicketError(f"{where}: its metadata is damaged (its SHA-256 is not the recorded one)")
     return metadata
 
 
@@ -231,17 +298,39 @@ def compare_leaves(where: PathLike, stored: dict[str, Any], expected: dict[str, 
             )
 
 
-def verified(where: PathLike, arrays: dict[str, PyTree], metadata: dict[str, Any]) -> Ticket:
+def check_finite(where: PathLike, arrays: dict[str, Any]) -> None:
+    """Checks that floats by name, such as the leaves of a tree, are finite.
+
+    Raises:
+        TicketError: some are not; names the first and says what to do.
+    """
+    for name, array in arrays.items():
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise TicketError(
+                f"{where}: {name} has values that are not finite; allow_nonfinite=True, or "
+                "--allow_nonfinite on the command line, takes them as they are"
+            )
+
+
+def verified(
+    where: PathLike,
+    arrays: dict[str, PyTree],
+    metadata: dict[str, Any],
+    *,
+    allow_nonfinite: bool = False,
+) -> Ticket:
     """The ticket of arrays that were read, if they are the ones that were written.
 
     Raises:
-        TicketError: a hash or a count is not the recorded one, or a pruned weight is not 0.0.
+        TicketError: a hash or a count is not the recorded one, a pruned weight is not 0.0, or a
+            value is not finite and that was not allowed.
     """
     for part in PARTS:
-        recorded = metadata["sha256"] if isinstance(metadata.get("sha256"), dict) else {}
-        if tree_hash(arrays[part]) != recorded.get(part):
+        if tree_hash(arrays[part]) != metadata.get("sha256", {}).get(part):
             raise TicketError(f"{where}: {part} is damaged (its SHA-256 is not the recorded one)")
     if any(metadata.get(key) != value for key, value in _counts(arrays["mask"]).items()):
         raise TicketError(f"{where}: the counts in its metadata are not those of its mask")
     _check_pruned(where, arrays)
+    if not allow_nonfinite:
+        check_finite(where, leaves(arrays))
     return Ticket(**arrays, metadata=metadata)

@@ -1,0 +1,67 @@
+"""Damaged tickets end in one clear line or load as what they were; nothing crashes, hangs or leaks.
+
+A case that fails is seen again with `python -m tests.fuzz.worker SCRATCH LOADER:NUMBER:NUMBER+1`.
+"""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+# How many of each are loaded in every run of the tests, and how many more in the long one.
+CASES = {
+    "directory": (60, 1000),
+    "portable": (60, 1000),
+    "metadata": (50, 800),
+    "torch": (30, 400),
+    "legacy": (30, 400),
+    "safetensors": (20, 300),
+}
+
+
+def run(folder, ranges):
+    """Runs cases in a child process that finds nothing but empty folders around it."""
+    folder.mkdir()
+    for name in ("scratch", "cwd", "tmp", "home"):
+        (folder / name).mkdir()
+    env = {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"}
+    env |= {"PYTHONPATH": str(ROOT), "TMPDIR": str(folder / "tmp"), "HOME": str(folder / "home")}
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.fuzz.worker", folder / "scratch", *ranges],
+        env=env, cwd=folder / "cwd", capture_output=True, text=True, errors="replace", timeout=900,
+    )  # fmt: skip
+    last = "\n".join([*done.stdout.splitlines()[-4:], *done.stderr.splitlines()[-30:]])
+    assert done.returncode == 0, last
+    # Loading leaves nothing behind; what is in `scratch` the worker compares itself.
+    assert [path for name in ("cwd", "tmp", "home") for path in (folder / name).iterdir()] == []
+    return done.stdout
+
+
+def check(folder, loaders, first, counts):
+    """Runs so many cases of each loader; some of each are refused and some loaded."""
+    if importlib.util.find_spec("torch") is None:
+        loaders = [name for name in loaders if name not in ("torch", "legacy")]
+    ranges = [f"{name}:{first[name]}:{first[name] + counts[name]}" for name in loaders]
+    out = run(folder, ranges)
+    for name in loaders:
+        outcomes = out.split(f"{name} -1: ")[1].split(" -1: ")[0].splitlines()[2:]
+        loaded = sum(line.strip() == "loaded" for line in outcomes)
+        assert 0.02 < loaded / counts[name] < 0.6, (name, loaded)
+
+
+def test_a_few_of_each(tmp_path):
+    counts = {name: few for name, (few, _) in CASES.items()}
+    assert sum(counts.values()) >= 200
+    check(tmp_path / "fuzz", list(CASES), dict.fromkeys(CASES, 0), counts)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", CASES)
+def test_many_of_each(tmp_path, name):
+    assert sum(many for _, many in CASES.values()) >= 1700
+    few, many = CASES[name]
+    check(tmp_path / "fuzz", [name], {name: few}, {name: many})
