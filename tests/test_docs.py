@@ -33,4 +33,6 @@ def test_tests_that_are_named_exist(path):
     for file, name in re.findall(
         r"`((?:\w+/)*test_\w+\.py)(?:::(\w+))?`", path.read_text(encoding="utf-8")
     ):
-        assert f"def {name}" in (ROOT / "tests" / file).read_text(encoding="utf-8"), (file, name)
+        assert f"def {name}" in (ROOT / "tests" / file.removeprefix("tests/")).read_text(
+            encoding="utf-8"
+        ), (file, name)
