@@ -129,7 +129,10 @@ def test_what_is_not_a_ticket_is_an_error(copy, tmp_path):
         (lambda m: m["sha256"].update(metadata="0" * 64), "its metadata is damaged"),
         (lambda m: m["sha256"].update(more="0" * 64), "sha256 is not of mask, params"),
         (lambda m: m.update(sha256=[]), "sha256 is not of mask, params"),
-        (lambda m: m.update(format_version=json.loads("[" * 300 + "]" * 300)), r"has format \[+\.\.\.\]+;"),
+        (
+            lambda m: m.update(format_version=json.loads("[" * 300 + "]" * 300)),
+            r"has format \[+\.\.\.\]+;",
+        ),
         (lambda m: m.update(mean=[10**400]), "does not describe a model"),
         (lambda m: m.update(data="../secrets"), "does not describe a model"),
         (lambda m: m.update(data="/etc/data"), "does not describe a model"),
@@ -221,7 +224,9 @@ def test_a_checkpoint_of_other_bytes_is_refused_and_named(tmp_path):
     ocp.save(
         (tmp_path / "a" / "000000005").absolute(), {**arrays, "sha256": recorded}, overwrite=True
     )
-    with pytest.raises(TicketError, match=r"a/000000005: is damaged .its SHA.*; remove .*000000005"):
+    with pytest.raises(
+        TicketError, match=r"a/000000005: is damaged .its SHA.*; remove .*000000005"
+    ):
         tickets.load_state(tmp_path / "a", checkpoint_state(0))
     assert_same(
         tickets.load_state(tmp_path / "b", checkpoint_state(0)).state, checkpoint_state(5, 1.0)
