@@ -53,9 +53,9 @@ MAY_IMPORT = {
 }  # fmt: skip
 
 # Third-party packages that one module alone may know.
-ONLY = {"orbax": {"tickets"}, "wandb": {"logs"}, "tensorflow_datasets": {"tfds_source"},
-        "sklearn": {"datasets"}, "matplotlib": {"figures"}, "absl": {"main"},
-        "optax": {"optim", "scores", "train"}, "safetensors": {"tickets"},
+ONLY = {"orbax": {"tickets"}, "tensorstore": {"tickets"}, "wandb": {"logs"},
+        "tensorflow_datasets": {"tfds_source"}, "sklearn": {"datasets"}, "matplotlib": {"figures"},
+        "absl": {"main"}, "optax": {"optim", "scores", "train"}, "safetensors": {"tickets"},
         "torch": {"tickets"}}  # fmt: skip
 
 

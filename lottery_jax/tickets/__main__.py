@@ -47,8 +47,11 @@ def find(paths: Sequence[Path]) -> list[Path]:
 
 
 def _below(folder: Path) -> list[Path]:
-    directories = [file.parent for file in folder.rglob("metadata.json")]
-    files = [file for file in folder.rglob("*.safetensors") if _may_be_portable(file)]
+    try:
+        directories = [file.parent for file in folder.rglob("metadata.json")]
+        files = [file for file in folder.rglob("*.safetensors") if _may_be_portable(file)]
+    except RecursionError as error:
+        raise TicketError(f"{folder}: has folders too deep to look for tickets in") from error
     return sorted([*directories, *files])
 
 

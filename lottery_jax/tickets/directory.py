@@ -9,11 +9,12 @@ from __future__ import annotations
 import math
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
+import tensorstore
 
 from lottery_jax import memory
 from lottery_jax.errors import TicketError
@@ -26,6 +27,7 @@ PyTree = Any
 _MOST_BYTES_OF_A_BYTE = 32768
 # A ticket's metadata has a few KiB, and Orbax's a few hundred bytes for each array.
 _MOST_BYTES_OF_JSON = 2**24
+_CODECS = {"bytes", "zstd", "crc32c"}
 
 
 def size_on_disk(folder: Path) -> int:
@@ -95,35 +97,56 @@ def check_room(where: Path, expected: PyTree, on_disk: int) -> None:
         )
 
 
-def check_names(folder: Path) -> None:
-    """Checks that the arrays of an Orbax checkpoint have plain names and are NumPy's.
+def check_arrays(folder: Path, names: Collection[str]) -> None:
+    """Checks what an Orbax checkpoint says of its arrays: names, types, and how they are stored.
 
-    A name becomes part of a path, and one such as `/home` a path of its own.
+    A name becomes part of a path, and one such as `/home` a path of its own. An array is read in
+    pieces, for each of which memory is taken, and descriptions nested deeply end the process.
+
+    Args:
+        folder: of the checkpoint.
+        names: of the arrays that it may have.
 
     Raises:
-        TicketError: one has not or is not, or its list of arrays can't be read.
+        TicketError: it has others, stores them otherwise than a ticket's, or can't be read.
     """
     try:
         files = [path for path in _below(folder) if path.name == "_METADATA"]
-    except OSError as error:
+        if not files:
+            raise TicketError(f"{folder}: is not a readable Orbax checkpoint: it lists no arrays")
+        for file in files:
+            for name, description in _descriptions(file).items():
+                if name not in names:
+                    raise TicketError(f"{folder}: has a leaf {name}, which the model has not")
+                if not _is_stored_plainly(parse_json(description.decode())):
+                    raise TicketError(
+                        f"{folder}: leaf {name} is not stored as a ticket's arrays are"
+                    )
+    except TicketError:
+        raise
+    except Exception as error:  # of TensorStore too, for damaged files
         raise TicketError(f"{folder}: is not a readable Orbax checkpoint: {error}") from error
-    if not files:
-        raise TicketError(f"{folder}: is not a readable Orbax checkpoint: it lists no arrays")
-    for file in files:
-        try:
-            arrays = read_json(file)["tree_metadata"].values()
-            plain = all(map(_is_plain, arrays))
-        except (
-            OSError,
-            ValueError,
-            RecursionError,
-            AttributeError,
-            LookupError,
-            TypeError,
-        ) as error:
-            raise TicketError(f"{file}: can't be read: {error}") from error
-        if not plain:
-            raise TicketError(f"{file}: has an array of a name or of a type that no ticket has")
+
+
+def _descriptions(file: Path) -> dict[str, bytes]:
+    """What TensorStore's database beside Orbax's list says of each array in that list."""
+    listed = read_json(file)
+    entries = listed["tree_metadata"].values()
+    if not (listed["use_ocdbt"] is listed["use_zarr3"] is True and all(map(_is_plain, entries))):
+        raise TicketError(f"{file}: has an array of a name or of a type that no ticket has")
+    keys = [
+        [part["key"] for part in entry["key_metadata"]] for entry in entries if _is_array(entry)
+    ]
+    base = {"driver": "file", "path": f"{file.parent.absolute()}/"}
+    context = tensorstore.Context({"cache_pool": {"total_bytes_limit": 100_000_000}})
+    spec = {"driver": "ocdbt", "base": base, "cache_pool": "cache_pool"}
+    database = tensorstore.KvStore.open(spec, context=context).result()
+    futures = {"/".join(key): database.read(f"{'.'.join(key)}/zarr.json") for key in keys}
+    return {name: future.result().value for name, future in futures.items()}
+
+
+def _is_array(entry: Any) -> bool:
+    return entry["value_metadata"]["value_type"] != "Dict"
 
 
 def _is_plain(entry: Any) -> bool:
@@ -133,19 +156,21 @@ def _is_plain(entry: Any) -> bool:
     )
 
 
-def check_chunks(where: Path, stored: dict[str, Any]) -> None:
-    """Checks that no array is stored in pieces larger than itself, as memory is taken for a piece.
+def _is_stored_plainly(description: Any) -> bool:
+    """Whether an array is in pieces no larger than itself, compressed with Zstandard if at all."""
+    shape, codecs = description["shape"], description["codecs"]
+    shards = [c["configuration"] for c in codecs if c["name"] == "sharding_indexed"]
+    inner = [c for shard in shards for c in (*shard["codecs"], *shard["index_codecs"])]
+    pieces = [part["chunk_shape"] for part in (description["chunk_grid"]["configuration"], *shards)]
+    return (
+        _is_shallow(description)
+        and {c["name"] for c in codecs} <= {"sharding_indexed", *_CODECS}
+        and {c["name"] for c in inner} <= _CODECS
+        and all(len(piece) == len(shape) for piece in pieces)
+        and all(0 < n <= size for piece in pieces for n, size in zip(piece, shape, strict=True))
+    )
 
-    Args:
-        where: for messages.
-        stored: by name, what Orbax says of each array.
 
-    Raises:
-        TicketError: one is.
-    """
-    for path, leaf in stored.items():
-        chunk = leaf.storage_metadata.chunk_shape
-        if len(chunk) != len(leaf.shape) or any(
-            c > size for c, size in zip(chunk, leaf.shape, strict=True)
-        ):
-            raise TicketError(f"{where}: leaf {path} is stored in pieces larger than itself")
+def _is_shallow(value: Any, depth: int = 12) -> bool:
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return depth > 0 and all(_is_shallow(part, depth - 1) for part in parts)

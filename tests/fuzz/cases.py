@@ -205,7 +205,7 @@ class Directory:
             database.write(other, value).result()
         else:
             if name.endswith(b".json") and rng.random() < 0.8:
-                damaged, says = damaged_json(rng, json.loads(value))
+                damaged, says = rng.choice([damaged_json, huge])(rng, json.loads(value))
                 data = dumps(damaged).encode("utf-8", "replace")
             else:
                 data, says = damaged_bytes(rng, value)
@@ -228,6 +228,21 @@ class Directory:
     def check(self, ticket, damage):
         assert hashes(ticket) == hashes(self.whole)
         check_metadata(ticket.metadata, self.whole.metadata, damage)
+
+
+def huge(rng, description):
+    """What TensorStore says of an array, which is now huge or in huge pieces."""
+    size = [rng.choice([2**12, 2**31, 10**10, 2**40, 2**62]) for _ in description["shape"]]
+    kind = rng.choice(["pieces", "pieces without shards", "shards", "shape"])
+    if kind == "shape":
+        description["shape"] = size
+    else:
+        description["chunk_grid"]["configuration"]["chunk_shape"] = size
+    if kind == "pieces":
+        description["codecs"][0]["configuration"]["chunk_shape"] = size
+    if kind == "pieces without shards":
+        description["codecs"] = [{"name": "bytes", "configuration": {"endian": "little"}}]
+    return description, f"{kind} of {size}"
 
 
 def _size(path):
@@ -510,7 +525,7 @@ class Safetensors(Torch):
                 path,
             )
             return path.read_bytes()
-        except (AttributeError, TypeError, KeyError, RuntimeError, SafetensorError):
+        except (AttributeError, TypeError, KeyError, RuntimeError, MemoryError, SafetensorError):
             return b""  # what this format can't hold
         finally:
             path.unlink(missing_ok=True)

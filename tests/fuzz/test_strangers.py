@@ -126,7 +126,7 @@ def test_pipes_are_not_waited_for(path, tmp_path, capsys):
     os.close(end)
 
 
-def test_links_in_a_circle_are_an_error_and_deep_folders_none(path):
+def test_links_in_a_circle_are_an_error_and_deep_folders_none(path, capsys):
     (path / "arrays" / "circle").symlink_to("circle")
     refused(path, "can't be read: ")
     (path / "arrays" / "circle").unlink()
@@ -135,6 +135,9 @@ def test_links_in_a_circle_are_an_error_and_deep_folders_none(path):
         deep = deep / "d"
         deep.mkdir()
     assert tickets.load_ticket(path).metadata["level"] == 3
+    assert main(["verify", str(path)]) == 0
+    assert main(["list", str(path / "arrays")]) == 2
+    assert "no ticket is there or below" in (said := capsys.readouterr().err) or "too deep" in said
     for folder in [deep, *deep.parents][:1200]:
         folder.rmdir()
 
@@ -166,14 +169,55 @@ def database(path):
     return tensorstore.KvStore.open(spec).result()
 
 
-def test_arrays_in_pieces_larger_than_themselves_are_not_read(path):
+def large_pieces(description):
+    description["chunk_grid"]["configuration"]["chunk_shape"] = [2**20]
+
+
+def large_pieces_without_shards(description):
+    large_pieces(description)
+    description["codecs"] = [{"name": "bytes", "configuration": {"endian": "little"}}]
+
+
+def large_pieces_of_shards(description):
+    description["codecs"][0]["configuration"]["chunk_shape"] = [2**20]
+
+
+def shards_of_shards(description):
+    inner = json.loads(json.dumps(description["codecs"]))
+    description["codecs"][0]["configuration"]["codecs"] = inner
+
+
+def deep(description):
+    description["dimension_names"] = json.loads("[" * 100 + "]" * 100)
+
+
+def compressed_otherwise(description):
+    description["codecs"] = [{"name": "bytes"}, {"name": "gzip", "configuration": {"level": 9}}]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [large_pieces, large_pieces_without_shards, large_pieces_of_shards, shards_of_shards, deep,
+     compressed_otherwise],
+)  # fmt: skip
+def test_arrays_stored_otherwise_are_not_read(path, change):
     """TensorStore takes the memory of a whole piece, and ends the process where there is none."""
     key = "params.dense1.bias/zarr.json"
     description = json.loads(database(path).read(key).result().value)
-    description["chunk_grid"]["configuration"]["chunk_shape"] = [2**20]
-    description["codecs"] = [{"name": "bytes", "configuration": {"endian": "little"}}]
+    change(description)
     database(path).write(key, json.dumps(description)).result()
-    refused(path, "leaf params/dense1/bias is stored in pieces larger than itself")
+    refused(path, "leaf params/dense1/bias is not stored as a ticket's arrays are")
+
+
+def test_descriptions_that_no_reader_survives_are_not_read(path):
+    database(path).write("params.dense1.bias/zarr.json", "[" * 10**6 + "]" * 10**6).result()
+    refused(path, "is not a readable Orbax checkpoint: maximum recursion depth")
+    database(path).write("params.dense1.bias/zarr.json", b"\xff").result()
+    refused(path, "is not a readable Orbax checkpoint: 'utf-8' codec can't decode")
+    database(path).delete_range(
+        tensorstore.KvStore.KeyRange("params.dense1.bias/zarr.json")
+    ).result()
+    refused(path, "is not a readable Orbax checkpoint: Expecting value")
 
 
 def test_names_of_arrays_are_no_paths(path, tmp_path):
@@ -184,18 +228,22 @@ def test_names_of_arrays_are_no_paths(path, tmp_path):
     tensorstore.open({**spec, "metadata": shape}, create=True).result()
     file = path / "arrays" / "state" / "_METADATA"
     listed = json.loads(file.read_text())
-    for name in (str(outside), "../../../outside", "a/b", "", ".", 7, None):
+    for name in (str(outside), "../../../outside", "a/b", "", "."):
         entry = {
             "key_metadata": [{"key": name, "key_type": 2}],
             "value_metadata": {"value_type": "np.ndarray", "skip_deserialize": False},
         }
-        changed = {"tree_metadata": {"('x',)": entry}, "use_ocdbt": False}
-        file.write_text(json.dumps({**listed, **changed}))
-        refused(path, "_METADATA: (has an array of a name|can't be read)")
+        file.write_text(json.dumps({**listed, "tree_metadata": {"('x',)": entry}}))
+        refused(path, "_METADATA: has an array of a name or of a type that no ticket has")
     entry["key_metadata"][0]["key"] = "mask"
+    file.write_text(json.dumps({**listed, "tree_metadata": {"('mask',)": entry}}))
+    refused(path, "has a leaf mask, which the model has not")
     entry["value_metadata"]["value_type"] = "jax.Array"  # for which Orbax reads further files
     file.write_text(json.dumps({**listed, "tree_metadata": {"('mask',)": entry}}))
     refused(path, "_METADATA: has an array of a name or of a type that no ticket has")
+    for key in ("use_ocdbt", "use_zarr3"):  # then it looks for arrays elsewhere
+        file.write_text(json.dumps({**listed, key: False}))
+        refused(path, "_METADATA: has an array of a name or of a type that no ticket has")
     file.unlink()
     refused(path, "is not a readable Orbax checkpoint: it lists no arrays")
 
