@@ -94,6 +94,12 @@ class Dataset:
     std: tuple[float, ...]
 
     @property
+    def arrays(self) -> Arrays:
+        """All images and labels by name."""
+        names = ("x_train", "y_train", "x_val", "y_val", "x_test", "y_test")
+        return {name: getattr(self, name) for name in names}
+
+    @property
     def image_shape(self) -> tuple[int, int, int]:
         """(height, width, channels)."""
         height, width, channels = self.x_train.shape[1:]

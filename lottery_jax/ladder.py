@@ -34,6 +34,7 @@ from lottery_jax.pipeline import make_prepare, sample_batches
 from lottery_jax.rundir import (
     Row,
     Unit,
+    check_data,
     check_workdir,
     is_finished,
     leftovers,
@@ -91,10 +92,12 @@ def run_ladder(
         console.print(f"{workdir}: complete, nothing to do", markup=False, highlight=False)
         return write_curve(config, workdir)
     setup = set_up(config, devices)
+    data_sha256 = tickets.tree_hash(setup.dataset.arrays)
     with locked(workdir):
         # Again: another process may have begun something here while the data were read.
         check_workdir(workdir, config, other_versions=other_versions)
-        record_config(workdir, config)
+        check_data(workdir, data_sha256)
+        record_config(workdir, config, data_sha256)
         record_versions(workdir)
         tidy(config, workdir)
         total = len(units(config, workdir)) * config.train.epochs

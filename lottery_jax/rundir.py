@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from lottery_jax import config as configuration
 from lottery_jax import lock, logs, tickets
-from lottery_jax.errors import ConfigError
+from lottery_jax.errors import ConfigError, DataError
 from lottery_jax.files import is_temporary, remove, temporary_in, write_text
 from lottery_jax.logs import WINNING
 
@@ -141,6 +141,21 @@ def check_workdir(workdir: Path, config: ConfigDict, *, other_versions: bool = F
         _check_versions(workdir, record)
 
 
+def check_data(workdir: Path, data_sha256: str) -> None:
+    """Checks that a run goes on with the data it was begun with.
+
+    Raises:
+        DataError: they are others of the same name.
+    """
+    if not (workdir / "config.json").is_file():
+        return
+    if (there := _record(workdir).get("data_sha256")) != data_sha256:
+        raise DataError(
+            f"{workdir}: was begun with other data of this name (SHA-256 there, here: "
+            f"{str(there)[:16]}, {data_sha256[:16]}); bring those back or choose another --workdir"
+        )
+
+
 def is_finished(workdir: Path, config: ConfigDict) -> bool:
     """Whether every training of a run is complete."""
     return all(tickets.is_complete(unit.ticket) for unit in units(config, workdir))
@@ -203,8 +218,8 @@ def _record(workdir: Path) -> dict[str, Any]:
     return dict(record)
 
 
-def record_config(workdir: Path, config: ConfigDict) -> None:
-    """Writes config.json, once: the config, its fingerprint, versions and the git commit.
+def record_config(workdir: Path, config: ConfigDict, data_sha256: str | None = None) -> None:
+    """Writes config.json, once: the config, its fingerprint, the data's hash, versions, the commit.
 
     It says what began the run, and stays as it is.
     """
@@ -215,6 +230,7 @@ def record_config(workdir: Path, config: ConfigDict) -> None:
         "config": configuration.to_json(config),
         "fingerprint": configuration.fingerprint(config),
         "source_fingerprint": source_fingerprint(config),
+        "data_sha256": data_sha256,
         "versions": _versions(),
         "git_commit": _git_commit(),
     }

@@ -4,15 +4,16 @@ import json
 
 import pytest
 
-from lottery_jax import ladder, run_ladder, rundir
+from lottery_jax import ladder, load_dataset, run_ladder, rundir, tickets
 from lottery_jax.errors import ConfigError
 from tests.conftest import make_tiny_config
 
 
 @pytest.fixture
-def begun(tmp_path, monkeypatch):
+def begun(tmp_path):
     """A directory in which a run of `make_tiny_config()` has begun."""
-    rundir.record_config(tmp_path, rundir_config())
+    data_sha256 = tickets.tree_hash(load_dataset("digits").arrays)
+    rundir.record_config(tmp_path, rundir_config(), data_sha256)
     return tmp_path
 
 

@@ -158,6 +158,30 @@ def test_data_that_are_gone_when_a_run_goes_on(tmp_path, undisturbed):
     assert runs.outcome(workdir) == runs.outcome(tmp_path / "whole")
 
 
+def test_data_that_have_changed_when_a_run_goes_on(tmp_path, undisturbed):
+    """One label is enough; with the old data back the run goes on."""
+    _, env = undisturbed
+    data, workdir = tmp_path / "data", tmp_path / "run"
+    arrays = _digits()
+    write_npz(data / "mine.npz", arrays)
+    mine = {"data.name": "mine", "data.dir": str(data), "data.augment": "none", "seeds": "0"}
+    killing = {"KILL_AT": "os.rename */level_01/.ticket.* 2", "KILL_BELOW": str(workdir)}
+    command = runs.command(workdir, mine, under=(KILLED, "lottery_jax.main"))
+    assert runs.run(command, {**env, **killing}, tmp_path).returncode == -signal.SIGKILL
+
+    changed = arrays["y_test"].copy()
+    changed[0] = (changed[0] + 1) % 10
+    write_npz(data / "mine.npz", {**arrays, "y_test": changed})
+    before = contents(workdir)
+    done = runs.run(runs.command(workdir, mine), env, tmp_path)
+    assert_one_line(done, str(workdir), "was begun with other data of this name")
+    assert contents(workdir) == before
+
+    write_npz(data / "mine.npz", arrays)
+    done = runs.run(runs.command(workdir, mine), env, tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_a_clock_that_jumps_back(begun, tmp_path):
     """What is there is from the future, and the clock goes back a day every second."""
     workdir, env, expected = begun

@@ -61,7 +61,8 @@ def test_a_few_of_each(tmp_path):
 
 @pytest.mark.long
 @pytest.mark.parametrize("name", CASES)
-def test_many_of_each(tmp_path, name):
+def test_many_of_each(tmp_path, name, record_property):
     assert sum(many for _, many in CASES.values()) >= 1700
     few, many = CASES[name]
     check(tmp_path / "fuzz", [name], {name: few}, {name: many})
+    record_property("measured", f"{many} damaged inputs")
