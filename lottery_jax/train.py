@@ -110,7 +110,7 @@ class EpochReport:
     Attributes:
         epoch: how many epochs are complete.
         step: how many steps.
-        train_loss: mean over the steps of this epoch, from `until` of an earlier call if it was within.
+        train_loss: mean over the steps of this epoch, those of `begun` included.
         learning_rate: of the epoch's last step.
         images_per_s: training images a second, evaluation and saving left out.
         seconds: that the training took, likewise.
