@@ -179,7 +179,10 @@ def load_state(folder: str | os.PathLike[str], like: TrainState) -> Checkpoint |
         if not np.array_equal(arrays.pop("sha256"), _digest(arrays)):
             raise TicketError(f"{path}: is damaged (its SHA-256 is not the recorded one)")
     except TicketError as error:
-        raise TicketError(f"{error}; remove {path} to train from an earlier point again") from error
+        # What to do comes first: a message that is too long is cut at its end.
+        raise TicketError(
+            f"{path}: remove it to train from an earlier point again; it can't be used: {error}"
+        ) from error
     opt_state = jax.tree.unflatten(
         jax.tree.structure(like.opt_state), jax.tree.leaves(arrays["opt_state"])
     )

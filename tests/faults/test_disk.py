@@ -209,7 +209,7 @@ def test_a_checkpoint_that_is_damaged_is_named_and_can_be_removed(tmp_path, undi
     damaged[len(damaged) // 2] ^= 1
     largest.write_bytes(damaged)
     done = runs.run(runs.command(workdir), env, tmp_path)
-    assert_one_line(done, str(checkpoint), "is damaged", f"remove {checkpoint}")
+    assert_one_line(done, f"error: {checkpoint}: remove it", "it can't be used")
     shutil.rmtree(checkpoint)
     assert_resumes(workdir, env, expected, tmp_path)
 
