@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from lottery_jax.signals import postponed
+
 
 @contextmanager
 def naming(path: str | os.PathLike[str]) -> Iterator[None]:
@@ -67,7 +69,8 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
 def replacing_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     """The same for a directory: gives an empty one beside `path`, which becomes `path` on success.
 
-    What was at `path` is moved aside first and removed last: at no moment are both gone.
+    What was at `path` is moved aside first and removed last: at no moment are both gone, and it is
+    back if the new one can't take its place.
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -77,9 +80,15 @@ def replacing_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     try:
         yield temporary
         temporary.chmod(0o777 & ~_umask())
-        if target.exists():
-            target.replace(old)
-        temporary.replace(target)
+        with postponed():
+            if target.exists():
+                target.replace(old)
+            try:
+                temporary.replace(target)
+            except OSError:
+                if old.exists():
+                    old.replace(target)
+                raise
         sync_folder(target.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -102,19 +111,51 @@ def sync_folder(folder: Path) -> None:
             os.close(handle)
 
 
-def is_temporary(path: Path) -> bool:
-    """Whether a path is one that a killed process may have left: of `replacing`, or of Orbax.
+def sync_tree(folder: Path) -> None:
+    """Has a folder, its name and all in it on the disk."""
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with (Path(parent) / name).open("rb") as file:
+                os.fsync(file.fileno())
+        sync_folder(Path(parent))
+    sync_folder(folder.parent)
 
-    >>> [is_temporary(Path(p)) for p in (".a.csv.host-7-x.tmp", "b.orbax-checkpoint-tmp-1", ".c.tmp")]
+
+# .TARGET.HOST-PID-RANDOM.tmp, as `replacing` names them
+_TEMPORARY = re.compile(r"\..+\.[\w.]+-(?P<pid>\d+)-[a-z0-9_]{8}(-old)?\.tmp")
+
+
+def is_temporary(path: Path) -> bool:
+    """Whether a path is an unfinished file: of `replacing`, or of Orbax.
+
+    >>> names = (".a.csv.host-7-abcd1234.tmp", "b.orbax-checkpoint-tmp-1", ".c.tmp")
+    >>> [is_temporary(Path(name)) for name in names]
     [True, True, False]
     """
-    ours = re.fullmatch(r"\..+-\d+-[\w-]+\.tmp", path.name) is not None
+    ours = _TEMPORARY.fullmatch(path.name) is not None
     return ours or ".orbax-checkpoint-tmp" in path.name
 
 
 def temporary_in(folder: Path) -> list[Path]:
-    """All temporary files and folders in `folder`, at any depth."""
-    return [path for path in folder.rglob("*") if is_temporary(path)]
+    """The unfinished files and folders in a run directory that no other process is writing.
+
+    At any depth, but not in another run's directory.
+    """
+    found = []
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if is_temporary(path):
+            found += [] if _is_anothers(path) else [path]
+        elif path.is_dir() and not path.is_symlink() and not (path / "config.json").exists():
+            found += temporary_in(path)
+    return found
+
+
+def _is_anothers(path: Path) -> bool:
+    """Whether another process of this machine, which is still there, made a temporary file."""
+    match = _TEMPORARY.fullmatch(path.name)
+    if match is None or f".{_host()}-{match['pid']}-" not in path.name:
+        return False
+    return int(match["pid"]) != os.getpid() and is_alive(int(match["pid"]))
 
 
 def remove(path: Path) -> None:
@@ -126,7 +167,9 @@ def remove(path: Path) -> None:
 
 
 def is_alive(pid: int) -> bool:
-    """Whether a process of that number runs on this machine."""
+    """Whether a process of that number runs on this machine; where that can't be asked, True."""
+    if os.name == "nt":  # the question would end it
+        return True
     try:
         os.kill(pid, 0)
     except (ProcessLookupError, OverflowError):
@@ -155,4 +198,5 @@ def _remove_abandoned(target: Path) -> None:
     for path in target.parent.iterdir():
         match = pattern.fullmatch(path.name)
         if match and not is_alive(int(match[1])):
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # another user's
+                path.unlink()

@@ -46,6 +46,7 @@ from lottery_jax.rundir import (
     write_curve,
 )
 from lottery_jax.scores import OWN_ROUNDS, SCORES, Subject
+from lottery_jax.signals import postponed
 from lottery_jax.train import Start, TrainState, start_state
 from lottery_jax.units import Run, train_on, train_unit
 
@@ -287,8 +288,10 @@ def rewind_point(run: Run, seed: int, initial: PyTree, train_key: jax.Array) -> 
     saved = tickets.load_state(folder, like=state)
     if saved is None:
         run.display.working_on(f"seed {seed}  to the rewind point")
-        state = train_on(run, unit, state, train_key, setup.rewind_step, rows=[])
-        run.save_state(folder, state)
+        rows = run.metrics.rows_of(unit.seed, unit.level, unit.control)
+        with postponed() as arrived:
+            state = train_on(run, unit, state, train_key, setup.rewind_step, rows, arrived)
+            run.save_state(folder, state)
         return jax.device_get(state)
     return saved.state
 

@@ -2,7 +2,8 @@
 
 The lock is the operating system's (`flock`), which a process that dies gives back, however it
 died; the file that it is on says who holds it. Where a file system has no locks, the file alone
-decides: it is taken over if its process was on this machine and is gone.
+decides: it is taken over if its process was on this machine and is gone. Two that come in the same
+instant can then both take it.
 """
 
 from __future__ import annotations
@@ -49,6 +50,7 @@ def locked(folder: Path) -> Iterator[None]:
             "since": time.strftime("%F %T %z"),
         }
         os.ftruncate(handle, 0)
+        os.lseek(handle, 0, os.SEEK_SET)
         os.write(handle, json.dumps(owner).encode())
         yield
     finally:
@@ -90,7 +92,13 @@ def _try_lock(handle: int) -> bool | None:
     except OSError as error:
         if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
             return False
-        if error.errno in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL):
+        if error.errno in (
+            errno.ENOSYS,
+            errno.ENOLCK,
+            errno.EOPNOTSUPP,
+            errno.ENOTSUP,
+            errno.EINVAL,
+        ):
             return None
         raise
     return True
@@ -106,7 +114,8 @@ def _is_still(file: Path, handle: int) -> bool:
 def _owner(handle: int) -> dict[str, Any]:
     """Who wrote the file last; empty if nobody did, or was killed while writing it."""
     try:
-        owner = json.loads(os.pread(handle, 4096, 0))
+        os.lseek(handle, 0, os.SEEK_SET)
+        owner = json.loads(os.read(handle, 4096))
         return {"host": str(owner["host"]), "pid": int(owner["pid"]), "since": str(owner["since"])}
     except (ValueError, KeyError, TypeError):
         return {}

@@ -41,8 +41,12 @@ def write_curve(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     writer = csv.DictWriter(text, CURVE_COLUMNS, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    if not path.is_file() or path.read_text(encoding="utf-8") != text.getvalue():
+    if not path.is_file() or path.read_bytes() != text.getvalue().encode():
         write_text(path, text.getvalue())
+
+
+# What tells a row of metrics.jsonl from all others.
+_IDENTIFY = {"seed", "level", "control", "step"}
 
 
 class MetricsLog:
@@ -81,12 +85,13 @@ class MetricsLog:
             self._file.close()
 
     def _rows(self) -> Iterator[dict[str, Any]]:
-        with self._path.open(encoding="utf-8") as file:
+        # A line may be half of one, if a process died while it wrote it, or no row at all.
+        with self._path.open(encoding="utf-8", errors="replace") as file:
             for line in file:
-                try:
-                    yield json.loads(line)
-                except ValueError:
-                    continue  # the line that was being written when the process died
+                with contextlib.suppress(ValueError, RecursionError):
+                    row = json.loads(line)
+                    if isinstance(row, dict) and row.keys() >= _IDENTIFY:
+                        yield row
 
 
 class Wandb:

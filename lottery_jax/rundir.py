@@ -149,7 +149,8 @@ def check_data(workdir: Path, data_sha256: str) -> None:
     """
     if not (workdir / "config.json").is_file():
         return
-    if (there := _record(workdir).get("data_sha256")) != data_sha256:
+    there = _record(workdir).get("data_sha256")
+    if there not in (None, data_sha256):  # a run that began before it was written down has none
         raise DataError(
             f"{workdir}: was begun with other data of this name (SHA-256 there, here: "
             f"{str(there)[:16]}, {data_sha256[:16]}); bring those back or choose another --workdir"
@@ -240,7 +241,7 @@ def record_config(workdir: Path, config: ConfigDict, data_sha256: str | None = N
 def record_versions(workdir: Path) -> None:
     """Adds the versions that go on with a run to config.json's `resumed_with`, if they are others."""
     record = _record(workdir)
-    known = [record["versions"], *record.get("resumed_with", [])]
+    known = [record.get("versions"), *record.get("resumed_with", [])]
     if _versions() not in known:
         _write_record(workdir, {**record, "resumed_with": [*known[1:], _versions()]})
 

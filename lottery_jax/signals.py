@@ -34,9 +34,9 @@ def raise_on_sigterm() -> None:
 def postponed() -> Iterator[list[int]]:
     """Puts Ctrl-C and SIGTERM off until the block has ended; then they have their usual effect.
 
-    Gives the list of those that have arrived, for a block that can end early. A signal that is
-    ignored stays ignored. In other threads than the main one, where signals never arrive, nothing
-    is changed.
+    Gives the list of those that have arrived, for a block that can end early. An error of the
+    block's own goes before them. A signal that is ignored stays ignored. In other threads than the
+    main one, where signals never arrive, nothing is changed.
 
     >>> try:
     ...     with postponed() as arrived:
@@ -54,12 +54,31 @@ def postponed() -> Iterator[list[int]]:
     usual = {number: signal.getsignal(number) for number in _ASK_TO_STOP}
     # A handler that was not set from Python is None: it can't be put back, so it is left alone.
     usual = {n: h for n, h in usual.items() if h is not None and h != signal.SIG_IGN}
-    for number in usual:
-        signal.signal(number, lambda number, _: arrived.append(int(number)))
+    failed = False
     try:
+        with _blocked():
+            for number in usual:
+                signal.signal(number, lambda number, _: arrived.append(int(number)))
         yield arrived
+    except Exception:
+        failed = True
+        raise
     finally:
-        for number, handler in usual.items():
-            signal.signal(number, handler)
-        if arrived:
-            signal.raise_signal(arrived[0])
+        with _blocked():
+            for number, handler in usual.items():
+                signal.signal(number, handler)
+        if arrived and not failed:
+            signal.raise_signal(max(arrived))  # SIGTERM, if both came
+
+
+@contextmanager
+def _blocked() -> Iterator[None]:
+    """Has signals wait while their handlers are changed, so that all are or none is."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _ASK_TO_STOP)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

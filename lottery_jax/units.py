@@ -81,35 +81,57 @@ class Run:
 
 
 def train_on(
-    run: Run, unit: Unit, state: TrainState, key: jax.Array, until: int, rows: list[Row]
+    run: Run,
+    unit: Unit,
+    state: TrainState,
+    key: jax.Array,
+    until: int,
+    rows: list[Row],
+    arrived: list[int],
 ) -> TrainState:
     """Trains a unit from `state`, or from its checkpoint if that is further on, to step `until`.
 
-    Adds a row for each epoch to `rows`.
+    Args:
+        run: the run.
+        unit: which training this is.
+        state: to start from; donated.
+        key: of the replicate.
+        until: the step to stop at.
+        rows: of metrics.jsonl that there are of this unit; a row is added for each new epoch.
+        arrived: of the `signals.postponed` in which the caller also keeps the state; if a signal
+            arrives before step `until`, the state is saved and training ends.
 
     Raises:
         TrainingError: a loss is not finite; names the unit.
+        KeyboardInterrupt: a signal arrived; what was trained is saved.
     """
     program = run.setup.program
     first, begun = int(state.step), None
     reached = tickets.latest_step(unit.state)
-    if reached > first and (saved := tickets.load_state(unit.state, like=state)) is not None:
+    # One beyond `until` is of no use: it is there if the rewind point has to be made again.
+    if first < reached <= until and (saved := tickets.load_state(unit.state, like=state)):
         state, begun = put(program.mesh, saved.state), saved.begun
         run.display.skip(reached // program.steps_per_epoch - first // program.steps_per_epoch)
     record = recorder(run, unit, rows)
+
+    def stop_if_asked(state: TrainState, begun: Begun | None = None) -> None:
+        if arrived:
+            step = int(state.step)
+            if step > tickets.latest_step(unit.state):
+                run.save_state(unit.state, state, begun)
+            run.display.say(f"{name_of(unit)}: saved at step {step}")
+            raise KeyboardInterrupt
+
+    def at_epoch(state: TrainState, report: EpochReport) -> None:
+        record(state, report)
+        if report.step < until:
+            stop_if_asked(state)
+
     try:
-        with postponed() as arrived:
-
-            def stop_if_asked(state: TrainState, begun: Begun) -> None:
-                if arrived:
-                    run.save_state(unit.state, state, begun)
-                    run.display.say(f"{name_of(unit)}: saved at step {int(state.step)}")
-                    raise KeyboardInterrupt
-
-            return fit(
-                program, state, run.setup.train, key,
-                until=until, begun=begun, on_epoch=record, on_step=stop_if_asked,
-            )  # fmt: skip
+        return fit(
+            program, state, run.setup.train, key,
+            until=until, begun=begun, on_epoch=at_epoch, on_step=stop_if_asked,
+        )  # fmt: skip
     except TrainingError as error:
         raise TrainingError(f"{name_of(unit)}: {error}") from error
 
@@ -142,20 +164,21 @@ def train_unit(
     state = start_state(setup.program, begin.variables, begin.mask, begin.step, restored)
     run.display.skip(begin.step // setup.program.steps_per_epoch)
     rows = run.metrics.rows_of(unit.seed, unit.level, unit.control)
-    state = train_on(run, unit, state, train_key, setup.end_step, rows)
-    # The mask that was trained: of a checkpoint, if there was one.
-    mask = jax.device_get(state.mask)
-    ticket = Ticket(
-        mask=mask,
-        params=jax.device_get(masks.apply(mask, begin.variables["params"])),
-        batch_stats=jax.device_get(begin.variables["batch_stats"]),
-        trained=jax.device_get(state.params),
-        trained_batch_stats=jax.device_get(state.batch_stats),
-        metadata=ticket_metadata(run, unit, begin.step, rows),
-    )
-    run.metrics.sync()
-    tickets.save_ticket(unit.ticket, ticket)
-    _discard_checkpoints(unit)
+    with postponed() as arrived:  # what was trained to its end is kept first
+        state = train_on(run, unit, state, train_key, setup.end_step, rows, arrived)
+        # The mask that was trained: of a checkpoint, if there was one.
+        mask = jax.device_get(state.mask)
+        ticket = Ticket(
+            mask=mask,
+            params=jax.device_get(masks.apply(mask, begin.variables["params"])),
+            batch_stats=jax.device_get(begin.variables["batch_stats"]),
+            trained=jax.device_get(state.params),
+            trained_batch_stats=jax.device_get(state.batch_stats),
+            metadata=ticket_metadata(run, unit, begin.step, rows),
+        )
+        run.metrics.sync()
+        tickets.save_ticket(unit.ticket, ticket)
+        discard_checkpoints(unit)
 
 
 def ticket_metadata(run: Run, unit: Unit, start_step: int, rows: list[Row]) -> dict[str, Any]:
@@ -208,7 +231,8 @@ def ticket_metadata(run: Run, unit: Unit, start_step: int, rows: list[Row]) -> d
     }
 
 
-def _discard_checkpoints(unit: Unit) -> None:
+def discard_checkpoints(unit: Unit) -> None:
+    """Removes the checkpoints of a training that is complete."""
     remove(unit.state)
     with contextlib.suppress(OSError):  # missing, or another control's checkpoint is still there
         unit.state.parent.rmdir()
@@ -218,7 +242,11 @@ def recorder(run: Run, unit: Unit, rows: list[Row]) -> Callable[[TrainState, Epo
     """The function that measures, writes and checkpoints at the end of each epoch of a unit."""
     setup, train = run.setup, run.setup.config.train
 
+    known = {row["step"] for row in rows}
+
     def record(state: TrainState, report: EpochReport) -> None:
+        if report.step in known:  # on the way to a rewind point that has to be made again
+            return
         row: Row = {
             "seed": unit.seed,
             "level": unit.level,

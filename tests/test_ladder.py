@@ -353,7 +353,7 @@ def test_what_a_process_killed_at_the_wrong_moment_leaves_is_no_obstacle(tmp_pat
     """A half-written config.json; a checkpoint of a ticket that was complete; a torn line."""
     workdir = tmp_path / "run"
     workdir.mkdir()
-    (workdir / ".config.json.host-12-abc123.tmp").write_text("{")
+    (workdir / ".config.json.host-12-abcd1234.tmp").write_text("{")
     config = make_tiny_config(**{"ladder.levels": 1})
     rows = run_ladder(config, workdir, devices=one_device, console=quiet_console())
     stale = rundir.Unit(workdir, 0, 0, logs.WINNING).state / "000000011"
@@ -370,6 +370,22 @@ def test_what_a_process_killed_at_the_wrong_moment_leaves_is_no_obstacle(tmp_pat
     epochs = [json.loads(line)["step"] for line in metrics.splitlines()]
     resumed = (workdir / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in resumed] == epochs
+
+
+def test_logs_that_other_programs_have_spoilt_do_not_stop_a_run(tmp_path, one_device):
+    """A spreadsheet's encoding, lines that are no rows: what can be read stays, the rest is made."""
+    config = make_tiny_config(**{"ladder.levels": 0})
+    rows = run_ladder(config, tmp_path, devices=one_device, console=quiet_console())
+    curve, metrics = tmp_path / "curve.csv", tmp_path / "metrics.jsonl"
+    good_curve, good_metrics = curve.read_bytes(), metrics.read_bytes()
+    curve.write_bytes("größe;1\n".encode("latin-1"))
+    assert run_ladder(config, tmp_path, devices=one_device, console=quiet_console()) == rows
+    assert curve.read_bytes() == good_curve
+    metrics.write_bytes(good_metrics + b'"\xe9"\n[1]\n{"seed": 0}\n3\n')
+    shutil.rmtree(rundir.Unit(tmp_path, 0, 0, logs.WINNING).ticket)
+    run_ladder(config, tmp_path, devices=one_device, console=quiet_console())
+    steps = [json.loads(line)["step"] for line in metrics.read_text().splitlines()]
+    assert steps == [json.loads(line)["step"] for line in good_metrics.splitlines()]
 
 
 def test_a_collapsed_layer_is_named(tmp_path, one_device):

@@ -18,11 +18,7 @@ SMALL = {
 
 @pytest.fixture(scope="module")
 def usual(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("usual")
-    env = runs.environment(folder / "cache")
-    done = runs.run(runs.command(folder / "run", SMALL), env, folder)
-    assert done.returncode == 0, done.stderr
-    return runs.outcome(folder / "run"), env
+    return runs.undisturbed(tmp_path_factory.mktemp("usual"), SMALL)
 
 
 @pytest.mark.parametrize(

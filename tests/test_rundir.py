@@ -134,5 +134,5 @@ def test_a_directory_with_other_things_is_refused(tmp_path):
 
 def test_what_a_process_killed_at_its_start_leaves_is_not_in_the_way(tmp_path):
     (tmp_path / ".lock").touch()
-    (tmp_path / ".config.json.host-1-abc.tmp").touch()
+    (tmp_path / ".config.json.host-1-abcd1234.tmp").touch()
     rundir.check_workdir(tmp_path, rundir_config())

@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import shutil
+import signal
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -244,3 +246,34 @@ def test_a_ticket_that_can_not_be_written_leaves_the_one_that_was_there(
     assert raised.value.errno == 28
     assert {p: p.read_bytes() for p in copy.rglob("*") if p.is_file()} == before
     assert [p.name for p in copy.parent.iterdir() if p.name.startswith(".")] == []
+
+
+@pytest.mark.parametrize("what", ["error", "signal"])
+def test_a_ticket_that_can_not_be_put_in_its_place_leaves_the_old_one(copy, monkeypatch, what):
+    """Where the old one has been moved aside already."""
+    before = tickets.read_metadata(copy)
+    replace, done = Path.replace, []
+
+    def second_fails(self, target):
+        if Path(target) == copy and not done:
+            done.append(what)
+            if what == "error":
+                raise OSError(5, "Input/output error")
+            signal.raise_signal(signal.SIGINT)
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", second_fails)
+    with pytest.raises(OSError if what == "error" else KeyboardInterrupt):
+        tickets.save_ticket(copy, example_ticket())
+    monkeypatch.undo()
+    # After an error the old one; a signal waits until the new one is there.
+    assert tickets.load_ticket(copy).metadata["note"] == before["note"]
+    assert [p.name for p in copy.parent.iterdir() if p.name.startswith(".")] == []
+
+
+def test_only_older_checkpoints_are_removed(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / "results").mkdir()
+    for step in (5, 6):
+        tickets.save_state(tmp_path, checkpoint_state(step))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["000000006", "notes.txt", "results"]

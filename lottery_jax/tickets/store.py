@@ -28,7 +28,7 @@ import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from lottery_jax.errors import TicketError, TrainingError, one_line
-from lottery_jax.files import remove, replacing_folder, temporary_in, write_text
+from lottery_jax.files import remove, replacing_folder, sync_tree, temporary_in, write_text
 from lottery_jax.signals import postponed
 from lottery_jax.tickets import directory, portable
 from lottery_jax.tickets.ticket import (
@@ -45,6 +45,8 @@ from lottery_jax.tickets.ticket import (
 from lottery_jax.train import Begun, Totals, TrainState
 
 PyTree = Any
+
+_CHECKPOINT = re.compile(r"\d{9}")  # the step is its name
 
 
 def save_ticket(path: str | os.PathLike[str], ticket: Ticket) -> Ticket:
@@ -146,7 +148,7 @@ def save_state(
     new = Path(folder) / f"{int(state.step):09}"
     _save_arrays(new, {**arrays, "sha256": _digest(arrays)})
     for old in new.parent.iterdir():
-        if old != new:
+        if old != new and _CHECKPOINT.fullmatch(old.name):
             remove(old)
 
 
@@ -154,7 +156,7 @@ def latest_step(folder: str | os.PathLike[str]) -> int:
     """The step of the latest complete checkpoint in `folder`, or -1."""
     # Orbax gives a checkpoint its name when it is whole; an unfinished one has a longer name.
     names = (path.name for path in Path(folder).glob("*"))
-    return max((int(name) for name in names if re.fullmatch(r"\d{9}", name)), default=-1)
+    return max((int(name) for name in names if _CHECKPOINT.fullmatch(name)), default=-1)
 
 
 def load_state(folder: str | os.PathLike[str], like: TrainState) -> Checkpoint | None:
@@ -255,6 +257,7 @@ def _save_arrays(folder: Path, arrays: PyTree) -> None:
     try:
         with postponed(), _quiet():
             ocp.save(folder.absolute(), arrays, overwrite=True)
+        sync_tree(folder)  # Orbax leaves that to the system for its lists and for names
     except Exception as error:
         for path in temporary_in(folder.parent):
             remove(path)

@@ -1,9 +1,10 @@
-"""A command of lottery_jax that is killed by SIGKILL just before something that it does to files.
+"""A command of lottery_jax that gets a signal just before something that it does to files.
 
     KILL_AT="os.rename *metadata.json 2" KILL_BELOW=folder python killed.py MODULE ARGUMENTS...
 
-kills it before the second renaming, below the folder, of a path of that pattern. KILL_COUNT names
-a file to which the number of such things is written at the end, if it gets that far.
+kills it before the second renaming, below the folder, of a path of that pattern; by SIGKILL, or by
+the signal that KILL_BY names. KILL_COUNT names a file to which the number of such things is
+written at the end, if it gets that far.
 """
 
 import atexit
@@ -44,7 +45,7 @@ def watch(kinds, pattern, number, below, count_file):
         with lock:
             seen += 1
             if seen == number:
-                os.kill(os.getpid(), signal.SIGKILL)
+                os.kill(os.getpid(), signal.Signals[os.environ.get("KILL_BY", "SIGKILL")])
 
     def report():
         Path(count_file).write_text(str(seen))

@@ -104,3 +104,11 @@ def outcome(workdir):
     return Outcome(
         found, rows, curve, [str(p) for p in paths if not {"arrays", "rewind"} & {*p.parts}]
     )
+
+
+def undisturbed(folder, overrides=None):
+    """What a run finds out to which nothing happens, and the environment with its compiled programs."""
+    env = environment(folder / "cache")
+    done = run(command(folder / "run", overrides), env, folder)
+    assert done.returncode == 0, done.stderr
+    return outcome(folder / "run"), env

@@ -18,11 +18,7 @@ FAULTS = runs.ROOT / "tests" / "faults"
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("undisturbed")
-    env = runs.environment(folder / "cache")
-    done = runs.run(runs.command(folder / "run"), env, folder)
-    assert done.returncode == 0, done.stderr
-    return runs.outcome(folder / "run"), env
+    return runs.undisturbed(tmp_path_factory.mktemp("undisturbed"))
 
 
 @pytest.fixture
@@ -212,6 +208,26 @@ def test_a_checkpoint_that_is_damaged_is_named_and_can_be_removed(tmp_path, undi
     assert_one_line(done, f"error: {checkpoint}: remove it", "it can't be used")
     shutil.rmtree(checkpoint)
     assert_resumes(workdir, env, expected, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "moment",
+    [
+        "os.rename */level_00/state/*.orbax-checkpoint-tmp 3",  # a checkpoint beyond it is there
+        "os.rename */level_01/.ticket.* 2",  # level 0 is complete
+    ],
+)
+def test_a_rewind_point_that_was_removed_is_made_again(tmp_path, undisturbed, moment):
+    """The very same, whatever of the dense network is there; and no row is doubled."""
+    expected, env = undisturbed
+    workdir = tmp_path / "run"
+    killing = {"KILL_AT": moment, "KILL_BELOW": str(tmp_path)}
+    command = runs.command(workdir, under=(KILLED, "lottery_jax.main"))
+    assert runs.run(command, {**env, **killing}, tmp_path).returncode == -signal.SIGKILL
+    (rewind,) = (workdir / "seed_0" / "rewind").iterdir()
+    shutil.rmtree(rewind)
+    assert_resumes(workdir, env, expected, tmp_path)
+    assert rewind.is_dir()
 
 
 def test_a_loss_that_is_not_finite_leaves_the_last_good_checkpoint(tmp_path, undisturbed):

@@ -29,11 +29,7 @@ STATUS = {signal.SIGTERM: 143, signal.SIGINT: 130}
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("undisturbed")
-    env = runs.environment(folder / "cache")
-    done = runs.run(runs.command(folder / "run", SLOW), env, folder)
-    assert done.returncode == 0, done.stderr
-    return runs.outcome(folder / "run"), env
+    return runs.undisturbed(tmp_path_factory.mktemp("undisturbed"), SLOW)
 
 
 def stop(number, lines, workdir, env, cwd, after=0.02):
@@ -89,6 +85,48 @@ def test_in_a_program_of_ones_own_sigterm_saves_and_then_ends_it_as_always(tmp_p
     assert runs.outcome(workdir) == expected
 
 
+def test_with_one_step_an_epoch_a_stop_does_not_wait_for_the_end(tmp_path, undisturbed):
+    _, env = undisturbed
+    whole_set = {**SLOW, "train.batch_size": "1438", "train.epochs": "400"}
+    whole = runs.run(runs.command(tmp_path / "whole", whole_set), env, tmp_path)
+    assert whole.returncode == 0, whole.stderr
+    workdir = tmp_path / "run"
+    process = runs.start(
+        runs.command(workdir, whole_set), env, tmp_path, stdout=subprocess.PIPE, text=True
+    )
+    runs.wait_for_lines(process, workdir, 50)
+    process.send_signal(signal.SIGTERM)
+    out, _ = process.communicate(timeout=120)
+    assert process.returncode == 143
+    step = int(re.search(r"level 0, winning: saved at step (\d+)", out)[1])
+    assert 50 <= step == runs.lines_of(workdir) < 400
+    done = runs.run(runs.command(workdir, whole_set), env, tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert runs.outcome(workdir) == runs.outcome(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    "moment, kept",
+    [
+        ("os.mkdir */.ticket.* 1", "seed_0/level_00/ticket"),
+        ("open */level_01/.ticket.*/arrays.orbax-checkpoint-tmp/* 2", "seed_0/level_01/ticket"),
+        ("os.mkdir */rewind/* 1", "seed_0/rewind/000000030"),
+    ],
+)
+def test_what_is_being_kept_when_a_signal_comes_is_kept(tmp_path, undisturbed, moment, kept):
+    """Without checkpoints: a training whose ticket were dropped would have to be done again."""
+    expected, env = undisturbed
+    workdir = tmp_path / "run"
+    stopping = {"KILL_AT": moment, "KILL_BELOW": str(workdir), "KILL_BY": "SIGTERM"}
+    killed = runs.ROOT / "tests" / "faults" / "killed.py"
+    command = runs.command(workdir, SLOW, under=(killed, "lottery_jax.main"))
+    assert runs.run(command, {**env, **stopping}, tmp_path).returncode == 143
+    assert (workdir / kept).is_dir()
+    done = runs.run(runs.command(workdir, SLOW), env, tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert runs.outcome(workdir) == expected
+
+
 @pytest.mark.long
 def test_stopped_at_any_time(tmp_path, undisturbed, record_property):
     """Also while Python starts, where nothing is there yet that could answer in another way."""
@@ -127,6 +165,26 @@ def test_signals_are_put_off_to_the_end_of_the_outermost_block():
         seen.append("never")
     assert seen == ["inner", "outer"]
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_what_went_wrong_is_not_hidden_by_a_signal():
+    """A disk that is full when Ctrl-C has the state saved."""
+    with pytest.raises(OSError, match="No space left"), postponed():
+        signal.raise_signal(signal.SIGINT)
+        raise OSError(28, "No space left on device")
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_of_two_signals_the_one_that_ends_more_is_obeyed():
+    seen = []
+    before = signal.signal(signal.SIGTERM, lambda number, _: seen.append(number))
+    try:
+        with postponed():
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGTERM)
+        assert seen == [signal.SIGTERM]
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_a_signal_that_is_ignored_stays_ignored(monkeypatch):

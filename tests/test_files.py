@@ -1,0 +1,50 @@
+"""Temporary files: those of dead processes go, all others stay."""
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+
+from lottery_jax import files
+
+
+def temporary_name(target, pid, host=None):
+    host = host or re.sub(r"[^\w.]", "_", socket.gethostname())
+    return f".{target}.{host}-{pid}-abcd1234.tmp"
+
+
+def dead_pid():
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+def test_what_dead_processes_left_is_found_and_nothing_else(tmp_path):
+    parent = os.getppid()
+    gone = temporary_name("curve.csv", dead_pid())
+    elsewhere = temporary_name("curve.csv", 1, host="a_machine_that_was_taken_away")
+    own = temporary_name("curve.csv", os.getpid())
+    kept = [
+        temporary_name("curve.png", parent),  # another process of this machine is writing it
+        ".syncthing.run-2024-notes.tmp",
+        "notes.tmp",
+    ]
+    inner = tmp_path / "another run"
+    inner.mkdir()
+    (inner / "config.json").touch()
+    (inner / gone).touch()
+    for name in (gone, elsewhere, own, *kept):
+        (tmp_path / name).touch()
+    assert {path.name for path in files.temporary_in(tmp_path)} == {gone, elsewhere, own}
+    assert all(path.parent == tmp_path for path in files.temporary_in(tmp_path))
+
+
+def test_a_temporary_file_that_can_not_be_removed_is_not_in_the_way(tmp_path):
+    """As another user's in a shared folder; here a folder of that name, which is no file."""
+    stuck = tmp_path / temporary_name("mine.npz", dead_pid())
+    stuck.mkdir()
+    files.write_text(tmp_path / "mine.npz", "whole")
+    assert (tmp_path / "mine.npz").read_text() == "whole"
+    shutil.rmtree(stuck)
