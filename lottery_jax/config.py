@@ -55,6 +55,9 @@ def default_config() -> ConfigDict:
     c.train.epochs = 20  # of the dense network; a ticket trains from the rewind point to there
     c.train.eval_every_epochs = 1  # the last epoch of a level is always evaluated
     c.train.checkpoint_every_epochs = 10  # within a level; 0: never
+    # How many replicates (seeds, and controls of a level) are trained together at most. 0: what was
+    # measured to be fastest for the network and the devices; 1: one after another.
+    c.train.together = 0
 
     c.ladder = ConfigDict()
     c.ladder.levels = 30  # prunings; level 0 is the dense network
@@ -102,9 +105,11 @@ def default_config() -> ConfigDict:
     return c
 
 
-# Keys that say where things are or how often they are saved: with the same data they can't change
-# a result.
-WITHOUT_EFFECT = re.compile(r"wandb\..*|data\.dir|train\.checkpoint_every_epochs|transfer\.density")
+# Keys that say where things are, how often they are saved and how devices are used: with the same
+# data they can't change a result by more than the rounding of sums in another order.
+WITHOUT_EFFECT = re.compile(
+    r"wandb\..*|data\.dir|train\.checkpoint_every_epochs|train\.together|transfer\.density"
+)
 
 # (what is legal, in words; the check)
 Rule = tuple[str, Callable[[Any], bool]]
@@ -225,6 +230,7 @@ _RULES: dict[str, Rule] = {
     "train.epochs": _whole(1, 2**31 - 1),
     "train.eval_every_epochs": _whole(1),
     "train.checkpoint_every_epochs": _whole(0),
+    "train.together": _whole(0),
     "ladder.levels": _whole(0, 1000),
     "ladder.prune_fraction": _FRACTION,
     "ladder.scores": _NAME,

@@ -28,7 +28,15 @@ class TicketError(LotteryError):
 
 
 class TrainingError(LotteryError):
-    """A training that can't go on, such as one whose loss is no longer finite."""
+    """A training that can't go on, such as one whose loss is no longer finite.
+
+    Attributes:
+        replicate: which one it was of those that train together, from 0.
+    """
+
+    def __init__(self, message: str, replicate: int = 0) -> None:
+        super().__init__(message)
+        self.replicate = replicate
 
 
 def one_line(message: object, limit: int = 600) -> str:

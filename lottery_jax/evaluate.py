@@ -17,7 +17,7 @@ from lottery_jax.datasets import load_dataset
 from lottery_jax.errors import CommandParser, DataError, exit_status
 from lottery_jax.pipeline import Split, make_mesh, make_prepare, put
 from lottery_jax.tickets import Ticket, load_ticket, model_of
-from lottery_jax.train import Measured, evaluate, make_eval_pass
+from lottery_jax.train import Measured, compiled, evaluate, make_eval_pass
 
 
 def evaluate_ticket(
@@ -45,7 +45,7 @@ def evaluate_ticket(
     mesh = make_mesh()
     # Pixels are scaled as they were in training, whatever data they are now.
     prepare = make_prepare(tuple(metadata["mean"]), tuple(metadata["std"]), "none")
-    eval_pass = make_eval_pass(model, prepare, mesh)
+    eval_pass = compiled(make_eval_pass(model, prepare, mesh), mesh)
     variables = put(mesh, ticket.trained_variables)
     test = put(mesh, Split(dataset.x_test, dataset.y_test))
     whole = -(-batch_size // mesh.size) * mesh.size

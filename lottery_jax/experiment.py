@@ -20,15 +20,18 @@ from lottery_jax.compilation import compiler_options
 from lottery_jax.controls import CONTROLS
 from lottery_jax.datasets import Dataset, load_dataset
 from lottery_jax.errors import ConfigError, choose
-from lottery_jax.models import build_model, init_variables, layer_names
+from lottery_jax.models import DENSE, build_model, init_variables, layer_names
 from lottery_jax.optim import make_optimizer, make_schedule
-from lottery_jax.pipeline import Split, make_mesh, put
+from lottery_jax.pipeline import Split, find_devices, make_mesh, put
+from lottery_jax.replicates import Layout, choose_layout
 from lottery_jax.scores import GLOBAL_ONLY, SCORES
 from lottery_jax.train import Program, make_program
 
 PyTree = Any
 
 _LAST_STEP = 2**31 - 1  # an int32 in the train state
+# A small network's step takes less time than its dispatch. Not more, so that a run can stop soon.
+_STEPS_AT_ONCE = 32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +44,7 @@ class Setup:
         train: the training set on the device; likewise `test` and `validation`.
         model: the network.
         program: its compiled steps.
+        layout: how many replicates are trained together, and where.
         init: from a key to fresh variables.
         layers: names of the layers that have a kernel, from input to output.
         skip: names of the layers that are never pruned.
@@ -56,6 +60,7 @@ class Setup:
     test: Split
     model: nn.Module
     program: Program
+    layout: Layout
     init: Callable[[jax.Array], PyTree]
     layers: tuple[str, ...]
     skip: tuple[str, ...]
@@ -117,7 +122,24 @@ def set_up(config: ConfigDict, devices: list[jax.Device] | None = None) -> Setup
         validation_fraction=config.data.validation_fraction,
     )
     model = build_model(num_classes=dataset.num_classes, **_model_options(config))
-    mesh = make_mesh(devices)
+    shape = dataset.image_shape
+    try:
+        names = layer_names(model, shape)
+    except ValueError as error:
+        raise ConfigError(
+            f"config.model.name: {config.model.name} does not take images of {shape} ({error}); "
+            "config.data.input_shape can pad them"
+        ) from error
+    dense = config.model.name in DENSE
+    devices = find_devices(devices)
+    layout = choose_layout(
+        len(config.seeds),
+        len(devices),
+        devices[0].platform,
+        dense=dense,
+        together=config.train.together,
+    )
+    mesh = make_mesh(devices, layout.replica)
     steps_per_epoch = max(1, len(dataset.x_train) // config.train.batch_size)
     schedule = make_schedule(
         config.optimizer.schedule,
@@ -139,15 +161,9 @@ def set_up(config: ConfigDict, devices: list[jax.Device] | None = None) -> Setup
         mean=dataset.mean,
         std=dataset.std,
         augment=dataset.augment if augment == "auto" else augment,
+        steps_at_once=_STEPS_AT_ONCE if dense else 1,
+        vmapped=layout.vmapped,
     )
-    shape = dataset.image_shape
-    try:
-        names = layer_names(model, shape)
-    except ValueError as error:
-        raise ConfigError(
-            f"config.model.name: {config.model.name} does not take images of {shape} ({error}); "
-            "config.data.input_shape can pad them"
-        ) from error
     init = jax.jit(
         lambda key: init_variables(model, key, shape),
         compiler_options=compiler_options(jax.default_backend(), run_once=True),
@@ -184,6 +200,7 @@ def set_up(config: ConfigDict, devices: list[jax.Device] | None = None) -> Setup
         test=split(dataset.x_test, dataset.y_test),
         model=model,
         program=program,
+        layout=layout,
         init=init,
         layers=tuple(names),
         skip=tuple(skip),

@@ -7,7 +7,8 @@
             trained = the ticket (mask, weights of the origin), trained
             record it; train and record the controls of the same density
 
-A transfer run is the same with another run's origin and masks.
+Seeds that train together climb level by level. A transfer run is the same with another run's
+origin and masks.
 
 A ticket that is on disk is not trained again, so running a directory again resumes it, and running
 a finished one does nothing.
@@ -16,6 +17,7 @@ a finished one does nothing.
 from __future__ import annotations
 
 import zlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -46,9 +48,9 @@ from lottery_jax.rundir import (
     write_curve,
 )
 from lottery_jax.scores import OWN_ROUNDS, SCORES, Subject
-from lottery_jax.signals import postponed
-from lottery_jax.train import Start, TrainState, start_state
-from lottery_jax.units import Run, train_on, train_unit
+from lottery_jax.tickets import Ticket
+from lottery_jax.train import Start, TrainState, state_of
+from lottery_jax.units import Run, Training, batched, keep_ticket, train_all, warn_of_collapse
 
 PyTree = Any
 
@@ -105,8 +107,8 @@ def run_ladder(
         with logs.Display(total, console) as display:
             run = Run(setup, workdir, display)
             try:
-                for seed in config.seeds:
-                    climb(run, seed)
+                for seeds in batched(config.seeds, setup.layout.at_once):
+                    climb(run, seeds)
             finally:
                 run.close()
         return write_curve(config, workdir)
@@ -137,55 +139,109 @@ class Origin(NamedTuple):
     rewind: TrainState | None
 
 
-def climb(run: Run, seed: int) -> None:
-    """All levels of one replicate."""
-    setup, ladder = run.setup, run.setup.config.ladder
-    todo = [u for u in units(setup.config, run.workdir) if u.seed == seed]
+def climb(run: Run, seeds: Sequence[int]) -> None:
+    """All levels of the replicates that train together."""
+    setup = run.setup
+    todo = [unit for unit in units(setup.config, run.workdir) if unit.seed in seeds]
     if all(tickets.is_complete(unit.ticket) for unit in todo):
         run.display.skip(len(todo) * setup.config.train.epochs)
         return
-    keys = Keys(*jax.random.split(jax.random.key(seed), 4))
-    origin = transferred_origin(run, seed, keys) if setup.source else own_origin(run, seed, keys)
-    for level in range(ladder.levels + 1):
+    keys = {seed: Keys(*jax.random.split(jax.random.key(seed), 4)) for seed in seeds}
+    if setup.source:
+        origins = {seed: transferred_origin(run, seed, keys[seed]) for seed in seeds}
+    else:
+        origins = own_origins(run, keys)
+    drawn_from: dict[Unit, Ticket] = {}  # winning tickets of the level before, still in memory
+    for level in range(setup.config.ladder.levels + 1):
         here = [unit for unit in todo if unit.level == level]
-        if all(tickets.is_complete(unit.ticket) for unit in here):
-            run.display.skip(len(here) * setup.config.train.epochs)
-            continue
-        winner = run.unit(seed, level).ticket
-        if tickets.is_complete(winner):  # its controls are left: they get the very mask it has
-            mask = tickets.load_ticket(winner).mask
-        else:
-            mask = level_mask(run, seed, level, origin, keys)
-        start = Start(mask, origin.variables, origin.step)
-        for unit in here:
-            begin, restored = start, None
-            if unit.control != WINNING:
-                begin = controlled(run, unit, start, origin, keys)
-            elif level == 0 and origin.rewind is not None:
-                # The dense network goes on from the rewind point as if nothing had happened.
-                begin, restored = start._replace(step=setup.rewind_step), origin.rewind
-            if ladder.optimizer_state == "restored" and unit.control in {
-                WINNING,
-                *FROM_REWIND_POINT,
-            }:
-                restored = origin.rewind
-            train_unit(run, unit, begin, keys.train, restored)
-        write_curve(setup.config, run.workdir)
-        run.display.say(_level_line(here))
+        left = [unit for unit in here if not tickets.is_complete(unit.ticket)]
+        run.display.skip((len(here) - len(left)) * setup.config.train.epochs)
+        trainings: list[Training] = []
+        climbing = dict.fromkeys(unit.seed for unit in left)
+        for seed in climbing:
+            of_seed = [unit for unit in left if unit.seed == seed]
+            trainings += level_trainings(run, of_seed, origins[seed], keys[seed], drawn_from)
+        kept = train_all(run, trainings, setup.end_step, keep_ticket)
+        drawn_from = {unit: ticket for unit, ticket in kept.items() if ticket is not None}
+        if left:
+            write_curve(setup.config, run.workdir)
+        for seed in climbing:
+            run.display.say(_level_line([unit for unit in here if unit.seed == seed]))
 
 
-def own_origin(run: Run, seed: int, keys: Keys) -> Origin:
+def level_trainings(
+    run: Run, left: list[Unit], origin: Origin, keys: Keys, at_hand: Mapping[Unit, Ticket]
+) -> list[Training]:
+    """What is left to be trained of one level of a replicate: the ticket and its controls.
+
+    Args:
+        run: the run.
+        left: of the level, what is not complete.
+        origin: of the replicate.
+        keys: of the replicate.
+        at_hand: tickets that need not be loaded to draw from them.
+    """
+    setup, ladder = run.setup, run.setup.config.ladder
+    seed, level = left[0].seed, left[0].level
+    winner = run.unit(seed, level).ticket
+    if tickets.is_complete(winner):  # its controls are left: they get the very mask it has
+        mask = tickets.load_ticket(winner).mask
+    else:
+        mask = level_mask(run, seed, level, origin, keys, at_hand)
+    start = Start(mask, origin.variables, origin.step)
+    trainings = []
+    for unit in left:
+        begin, restored = start, None
+        if unit.control != WINNING:
+            begin = controlled(run, unit, start, origin, keys)
+        elif level == 0 and origin.rewind is not None:
+            # The dense network goes on from the rewind point as if nothing had happened.
+            begin, restored = start._replace(step=setup.rewind_step), origin.rewind
+        if ladder.optimizer_state == "restored" and unit.control in {WINNING, *FROM_REWIND_POINT}:
+            restored = origin.rewind
+        warn_of_collapse(run, unit, begin.mask)
+        trainings.append(Training(unit, begin, keys.train, restored))
+    return trainings
+
+
+def own_origins(run: Run, keys: Mapping[int, Keys]) -> dict[int, Origin]:
     """The run's own weights at the rewind point: trained to there, or loaded from the disk."""
     setup = run.setup
-    initial = setup.init(keys.init)
-    rewind = rewind_point(run, seed, initial, keys.train)
     restart = setup.config.ladder.schedule == "restart"
-    return Origin(
-        variables={"params": rewind.params, "batch_stats": rewind.batch_stats},
-        step=0 if restart else setup.rewind_step,
-        initial=initial,
-        rewind=rewind,
-    )
+    initial = {seed: jax.device_get(setup.init(of_seed.init)) for seed, of_seed in keys.items()}
+    rewind = rewind_points(run, keys, initial)
+    return {
+        seed: Origin(
+            variables={"params": state.params, "batch_stats": state.batch_stats},
+            step=0 if restart else setup.rewind_step,
+            initial=initial[seed],
+            rewind=state,
+        )
+        for seed, state in rewind.items()
+    }
+
+
+def rewind_points(
+    run: Run, keys: Mapping[int, Keys], initial: Mapping[int, PyTree]
+) -> dict[int, TrainState]:
+    """The states at the rewind step, as NumPy arrays: trained to there, or loaded from the disk."""
+    setup, found, missing = run.setup, {}, []
+    for seed, variables in initial.items():
+        begin = Start(masks.dense(variables["params"]), variables, 0)
+        like = state_of(setup.program.optimizer, begin)
+        saved = tickets.load_state(rewind_dir(run.workdir, seed), like=like)
+        if saved is None:
+            missing.append(Training(run.unit(seed, 0), begin, keys[seed].train))
+        else:
+            found[seed] = saved.state
+
+    def keep(run: Run, training: Training, state: TrainState, rows: list[Row]) -> TrainState:
+        run.save_state(training.unit, rewind_dir(run.workdir, training.unit.seed), state)
+        return state
+
+    kept = train_all(run, missing, setup.rewind_step, keep)
+    found |= {unit.seed: state for unit, state in kept.items()}
+    return {seed: found[seed] for seed in initial}
 
 
 def transferred_origin(run: Run, seed: int, keys: Keys) -> Origin:
@@ -211,7 +267,9 @@ def transferred_origin(run: Run, seed: int, keys: Keys) -> Origin:
     )
 
 
-def level_mask(run: Run, seed: int, level: int, origin: Origin, keys: Keys) -> PyTree:
+def level_mask(
+    run: Run, seed: int, level: int, origin: Origin, keys: Keys, at_hand: Mapping[Unit, Ticket]
+) -> PyTree:
     """The mask of a level: everything, the source's, or drawn from what was trained before."""
     setup = run.setup
     if setup.source:
@@ -223,14 +281,19 @@ def level_mask(run: Run, seed: int, level: int, origin: Origin, keys: Keys) -> P
         return mask
     if level == 0:
         return masks.dense(origin.variables["params"])
-    return draw_mask(run, seed, level, origin, keys)
+    from_before = setup.config.ladder.draw in ("iterative", "init_nested")
+    unit = run.unit(seed, level - 1 if from_before else 0)
+    parent = at_hand[unit] if unit in at_hand else tickets.load_ticket(unit.ticket)
+    return draw_mask(run, level, parent, origin, keys)
 
 
-def draw_mask(run: Run, seed: int, level: int, origin: Origin, keys: Keys) -> PyTree:
-    """Scores the weights that `config.ladder.draw` names, and keeps the best of them."""
+def draw_mask(run: Run, level: int, parent: Ticket, origin: Origin, keys: Keys) -> PyTree:
+    """Scores the weights that `config.ladder.draw` names, and keeps the best of them.
+
+    The parent is the ticket of the level before, or the dense one.
+    """
     setup, ladder = run.setup, run.setup.config.ladder
     from_before = ladder.draw in ("iterative", "init_nested")
-    parent = tickets.load_ticket(run.unit(seed, level - 1 if from_before else 0).ticket)
     at_start = ladder.draw in ("init", "init_nested")
     variables = parent.variables if at_start else parent.trained_variables
     size = ladder.score_batch_size or setup.config.train.batch_size
@@ -278,22 +341,6 @@ def controlled(run: Run, unit: Unit, start: Start, origin: Origin, keys: Keys) -
     key = jax.random.fold_in(keys.control, unit.level)
     key = jax.random.fold_in(key, zlib.crc32(unit.control.encode()))
     return CONTROLS[unit.control](start, key, Substitutes(setup.init, origin.initial, skip))
-
-
-def rewind_point(run: Run, seed: int, initial: PyTree, train_key: jax.Array) -> TrainState:
-    """The state at the rewind step, as NumPy arrays: trained to there, or loaded from the disk."""
-    setup, unit = run.setup, run.unit(seed, 0)
-    state = start_state(setup.program, initial, masks.dense(initial["params"]), step=0)
-    folder = rewind_dir(run.workdir, seed)
-    saved = tickets.load_state(folder, like=state)
-    if saved is None:
-        run.display.working_on(f"seed {seed}  to the rewind point")
-        rows = run.metrics.rows_of(unit.seed, unit.level, unit.control)
-        with postponed() as arrived:
-            state = train_on(run, unit, state, train_key, setup.rewind_step, rows, arrived)
-            run.save_state(folder, state)
-        return jax.device_get(state)
-    return saved.state
 
 
 def _level_line(here: list[Unit]) -> str:

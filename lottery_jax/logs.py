@@ -199,11 +199,11 @@ class Display:
         """Names what is being trained."""
         self._progress.update(self._task, description=what)
 
-    def epoch_done(self, accuracy: float | None, images_per_s: float) -> None:
-        """Moves the bar on by one epoch."""
+    def epoch_done(self, accuracy: float | None, images_per_s: float, trainings: int = 1) -> None:
+        """Moves the bar on by one epoch of so many trainings; the accuracy is their mean."""
         measured = f"{accuracy:7.2%}  " if accuracy is not None else ""
         self._progress.update(self._task, status=f"{measured}{images_per_s:,.0f} images/s")
-        self._progress.advance(self._task)
+        self._progress.advance(self._task, trainings)
 
     def skip(self, epochs: int) -> None:
         """Moves the bar past epochs that an earlier process ran."""

@@ -101,14 +101,29 @@ def default_workdir(config_file: str, fingerprint: str) -> Path:
     return Path("runs") / f"{Path(config_file.partition(':')[0]).stem}-{fingerprint[:8]}"
 
 
-def set_up_process() -> None:
+def set_up_process(config: ConfigDict) -> None:
     """Settings of JAX that belong to a program and not to a library.
 
     Compiled programs are kept for the next run in a directory of the user's own, unless the user
-    has named one.
+    has named one. Where replicates of a small network train together, each CPU core is a device,
+    unless the user has said how many there are.
     """
     import jax
 
+    from lottery_jax.models import DENSE
+    from lottery_jax.replicates import cpu_devices
+
+    asked_for = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
+    if not asked_for and "JAX_NUM_CPU_DEVICES" not in os.environ:
+        devices = cpu_devices(
+            len(config.seeds),
+            len(os.sched_getaffinity(0))
+            if hasattr(os, "sched_getaffinity")
+            else os.cpu_count() or 1,
+            dense=config.model.name in DENSE,
+            together=config.train.together,
+        )
+        jax.config.update("jax_num_cpu_devices", devices)
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         try:
             base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
@@ -140,7 +155,7 @@ def _main(argv: list[str]) -> None:
         config_file = config_flags.get_config_filename(flags.FLAGS["config"])
         default = default_workdir(config_file, configuration.fingerprint(config))
         workdir = _expanded(_WORKDIR.value or default)
-        set_up_process()
+        set_up_process(config)
         run = run_matrix if config.transfer.sources else run_ladder
         run(config, workdir, console=console, other_versions=_OTHER_VERSIONS.value)
         files = write_report([workdir])

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from lottery_jax.errors import ConfigError
@@ -32,17 +33,31 @@ class Split(NamedTuple):
     labels: Any
 
 
-def make_mesh(devices: list[jax.Device] | None = None) -> Mesh:
-    """A mesh of the given devices (default: all) with the one axis `data`.
+def find_devices(devices: list[jax.Device] | None = None) -> list[jax.Device]:
+    """The given devices, or all there are, of all processes.
 
     Raises:
         ConfigError: there is no device of the kind that JAX_PLATFORMS asks for.
     """
     try:
-        devices = jax.devices() if devices is None else devices
+        return jax.devices() if devices is None else devices
     except RuntimeError as error:
         raise ConfigError(f"JAX finds no device to compute on: {error}") from error
-    return jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
+
+
+def make_mesh(devices: list[jax.Device] | None = None, replica: int = 1) -> Mesh:
+    """A mesh of the given devices (default: all) with the axes `replica` and `data`.
+
+    Args:
+        devices: over all processes.
+        replica: size of that axis, a divisor of their number.
+
+    Raises:
+        ConfigError: there is no device of the kind that JAX_PLATFORMS asks for.
+    """
+    devices = find_devices(devices)
+    shape, types = (replica, len(devices) // replica), (AxisType.Auto, AxisType.Auto)
+    return jax.make_mesh(shape, ("replica", "data"), axis_types=types, devices=devices)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -51,16 +66,37 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def batch_sharded(mesh: Mesh) -> NamedSharding:
-    """The sharding of a batch: its first axis over `data`."""
-    return NamedSharding(mesh, PartitionSpec("data"))
+    """The sharding of a replicate's batch: its first axis over `data`."""
+    within = jax.sharding.get_abstract_mesh()  # where `replica` has been dealt with, another one
+    return NamedSharding(mesh if within.empty else within, PartitionSpec("data"))
 
 
-def put(mesh: Mesh, tree: PyTree) -> PyTree:
-    """A copy of the tree on every device of the mesh.
+def put(mesh: Mesh, tree: PyTree, spec: PartitionSpec | None = None) -> PyTree:
+    """A copy of the tree on the devices of the mesh: whole on each, or shared out by `spec`.
 
     A copy always: a donated argument of a compiled step must not take the caller's arrays with it.
+    Where the devices are of several processes, each must have the same arrays, and looks at its
+    own part of them only.
     """
-    return jax.device_put(jax.tree.map(np.array, tree), replicated(mesh))
+    sharding = NamedSharding(mesh, PartitionSpec() if spec is None else spec)
+    tree = jax.tree.map(np.array, tree)
+    if sharding.is_fully_addressable:
+        return jax.device_put(tree, sharding)
+    return jax.tree.map(
+        lambda a: jax.make_array_from_callback(a.shape, sharding, lambda index: a[index]), tree
+    )
+
+
+def fetch(tree: PyTree) -> PyTree:
+    """The tree as NumPy arrays; all processes must ask for it, and all get it."""
+
+    def whole(a: Any) -> Any:
+        elsewhere = isinstance(a, jax.Array) and not (
+            a.is_fully_addressable or a.is_fully_replicated
+        )
+        return multihost_utils.process_allgather(a, tiled=True) if elsewhere else a
+
+    return jax.device_get(jax.tree.map(whole, tree))
 
 
 def check_batch(batch_size: int, devices: int, examples: int) -> None:
@@ -86,6 +122,12 @@ def epoch_order(key: jax.Array, epoch: jax.Array, *, examples: int, batch_size: 
     steps = examples // batch_size
     order = jax.random.permutation(jax.random.fold_in(key, epoch), examples)
     return order[: steps * batch_size].reshape(steps, batch_size).astype(jnp.int32)
+
+
+def chosen(data: Split, index: jax.Array, mesh: Mesh) -> Split:
+    """Within a compiled step: the examples of a batch, shared out over the devices."""
+    index = jax.lax.with_sharding_constraint(index, batch_sharded(mesh))
+    return Split(data.images[index], data.labels[index])
 
 
 def covering_order(examples: int, batch_size: int) -> tuple[Any, Any]:

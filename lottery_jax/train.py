@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import struct
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 
 from lottery_jax import masks
 from lottery_jax.compilation import compiler_options
@@ -25,12 +25,15 @@ from lottery_jax.pipeline import (
     Split,
     batch_sharded,
     check_batch,
+    chosen,
     covering_order,
     epoch_order,
+    fetch,
     make_prepare,
     put,
     replicated,
 )
+from lottery_jax.replicates import OWN, over_replicates
 
 PyTree = Any
 
@@ -41,6 +44,8 @@ LOWER_RATE = "a lower config.optimizer.learning_rate or config.optimizer.warmup_
 @struct.dataclass
 class TrainState:
     """All that training changes, and the mask it keeps to.
+
+    Of replicates that train together every array has a leading axis, a replicate each.
 
     Attributes:
         step: int32 scalar; where in the schedule and in the order of batches we are.
@@ -97,10 +102,10 @@ class Totals:
 
 
 class Measured(NamedTuple):
-    """Mean loss and the share of right answers (0 to 1)."""
+    """Mean loss and the share of right answers (0 to 1); of several replicates, arrays."""
 
-    loss: float
-    accuracy: float
+    loss: Any
+    accuracy: Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,15 +115,17 @@ class EpochReport:
     Attributes:
         epoch: how many epochs are complete.
         step: how many steps.
-        train_loss: mean over the steps of this epoch, those of `begun` included.
+        train_loss: mean over the steps of this epoch, those of `begun` included; of replicates
+            that train together an array.
         learning_rate: of the epoch's last step.
-        images_per_s: training images a second, evaluation and saving left out.
+        images_per_s: training images a second, of all replicates that train together; evaluation
+            and saving left out.
         seconds: that the training took, likewise.
     """
 
     epoch: int
     step: int
-    train_loss: float
+    train_loss: Any
     learning_rate: float
     images_per_s: float
     seconds: float
@@ -142,6 +149,18 @@ class Program:
 
     One program serves all levels, seeds and controls of a run: nothing that differs between them
     is static.
+
+    Attributes:
+        mesh: of the devices.
+        optimizer: without a learning rate.
+        schedule: of the learning rate.
+        batch_size: of a replicate, over all the devices that share it.
+        examples: size of the training set.
+        steps_at_once: the steps that `train_step` takes at most.
+        epoch_order: `(key, epoch) -> order`, the batches of an epoch.
+        train_step: `(state, totals, data, order, key, count) -> (state, totals)`, `count` steps.
+        eval_pass: `(params, batch_stats, data, index, counted) -> totals`.
+        together: the last three for replicates that are stacked.
     """
 
     mesh: Mesh
@@ -149,8 +168,11 @@ class Program:
     schedule: Schedule
     batch_size: int
     examples: int
+    steps_at_once: int
+    epoch_order: Callable[..., jax.Array]
     train_step: Callable[..., tuple[TrainState, Totals]]
     eval_pass: Callable[..., Totals]
+    together: Together
 
     @property
     def steps_per_epoch(self) -> int:
@@ -159,8 +181,16 @@ class Program:
 
     def evaluate(self, state: TrainState, data: Split) -> Measured:
         """Mean loss and accuracy over all of `data`, every example counted exactly once."""
-        weights = state.params, state.batch_stats
-        return evaluate(self.eval_pass, self.batch_size, *weights, data)
+        eval_pass = self.together.eval_pass if state.step.ndim else self.eval_pass
+        return evaluate(eval_pass, self.batch_size, state.params, state.batch_stats, data)
+
+
+class Together(NamedTuple):
+    """`Program`'s functions for stacked replicates."""
+
+    epoch_order: Callable[..., jax.Array]
+    train_step: Callable[..., tuple[TrainState, Totals]]
+    eval_pass: Callable[..., Totals]
 
 
 def make_train_step(
@@ -169,13 +199,15 @@ def make_train_step(
     schedule: Schedule,
     prepare: Prepare,
     mesh: Mesh,
+    *,
+    steps_at_once: int = 1,
 ) -> Callable[..., tuple[TrainState, Totals]]:
-    """Compiles `(state, totals, data, order, key) -> (state, totals)`.
+    """The function `(state, totals, data, order, key, count) -> (state, totals)` of `count` steps.
 
     `order` holds the epoch's batches, `[steps_per_epoch, batch_size]`; the state's step selects
-    one. `state` and `totals` are donated. Gradients and the new weights are both masked: momentum,
+    one. Without it `data` is the batch. Gradients and the new weights are both masked: momentum,
     Adam's moments and weight decay then have nothing to revive a pruned weight with, and it is
-    exactly 0.0 after every step.
+    exactly 0.0 after every step. With `steps_at_once=1` the count is 1, whatever is given.
     """
 
     def loss_of(
@@ -193,14 +225,11 @@ def make_train_step(
         return loss, (logits, updated.get("batch_stats", {}))
 
     def step(
-        state: TrainState, totals: Totals, data: Split, order: jax.Array, key: jax.Array
+        state: TrainState, totals: Totals, data: Split, order: jax.Array | None, key: jax.Array
     ) -> tuple[TrainState, Totals]:
-        index = jax.lax.with_sharding_constraint(
-            order[state.step % order.shape[0]], batch_sharded(mesh)
-        )
+        batch = data if order is None else chosen(data, order[state.step % order.shape[0]], mesh)
         augment_key, dropout_key = jax.random.split(jax.random.fold_in(key, state.step))
-        images = prepare(augment_key, data.images[index], True)
-        labels = data.labels[index]
+        images, labels = prepare(augment_key, batch.images, True), batch.labels
         grad = jax.grad(loss_of, has_aux=True)
         grads, (logits, batch_stats) = grad(
             state.params, state.batch_stats, images, labels, dropout_key
@@ -216,35 +245,67 @@ def make_train_step(
         totals = totals.add(logits, labels, jnp.ones(labels.shape, bool))
         return TrainState(state.step + 1, params, batch_stats, opt_state, state.mask), totals
 
-    # Replicated outputs, as the inputs are: the next step's arguments look the same and nothing
-    # is compiled twice.
-    options = compiler_options(mesh.devices.flat[0].platform)
-    return jax.jit(
-        step, donate_argnums=(0, 1), out_shardings=replicated(mesh), compiler_options=options
-    )
+    def steps(
+        state: TrainState,
+        totals: Totals,
+        data: Split,
+        order: jax.Array | None,
+        key: jax.Array,
+        count: jax.Array | int = 1,
+    ) -> tuple[TrainState, Totals]:
+        if steps_at_once == 1:
+            return step(state, totals, data, order, key)
+        return jax.lax.fori_loop(
+            0, count, lambda _, at: step(at[0], at[1], data, order, key), (state, totals)
+        )
+
+    return steps
 
 
 def make_eval_pass(model: nn.Module, prepare: Prepare, mesh: Mesh) -> Callable[..., Totals]:
-    """Compiles `(params, batch_stats, data, index, counted) -> totals`, a pass over all of `data`.
+    """The function `(params, batch_stats, data, index, counted) -> totals`, a pass over all of `data`.
 
-    `index` and `counted` are those of `pipeline.covering_order`.
+    `index` and `counted` are those of `pipeline.covering_order`. Without `index`, `data` is one
+    batch.
     """
 
+    def add(variables: PyTree, totals: Totals, batch: Split, counted: jax.Array) -> Totals:
+        images = prepare(jax.random.key(0), batch.images, False)
+        logits: Any = model.apply(variables, images, train=False)
+        return totals.add(logits.astype(jnp.float32), batch.labels, counted)
+
     def whole_pass(
-        params: PyTree, batch_stats: PyTree, data: Split, index: jax.Array, counted: jax.Array
+        params: PyTree,
+        batch_stats: PyTree,
+        data: Split,
+        index: jax.Array | None,
+        counted: jax.Array,
     ) -> Totals:
         variables = {"params": params, "batch_stats": batch_stats}
+        if index is None:
+            return add(variables, Totals.zero(), data, counted)
 
-        def add(totals: Totals, batch: tuple[jax.Array, jax.Array]) -> tuple[Totals, None]:
-            chosen, counted = jax.lax.with_sharding_constraint(batch, batch_sharded(mesh))
-            images = prepare(jax.random.key(0), data.images[chosen], False)
-            logits: Any = model.apply(variables, images, train=False)
-            return totals.add(logits.astype(jnp.float32), data.labels[chosen], counted), None
+        def next_batch(totals: Totals, batch: tuple[jax.Array, jax.Array]) -> tuple[Totals, None]:
+            index, counted = batch
+            counted = jax.lax.with_sharding_constraint(counted, batch_sharded(mesh))
+            return add(variables, totals, chosen(data, index, mesh), counted), None
 
-        return jax.lax.scan(add, Totals.zero(), (index, counted))[0]
+        return jax.lax.scan(next_batch, Totals.zero(), (index, counted))[0]
 
-    options = compiler_options(mesh.devices.flat[0].platform)
-    return jax.jit(whole_pass, out_shardings=replicated(mesh), compiler_options=options)
+    return whole_pass
+
+
+def compiled(function: Callable[..., PyTree], mesh: Mesh, **options: Any) -> Callable[..., PyTree]:
+    """`jax.jit` for the mesh's devices, with replicated results unless `options` say otherwise.
+
+    Results are laid out as arguments are: those of a step are the next one's arguments, and nothing
+    is compiled twice.
+    """
+    return jax.jit(
+        function,
+        compiler_options=compiler_options(mesh.devices.flat[0].platform),
+        **{"out_shardings": replicated(mesh), **options},
+    )
 
 
 def make_program(
@@ -258,6 +319,8 @@ def make_program(
     mean: tuple[float, ...],
     std: tuple[float, ...],
     augment: str = "none",
+    steps_at_once: int = 1,
+    vmapped: bool = False,
 ) -> Program:
     """The steps for training `model` on a set of `examples` images.
 
@@ -267,24 +330,46 @@ def make_program(
         schedule: from `optim.make_schedule`.
         mesh: from `pipeline.make_mesh`.
         examples: size of the training set.
-        batch_size: over all devices.
+        batch_size: of a replicate, over all the devices that share it.
         mean: of each channel, of pixel value / 255.
         std: standard deviation, likewise.
         augment: none, crop, flip or crop_flip.
+        steps_at_once: how many steps are dispatched together at most. More than one helps small
+            networks; on CPU the gradients of convolutions are slow in a loop.
+        vmapped: as in `replicates.Layout`.
 
     Raises:
         ConfigError: the batch size does not fit the devices or the data.
     """
-    check_batch(batch_size, mesh.size, examples)
+    check_batch(batch_size, mesh.shape["data"], examples)
     prepare = make_prepare(mean, std, augment)
+    train_step = make_train_step(
+        model, optimizer, schedule, prepare, mesh, steps_at_once=steps_at_once
+    )
+    eval_pass = make_eval_pass(model, prepare, mesh)
+    order = partial(epoch_order, examples=examples, batch_size=batch_size)
+    own = NamedSharding(mesh, OWN)
+
+    def several(function: Callable[..., PyTree], *shared: int) -> Callable[..., PyTree]:
+        return over_replicates(function, mesh, shared, vmapped=vmapped)
+
     return Program(
         mesh=mesh,
         optimizer=optimizer,
         schedule=schedule,
         batch_size=batch_size,
         examples=examples,
-        train_step=make_train_step(model, optimizer, schedule, prepare, mesh),
-        eval_pass=make_eval_pass(model, prepare, mesh),
+        steps_at_once=steps_at_once,
+        epoch_order=compiled(order, mesh),
+        train_step=compiled(train_step, mesh, donate_argnums=(0, 1)),
+        eval_pass=compiled(eval_pass, mesh),
+        together=Together(
+            epoch_order=compiled(jax.vmap(order, (0, None)), mesh, out_shardings=own),
+            train_step=compiled(
+                several(train_step, 2, 5), mesh, donate_argnums=(0, 1), out_shardings=own
+            ),
+            eval_pass=compiled(several(eval_pass, 2, 3, 4), mesh, out_shardings=own),
+        ),
     )
 
 
@@ -295,20 +380,28 @@ def start_state(
     step: int,
     restored: TrainState | None = None,
 ) -> TrainState:
-    """A state at `step` from `params` and `batch_stats`, masked.
+    """A state at `step` from `params` and `batch_stats`, masked, on the devices.
 
     The optimizer's state is fresh, or that of `restored`. All arrays are copied: training never
     changes those it is given.
     """
-    variables, mask = put(program.mesh, variables), put(program.mesh, mask)
-    params = masks.apply(mask, variables["params"])
-    opt_state = restored.opt_state if restored else program.optimizer.init(params)
-    return TrainState(
-        step=put(program.mesh, np.int32(step)),
-        params=params,
-        batch_stats=variables["batch_stats"],
-        opt_state=put(program.mesh, opt_state),
-        mask=mask,
+    begin = Start(mask, variables, step)
+    return put(program.mesh, state_of(program.optimizer, begin, restored))
+
+
+def state_of(
+    optimizer: optax.GradientTransformation, begin: Start, restored: TrainState | None = None
+) -> TrainState:
+    """The state in which a ticket starts, as NumPy arrays, with the optimizer's state of `restored`."""
+    params = masks.apply(begin.mask, begin.variables["params"])
+    return jax.device_get(
+        TrainState(
+            step=jnp.int32(begin.step),
+            params=params,
+            batch_stats=begin.variables["batch_stats"],
+            opt_state=restored.opt_state if restored else optimizer.init(params),
+            mask=begin.mask,
+        )
     )
 
 
@@ -327,57 +420,65 @@ def fit(
 
     Args:
         program: the compiled steps.
-        state: donated; not to be used afterwards.
+        state: donated; not to be used afterwards. Of one replicate, or of several that are at the
+            same step, as `replicates.stack` puts them together.
         data: the training set, on the device.
-        key: typed PRNG key of the replicate; batches, augmentation and dropout follow from it, the
-            epoch and the step.
+        key: typed PRNG key of the replicate, or one of each; batches, augmentation and dropout
+            follow from it, the epoch and the step.
         until: the step to stop at; may be within an epoch.
         begun: of the epoch that `state` is in the middle of, as `on_step` was given it.
         on_epoch: called at the end of every epoch.
-        on_step: called after every other step; may raise to stop. Its arguments are donated to the
-            next step.
+        on_step: called before that after every `program.steps_at_once` steps; may raise to stop.
+            Its arguments are donated to the next step.
 
     Returns:
         The state at step `until`.
 
     Raises:
-        TrainingError: an epoch's loss is not finite; names step and learning rate.
+        TrainingError: an epoch's loss is not finite; names step and learning rate, and in
+            `replicate` which one it was.
     """
-    order_key, step_key = jax.random.split(key)
+    split = jax.random.split if key.ndim == 0 else jax.vmap(jax.random.split, out_axes=1)
+    order_key, step_key = split(key)
+    several = state.step.ndim == 1
+    train_step = program.together.train_step if several else program.train_step
     per_epoch = program.steps_per_epoch
-    step = int(state.step)
+    step = int(np.ravel(fetch(state.step))[0])
+    zero = jax.tree.map(lambda a: np.zeros(state.step.shape, a.dtype), Totals.zero())
+    spec = OWN if several else None
 
     def order_of(epoch: int) -> jax.Array:
-        order = epoch_order(
-            order_key, np.int32(epoch), examples=program.examples, batch_size=program.batch_size
-        )
-        return jax.device_put(order, replicated(program.mesh))
+        order = program.together.epoch_order if several else program.epoch_order
+        return order(order_key, np.int32(epoch))
 
     upcoming = order_of(step // per_epoch)
     while step < until:
         epoch = step // per_epoch
         stop = min(until, (epoch + 1) * per_epoch)
         order = upcoming
-        totals, seconds = begun or Begun(Totals.zero(), 0.0)
+        totals, seconds = begun or Begun(zero, 0.0)
         begun = None
-        totals = put(program.mesh, totals)
+        totals = put(program.mesh, totals, spec)
         began = time.perf_counter() - seconds
-        for done in range(step + 1, stop + 1):
-            state, totals = program.train_step(state, totals, data, order, step_key)
-            if on_step is not None and done < stop:
+        while step < stop:
+            count = min(program.steps_at_once, stop - step)
+            state, totals = train_step(state, totals, data, order, step_key, count)
+            step += count
+            if on_step is not None and step < stop:
                 on_step(state, Begun(totals, time.perf_counter() - began))
         if stop < until:
             upcoming = order_of(epoch + 1)  # made while the steps still run
-        seen = jax.device_get(totals)  # the one time in an epoch that the host waits
-        loss = float(seen.loss) / int(seen.count)
+        seen = fetch(totals)  # the one time in an epoch that the host waits
+        loss = seen.loss / seen.count
         seconds = time.perf_counter() - began
-        images_per_s = int(seen.count) / seconds
-        step = stop
+        images_per_s = int(seen.count.sum()) / seconds
         rate = float(program.schedule(jnp.int32(step - 1)))
-        if not math.isfinite(loss):
+        if not np.isfinite(loss).all():
+            at = int(np.argmin(np.isfinite(loss)))
             raise TrainingError(
-                f"the training loss is {loss} in the epoch that ends at step {step} (learning "
-                f"rate {rate:g}); {LOWER_RATE}"
+                f"the training loss is {np.ravel(loss)[at]} in the epoch that ends at step {step} "
+                f"(learning rate {rate:g}); {LOWER_RATE}",
+                replicate=at,
             )
         if on_epoch is not None and step % per_epoch == 0:
             report = EpochReport(step // per_epoch, step, loss, rate, images_per_s, seconds)
@@ -395,12 +496,12 @@ def evaluate(
     """Mean loss and accuracy over all of `data`, every example counted exactly once.
 
     Args:
-        eval_pass: from `make_eval_pass`.
-        batch_size: a multiple of the mesh's devices.
+        eval_pass: from `Program`, or `make_eval_pass`, compiled.
+        batch_size: a multiple of the devices that share a batch.
         params: on the device.
         batch_stats: on the device.
         data: on the device.
     """
     order = covering_order(data.labels.shape[0], batch_size)
-    totals = jax.device_get(eval_pass(params, batch_stats, data, *order))
-    return Measured(float(totals.loss) / int(totals.count), int(totals.correct) / int(totals.count))
+    totals = fetch(eval_pass(params, batch_stats, data, *order))
+    return Measured(totals.loss / totals.count, totals.correct / totals.count)

@@ -1,20 +1,21 @@
-"""One training of a run: train a ticket, record each epoch, keep the result.
+"""The trainings of a run: train tickets, record each epoch, keep the results.
 
 A `Unit` (a seed, a level, the winner or a control) is trained from its `Start`, or from its last
-checkpoint, and becomes a ticket on the disk.
+checkpoint, and becomes a ticket on the disk. Those at the same step may train together, a replicate
+each of one stacked state; what becomes of them, and what is written, is the same.
 """
 
 from __future__ import annotations
 
 import contextlib
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from lottery_jax import config as configuration
 from lottery_jax import logs, masks, tickets
@@ -22,13 +23,23 @@ from lottery_jax.errors import TrainingError
 from lottery_jax.experiment import Setup
 from lottery_jax.files import remove
 from lottery_jax.logs import WINNING
-from lottery_jax.pipeline import put
+from lottery_jax.replicates import put_stacked, stack, stack_keys, unstack
 from lottery_jax.rundir import Row, Unit, rewind_dir
 from lottery_jax.signals import postponed
-from lottery_jax.tickets import Ticket
-from lottery_jax.train import LOWER_RATE, Begun, EpochReport, Start, TrainState, fit, start_state
+from lottery_jax.tickets import Checkpoint, Ticket
+from lottery_jax.train import (
+    LOWER_RATE,
+    Begun,
+    EpochReport,
+    Start,
+    Totals,
+    TrainState,
+    fit,
+    state_of,
+)
 
 PyTree = Any
+T = TypeVar("T")
 
 
 class Run:
@@ -65,14 +76,18 @@ class Run:
             reached = max(reached, tickets.latest_step(rewind_dir(self.workdir, unit.seed)))
         return bool(row["step"] <= reached)
 
-    def save_state(self, folder: Path, state: TrainState, begun: Begun | None = None) -> None:
-        """Saves a checkpoint, of which the rows before it are a part."""
+    def save_state(
+        self, unit: Unit, folder: Path, state: TrainState, begun: Begun | None = None
+    ) -> None:
+        """Saves a checkpoint of a training, of which the rows before it are a part."""
         self.metrics.sync()
         try:
             tickets.save_state(folder, state, begun)
         except TrainingError as error:
             rate = float(self.setup.program.schedule(jnp.int32(int(state.step) - 1)))
-            raise TrainingError(f"{error} (learning rate {rate:g}); {LOWER_RATE}") from error
+            raise TrainingError(
+                f"{name_of(unit)}: {error} (learning rate {rate:g}); {LOWER_RATE}"
+            ) from error
 
     def close(self) -> None:
         """Closes the logs."""
@@ -80,60 +95,123 @@ class Run:
         self.wandb.finish()
 
 
-def train_on(
-    run: Run,
-    unit: Unit,
-    state: TrainState,
-    key: jax.Array,
-    until: int,
-    rows: list[Row],
-    arrived: list[int],
-) -> TrainState:
-    """Trains a unit from `state`, or from its checkpoint if that is further on, to step `until`.
+class Training(NamedTuple):
+    """A training that is to be done, or gone on with.
 
-    Args:
-        run: the run.
-        unit: which training this is.
-        state: to start from; donated.
-        key: of the replicate.
-        until: the step to stop at.
-        rows: of metrics.jsonl that there are of this unit; a row is added for each new epoch.
-        arrived: of the `signals.postponed` in which the caller also keeps the state; if a signal
-            arrives before step `until`, the state is saved and training ends.
+    Attributes:
+        unit: which it is.
+        begin: the ticket before training.
+        key: of the replicate: every ticket of a seed sees the same batches.
+        restored: the state whose optimizer state to start with; None for a fresh one.
+    """
+
+    unit: Unit
+    begin: Start
+    key: jax.Array
+    restored: TrainState | None = None
+
+
+Keep = Callable[[Run, Training, TrainState, list[Row]], T]
+
+
+def train_all(run: Run, trainings: Sequence[Training], until: int, keep: Keep[T]) -> dict[Unit, T]:
+    """Trains each to step `until`, from its start or its checkpoint, and has it kept.
+
+    Those that are at the same step are trained together, as many as `Setup.layout` says.
+
+    Returns:
+        What `keep` gives.
 
     Raises:
-        TrainingError: a loss is not finite; names the unit.
+        TrainingError: a loss is not finite; names the training.
         KeyboardInterrupt: a signal arrived; what was trained is saved.
     """
-    program = run.setup.program
-    first, begun = int(state.step), None
-    reached = tickets.latest_step(unit.state)
-    # One beyond `until` is of no use: it is there if the rewind point has to be made again.
-    if first < reached <= until and (saved := tickets.load_state(unit.state, like=state)):
-        state, begun = put(program.mesh, saved.state), saved.begun
-        run.display.skip(reached // program.steps_per_epoch - first // program.steps_per_epoch)
-    record = recorder(run, unit, rows)
+    at_step: dict[int, list[Training]] = {}
+    for training in trainings:
+        at_step.setdefault(_reached(training, until), []).append(training)
+    kept: dict[Unit, T] = {}
+    for members in at_step.values():
+        for group in batched(members, run.setup.layout.at_once):
+            kept |= train_together(run, group, until, keep)
+    return kept
 
-    def stop_if_asked(state: TrainState, begun: Begun | None = None) -> None:
+
+def _reached(training: Training, until: int) -> int:
+    """The step of the checkpoint to go on from, or of the start."""
+    reached = tickets.latest_step(training.unit.state)
+    # One beyond `until` is of no use: it is there if the rewind point has to be made again.
+    return reached if training.begin.step < reached <= until else training.begin.step
+
+
+def train_together(run: Run, group: Sequence[Training], until: int, keep: Keep[T]) -> dict[Unit, T]:
+    """Trains what is at the same step, a replicate each of one stacked state."""
+    setup, program, count = run.setup, run.setup.program, len(group)
+    run.display.working_on(_label(group))
+    begun = [_begun(run, training, until) for training in group]
+    states = [checkpoint.state for checkpoint in begun]
+    of_epoch = [checkpoint.begun for checkpoint in begun]
+    run.display.skip(count * (int(states[0].step) // program.steps_per_epoch))
+    rows = [run.metrics.rows_of(t.unit.seed, t.unit.level, t.unit.control) for t in group]
+    record = recorder(run, group, rows)
+
+    def save_all(state: TrainState, begun: Begun) -> None:
+        of_each = unstack(program.mesh, (state, begun.totals), count)
+        for training, (own, totals) in zip(group, of_each, strict=True):
+            if int(own.step) > tickets.latest_step(training.unit.state):
+                share = Begun(totals, begun.seconds / count)
+                run.save_state(training.unit, training.unit.state, own, share)
+            run.display.say(f"{name_of(training.unit)}: saved at step {int(own.step)}")
+
+    def at_step(state: TrainState, begun: Begun) -> None:
         if arrived:
-            step = int(state.step)
-            if step > tickets.latest_step(unit.state):
-                run.save_state(unit.state, state, begun)
-            run.display.say(f"{name_of(unit)}: saved at step {step}")
+            save_all(state, begun)
             raise KeyboardInterrupt
 
     def at_epoch(state: TrainState, report: EpochReport) -> None:
         record(state, report)
         if report.step < until:
-            stop_if_asked(state)
+            at_step(state, Begun(stack(program.mesh, [Totals.zero()] * count), 0.0))
 
-    try:
-        return fit(
-            program, state, run.setup.train, key,
-            until=until, begun=begun, on_epoch=at_epoch, on_step=stop_if_asked,
-        )  # fmt: skip
-    except TrainingError as error:
-        raise TrainingError(f"{name_of(unit)}: {error}") from error
+    with postponed() as arrived:  # what was trained to its end is kept first
+        try:
+            state = fit(
+                program,
+                put_stacked(program.mesh, states),
+                setup.train,
+                stack_keys(program.mesh, [training.key for training in group]),
+                until=until,
+                begun=Begun(
+                    stack(program.mesh, [totals for totals, _ in of_epoch]),
+                    sum(seconds for _, seconds in of_epoch),
+                ),
+                on_epoch=at_epoch,
+                on_step=at_step,
+            )
+        except TrainingError as error:
+            unit = group[min(error.replicate, count - 1)].unit
+            raise TrainingError(f"{name_of(unit)}: {error}") from error
+        return {
+            training.unit: keep(run, training, own, of_unit)
+            for training, own, of_unit in zip(
+                group, unstack(program.mesh, state, count), rows, strict=True
+            )
+        }
+
+
+def _begun(run: Run, training: Training, until: int) -> Checkpoint:
+    """Where a training goes on: its checkpoint, or its start."""
+    state = state_of(run.setup.program.optimizer, training.begin, training.restored)
+    if _reached(training, until) > training.begin.step:
+        saved = tickets.load_state(training.unit.state, like=state)
+        assert saved is not None
+        return saved
+    return Checkpoint(state, Begun(jax.device_get(Totals.zero()), 0.0))
+
+
+def batched(members: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    """The members in groups of at most `size`."""
+    for i in range(0, len(members), size):
+        yield members[i : i + size]
 
 
 def name_of(unit: Unit) -> str:
@@ -141,44 +219,34 @@ def name_of(unit: Unit) -> str:
     return f"seed {unit.seed}, level {unit.level}, {unit.control}"
 
 
-def train_unit(
-    run: Run, unit: Unit, begin: Start, train_key: jax.Array, restored: TrainState | None
-) -> None:
-    """Trains a ticket to the end and keeps it, unless that was done before.
+def _label(group: Sequence[Training]) -> str:
+    """What is being trained, in a few words."""
+    units = [training.unit for training in group]
+    seeds = ",".join(str(seed) for seed in dict.fromkeys(unit.seed for unit in units))
+    controls = ",".join(dict.fromkeys(unit.control for unit in units))
+    density = masks.density(group[0].begin.mask)
+    return f"seed {seeds}  level {units[0].level:2d}  {density:7.2%} {controls}"
 
-    Args:
-        run: the run.
-        unit: which training this is.
-        begin: the ticket before training.
-        train_key: of the replicate: every ticket of a seed sees the same batches.
-        restored: the state whose optimizer state to start with; None for a fresh one.
+
+def keep_ticket(run: Run, training: Training, state: TrainState, rows: list[Row]) -> Ticket | None:
+    """Makes a ticket of what was trained to the end, and saves it.
+
+    Gives it back if the next level may be drawn from it.
     """
-    if tickets.is_complete(unit.ticket):
-        run.display.skip(run.setup.config.train.epochs)
-        return
-    setup = run.setup
-    density = masks.density(begin.mask)
-    what = f"seed {unit.seed}  level {unit.level:2d}  {density:7.2%} {unit.control}"
-    run.display.working_on(what)
-    warn_of_collapse(run, unit, begin.mask)
-    state = start_state(setup.program, begin.variables, begin.mask, begin.step, restored)
-    run.display.skip(begin.step // setup.program.steps_per_epoch)
-    rows = run.metrics.rows_of(unit.seed, unit.level, unit.control)
-    with postponed() as arrived:  # what was trained to its end is kept first
-        state = train_on(run, unit, state, train_key, setup.end_step, rows, arrived)
-        # The mask that was trained: of a checkpoint, if there was one.
-        mask = jax.device_get(state.mask)
-        ticket = Ticket(
-            mask=mask,
-            params=jax.device_get(masks.apply(mask, begin.variables["params"])),
-            batch_stats=jax.device_get(begin.variables["batch_stats"]),
-            trained=jax.device_get(state.params),
-            trained_batch_stats=jax.device_get(state.batch_stats),
-            metadata=ticket_metadata(run, unit, begin.step, rows),
-        )
-        run.metrics.sync()
-        tickets.save_ticket(unit.ticket, ticket)
-        discard_checkpoints(unit)
+    unit, begin = training.unit, training.begin
+    # The mask that was trained: of a checkpoint, if there was one.
+    ticket = Ticket(
+        mask=state.mask,
+        params=jax.device_get(masks.apply(state.mask, begin.variables["params"])),
+        batch_stats=jax.device_get(begin.variables["batch_stats"]),
+        trained=state.params,
+        trained_batch_stats=state.batch_stats,
+        metadata=ticket_metadata(run, unit, begin.step, rows),
+    )
+    run.metrics.sync()
+    ticket = tickets.save_ticket(unit.ticket, ticket)
+    discard_checkpoints(unit)
+    return ticket if unit.control == WINNING else None
 
 
 def ticket_metadata(run: Run, unit: Unit, start_step: int, rows: list[Row]) -> dict[str, Any]:
@@ -238,47 +306,68 @@ def discard_checkpoints(unit: Unit) -> None:
         unit.state.parent.rmdir()
 
 
-def recorder(run: Run, unit: Unit, rows: list[Row]) -> Callable[[TrainState, EpochReport], None]:
-    """The function that measures, writes and checkpoints at the end of each epoch of a unit."""
-    setup, train = run.setup, run.setup.config.train
+def recorder(
+    run: Run, group: Sequence[Training], rows: Sequence[list[Row]]
+) -> Callable[[TrainState, EpochReport], None]:
+    """The function that measures, writes and checkpoints at the end of each epoch of a group.
 
-    known = {row["step"] for row in rows}
+    `rows` are those that there are of each training; new ones are added.
+    """
+    setup, train, mesh = run.setup, run.setup.config.train, run.setup.program.mesh
+    known = [{row["step"] for row in of_unit} for of_unit in rows]
 
     def record(state: TrainState, report: EpochReport) -> None:
-        if report.step in known:  # on the way to a rewind point that has to be made again
-            return
-        row: Row = {
-            "seed": unit.seed,
-            "level": unit.level,
-            "control": unit.control,
-            "epoch": report.epoch,
-            "step": report.step,
-            "train_loss": report.train_loss,
-            "lr": report.learning_rate,
-            "images_per_s": round(report.images_per_s, 1),
-            "seconds": round(report.seconds, 4),
-        }
+        if all(report.step in steps for steps in known):
+            return  # on the way to a rewind point that has to be made again
         last = report.step == setup.end_step
+        measured: dict[str, Any] = {}
         if last or report.epoch % train.eval_every_epochs == 0:
-            measured = setup.program.evaluate(state, setup.test)
-            if not math.isfinite(measured.loss):
-                raise TrainingError(
-                    f"the test loss is {measured.loss} after step {report.step} (learning rate "
-                    f"{report.learning_rate:g}); weights or BatchNorm statistics are not finite"
-                )
-            row |= {"test_accuracy": measured.accuracy, "test_loss": measured.loss}
+            test = setup.program.evaluate(state, setup.test)
+            _check_finite(test.loss, report)
+            measured = {"test_accuracy": test.accuracy, "test_loss": test.loss}
             if setup.validation is not None:
-                measured = setup.program.evaluate(state, setup.validation)
-                row |= {"val_accuracy": measured.accuracy, "val_loss": measured.loss}
-        rows.append(row)
-        run.metrics.write(row)
-        run.wandb.log(row)
-        run.display.epoch_done(row.get("test_accuracy"), report.images_per_s)
+                held_out = setup.program.evaluate(state, setup.validation)
+                measured |= {"val_accuracy": held_out.accuracy, "val_loss": held_out.loss}
+        for i, training in enumerate(group):
+            if report.step not in known[i]:
+                row: Row = {
+                    "seed": training.unit.seed,
+                    "level": training.unit.level,
+                    "control": training.unit.control,
+                    "epoch": report.epoch,
+                    "step": report.step,
+                    "train_loss": _of(report.train_loss, i),
+                    "lr": report.learning_rate,
+                    "images_per_s": round(report.images_per_s, 1),
+                    "seconds": round(report.seconds / len(group), 4),
+                    **{key: _of(values, i) for key, values in measured.items()},
+                }
+                rows[i].append(row)
+                run.metrics.write(row)
+                run.wandb.log(row)
+        accuracy = np.mean(measured["test_accuracy"]) if measured else None
+        run.display.epoch_done(accuracy, report.images_per_s, len(group))
         every = train.checkpoint_every_epochs
         if every and report.epoch % every == 0 and not last:
-            run.save_state(unit.state, state)
+            for training, own in zip(group, unstack(mesh, state, len(group)), strict=True):
+                run.save_state(training.unit, training.unit.state, own)
 
     return record
+
+
+def _of(values: Any, replicate: int) -> float:
+    """A replicate's own of what was measured."""
+    return float(values if np.ndim(values) == 0 else values[replicate])
+
+
+def _check_finite(loss: Any, report: EpochReport) -> None:
+    if not np.isfinite(loss).all():
+        at = int(np.argmin(np.isfinite(loss)))
+        raise TrainingError(
+            f"the test loss is {_of(loss, at)} after step {report.step} (learning rate "
+            f"{report.learning_rate:g}); weights or BatchNorm statistics are not finite",
+            replicate=at,
+        )
 
 
 def warn_of_collapse(run: Run, unit: Unit, mask: PyTree) -> None:

@@ -16,7 +16,15 @@ from lottery_jax.datasets import load_dataset
 from lottery_jax.errors import TrainingError
 from lottery_jax.models import build_model, init_variables
 from lottery_jax.pipeline import Split, epoch_order, make_mesh, make_prepare, put
-from lottery_jax.train import Totals, evaluate, fit, make_eval_pass, make_program, start_state
+from lottery_jax.train import (
+    Totals,
+    compiled,
+    evaluate,
+    fit,
+    make_eval_pass,
+    make_program,
+    start_state,
+)
 
 BATCH = 64
 
@@ -262,7 +270,9 @@ def test_evaluation_counts_every_test_image_once(digits):
     """359 images in batches of 64: against one pass in NumPy."""
     model, variables = small_model()
     mesh = make_mesh(jax.devices()[:4])
-    eval_pass = make_eval_pass(model, make_prepare(digits.mean, digits.std, "crop_flip"), mesh)
+    eval_pass = compiled(
+        make_eval_pass(model, make_prepare(digits.mean, digits.std, "crop_flip"), mesh), mesh
+    )
     placed = put(mesh, variables)
     test = put(mesh, Split(digits.x_test, digits.y_test))
     measured = evaluate(eval_pass, BATCH, placed["params"], placed["batch_stats"], test)

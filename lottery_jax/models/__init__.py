@@ -21,6 +21,8 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     **resnet.MODELS,
     **alexnet.MODELS,
 }
+# Those of dense layers alone, without a convolution.
+DENSE = frozenset({"lenet_300_100"})
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 

@@ -12,6 +12,7 @@ from lottery_jax.tickets.compare import Comparison, Overlap, compare_tickets
 from lottery_jax.tickets.portable import is_portable, save_portable
 from lottery_jax.tickets.pytorch import export_pytorch, import_pytorch
 from lottery_jax.tickets.store import (
+    Checkpoint,
     is_complete,
     latest_step,
     load_state,
@@ -24,6 +25,7 @@ from lottery_jax.tickets.ticket import FORMAT_VERSION, Ticket, model_of, tree_ha
 
 __all__ = [
     "FORMAT_VERSION",
+    "Checkpoint",
     "Comparison",
     "Overlap",
     "Ticket",
