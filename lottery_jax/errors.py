@@ -12,7 +12,13 @@ T = TypeVar("T")
 
 
 class LotteryError(Exception):
-    """An expected failure; the command line prints it as one line and exits with status 2."""
+    """An expected failure; the command line prints it as one line and exits with status 2.
+
+    Attributes:
+        told: whether it happened in another process, which says so.
+    """
+
+    told = False
 
 
 class ConfigError(LotteryError):

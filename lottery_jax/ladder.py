@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,10 +27,11 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 from rich.console import Console
 
-from lottery_jax import drawing, logs, masks, tickets, transfer
+from lottery_jax import drawing, logs, masks, processes, tickets, transfer
 from lottery_jax.controls import CONTROLS, FROM_REWIND_POINT, Substitutes
 from lottery_jax.errors import ConfigError
 from lottery_jax.experiment import counts_at, resolve, set_up
+from lottery_jax.groups import batched, train_all
 from lottery_jax.lock import locked
 from lottery_jax.logs import WINNING
 from lottery_jax.pipeline import make_prepare, sample_batches
@@ -50,7 +52,7 @@ from lottery_jax.rundir import (
 from lottery_jax.scores import OWN_ROUNDS, SCORES, Subject
 from lottery_jax.tickets import Ticket
 from lottery_jax.train import Start, TrainState, state_of
-from lottery_jax.units import Run, Training, batched, keep_ticket, train_all, warn_of_collapse
+from lottery_jax.units import Keys, Run, Training, keep_ticket, warn_of_collapse
 
 PyTree = Any
 
@@ -87,40 +89,40 @@ def run_ladder(
     workdir = Path(workdir)
     # In a notebook too: plain lines, which a notebook shows as one block of text.
     console = console or Console(soft_wrap=True, force_jupyter=False)
-    check_workdir(workdir, config, other_versions=other_versions)
-    if is_finished(workdir, config):
-        if leftovers(config, workdir):  # and if so, of a process that was killed at its very end
-            with locked(workdir):
-                tidy(config, workdir)
-        console.print(f"{workdir}: complete, nothing to do", markup=False, highlight=False)
-        return write_curve(config, workdir)
-    setup = set_up(config, devices)
+    processes.on_first(lambda: check_workdir(workdir, config, other_versions=other_versions))
+    if processes.from_first(lambda: is_finished(workdir, config)):
+        return processes.from_first(lambda: finished(config, workdir, console))
+    setup = processes.everywhere(lambda: set_up(config, devices))
     data_sha256 = tickets.tree_hash(setup.dataset.arrays)
-    with locked(workdir):
+    processes.check_same(data_sha256, f"the data {setup.dataset.name}")
+
+    def begin() -> None:
+        held.enter_context(locked(workdir))
         # Again: another process may have begun something here while the data were read.
         check_workdir(workdir, config, other_versions=other_versions)
         check_data(workdir, data_sha256)
         record_config(workdir, config, data_sha256)
         record_versions(workdir)
         tidy(config, workdir)
-        total = len(units(config, workdir)) * config.train.epochs
-        with logs.Display(total, console) as display:
-            run = Run(setup, workdir, display)
-            try:
-                for seeds in batched(config.seeds, setup.layout.at_once):
-                    climb(run, seeds)
-            finally:
-                run.close()
-        return write_curve(config, workdir)
+        run.open_logs()
+        held.callback(run.close_logs)
+
+    total = len(units(config, workdir)) * config.train.epochs
+    with logs.Display(total, console) as display, ExitStack() as held:
+        run = Run(setup, workdir, display)
+        processes.on_first(begin)
+        for seeds in batched(config.seeds, setup.layout.at_once):
+            climb(run, seeds)
+    return processes.from_first(lambda: write_curve(config, workdir))
 
 
-class Keys(NamedTuple):
-    """The keys of a replicate; each use folds in what tells it from the others."""
-
-    init: jax.Array
-    train: jax.Array
-    control: jax.Array
-    score: jax.Array
+def finished(config: ConfigDict, workdir: Path, console: Console) -> list[Row]:
+    """What there is to say of a run that is complete."""
+    if leftovers(config, workdir):  # and if so, of a process that was killed at its very end
+        with locked(workdir):
+            tidy(config, workdir)
+    console.print(f"{workdir}: complete, nothing to do", markup=False, highlight=False)
+    return write_curve(config, workdir)
 
 
 class Origin(NamedTuple):
@@ -139,38 +141,59 @@ class Origin(NamedTuple):
     rewind: TrainState | None
 
 
+# By the seed; on the first process.
+Origins = Mapping[int, Origin]
+
+
 def climb(run: Run, seeds: Sequence[int]) -> None:
     """All levels of the replicates that train together."""
     setup = run.setup
     todo = [unit for unit in units(setup.config, run.workdir) if unit.seed in seeds]
-    if all(tickets.is_complete(unit.ticket) for unit in todo):
-        run.display.skip(len(todo) * setup.config.train.epochs)
+    levels = range(setup.config.ladder.levels + 1)
+
+    def not_complete() -> list[list[Unit]]:
+        left = [unit for unit in todo if not tickets.is_complete(unit.ticket)]
+        run.display.skip((len(todo) - len(left)) * setup.config.train.epochs)
+        return [[unit for unit in left if unit.level == level] for level in levels]
+
+    left = processes.on_first(not_complete) or [[] for _ in levels]
+    if processes.from_first(lambda: not any(left)):
         return
-    keys = {seed: Keys(*jax.random.split(jax.random.key(seed), 4)) for seed in seeds}
-    if setup.source:
-        origins = {seed: transferred_origin(run, seed, keys[seed]) for seed in seeds}
-    else:
-        origins = own_origins(run, keys)
-    drawn_from: dict[Unit, Ticket] = {}  # winning tickets of the level before, still in memory
-    for level in range(setup.config.ladder.levels + 1):
-        here = [unit for unit in todo if unit.level == level]
-        left = [unit for unit in here if not tickets.is_complete(unit.ticket)]
-        run.display.skip((len(here) - len(left)) * setup.config.train.epochs)
-        trainings: list[Training] = []
-        climbing = dict.fromkeys(unit.seed for unit in left)
-        for seed in climbing:
-            of_seed = [unit for unit in left if unit.seed == seed]
-            trainings += level_trainings(run, of_seed, origins[seed], keys[seed], drawn_from)
-        kept = train_all(run, trainings, setup.end_step, keep_ticket)
-        drawn_from = {unit: ticket for unit, ticket in kept.items() if ticket is not None}
+    origins = transferred_origins(run, seeds) if setup.source else own_origins(run, seeds)
+    drawn_from: dict[Unit, Ticket] = {}
+    for of_level in left:
+        drawn_from = climb_level(run, of_level, origins, drawn_from)
+
+
+def climb_level(
+    run: Run, left: Sequence[Unit], origins: Origins, drawn_from: Mapping[Unit, Ticket]
+) -> dict[Unit, Ticket]:
+    """Trains and records what is left of a level; gives its winning tickets, to draw from."""
+    seeds = dict.fromkeys(unit.seed for unit in left)
+
+    def of(seed: int) -> list[Unit]:
+        return [unit for unit in left if unit.seed == seed]
+
+    def trainings() -> list[Training]:
+        return [
+            training
+            for seed in seeds
+            for training in level_trainings(run, of(seed), origins[seed], drawn_from)
+        ]
+
+    def record() -> None:
         if left:
-            write_curve(setup.config, run.workdir)
-        for seed in climbing:
-            run.display.say(_level_line([unit for unit in here if unit.seed == seed]))
+            write_curve(run.setup.config, run.workdir)
+        for seed in seeds:
+            run.display.say(_level_line(run, seed, left[0].level))
+
+    kept = train_all(run, processes.on_first(trainings), run.setup.end_step, keep_ticket)
+    processes.on_first(record)
+    return {unit: ticket for unit, ticket in kept.items() if ticket is not None}
 
 
 def level_trainings(
-    run: Run, left: list[Unit], origin: Origin, keys: Keys, at_hand: Mapping[Unit, Ticket]
+    run: Run, left: list[Unit], origin: Origin, at_hand: Mapping[Unit, Ticket]
 ) -> list[Training]:
     """What is left to be trained of one level of a replicate: the ticket and its controls.
 
@@ -178,11 +201,11 @@ def level_trainings(
         run: the run.
         left: of the level, what is not complete.
         origin: of the replicate.
-        keys: of the replicate.
         at_hand: tickets that need not be loaded to draw from them.
     """
     setup, ladder = run.setup, run.setup.config.ladder
     seed, level = left[0].seed, left[0].level
+    keys = Keys.of(seed)
     winner = run.unit(seed, level).ticket
     if tickets.is_complete(winner):  # its controls are left: they get the very mask it has
         mask = tickets.load_ticket(winner).mask
@@ -200,56 +223,68 @@ def level_trainings(
         if ladder.optimizer_state == "restored" and unit.control in {WINNING, *FROM_REWIND_POINT}:
             restored = origin.rewind
         warn_of_collapse(run, unit, begin.mask)
-        trainings.append(Training(unit, begin, keys.train, restored))
+        trainings.append(Training(unit, begin, restored))
     return trainings
 
 
-def own_origins(run: Run, keys: Mapping[int, Keys]) -> dict[int, Origin]:
+def own_origins(run: Run, seeds: Sequence[int]) -> Origins:
     """The run's own weights at the rewind point: trained to there, or loaded from the disk."""
     setup = run.setup
+
+    def initial() -> dict[int, PyTree]:
+        return {seed: jax.device_get(setup.init(Keys.of(seed).init)) for seed in seeds}
+
+    variables = processes.on_first(initial) or {}
+    rewind = rewind_points(run, variables)
     restart = setup.config.ladder.schedule == "restart"
-    initial = {seed: jax.device_get(setup.init(of_seed.init)) for seed, of_seed in keys.items()}
-    rewind = rewind_points(run, keys, initial)
     return {
         seed: Origin(
             variables={"params": state.params, "batch_stats": state.batch_stats},
             step=0 if restart else setup.rewind_step,
-            initial=initial[seed],
+            initial=variables[seed],
             rewind=state,
         )
         for seed, state in rewind.items()
     }
 
 
-def rewind_points(
-    run: Run, keys: Mapping[int, Keys], initial: Mapping[int, PyTree]
-) -> dict[int, TrainState]:
+def rewind_points(run: Run, initial: Mapping[int, PyTree]) -> dict[int, TrainState]:
     """The states at the rewind step, as NumPy arrays: trained to there, or loaded from the disk."""
-    setup, found, missing = run.setup, {}, []
-    for seed, variables in initial.items():
-        begin = Start(masks.dense(variables["params"]), variables, 0)
-        like = state_of(setup.program.optimizer, begin)
-        saved = tickets.load_state(rewind_dir(run.workdir, seed), like=like)
-        if saved is None:
-            missing.append(Training(run.unit(seed, 0), begin, keys[seed].train))
-        else:
-            found[seed] = saved.state
+    setup = run.setup
+    found: dict[int, TrainState] = {}
+
+    def missing() -> list[Training]:
+        trainings = []
+        for seed, variables in initial.items():
+            begin = Start(masks.dense(variables["params"]), variables, 0)
+            like = state_of(setup.program.optimizer, begin)
+            saved = tickets.load_state(rewind_dir(run.workdir, seed), like=like)
+            if saved is None:
+                trainings.append(Training(run.unit(seed, 0), begin))
+            else:
+                found[seed] = saved.state
+        return trainings
 
     def keep(run: Run, training: Training, state: TrainState, rows: list[Row]) -> TrainState:
         run.save_state(training.unit, rewind_dir(run.workdir, training.unit.seed), state)
         return state
 
-    kept = train_all(run, missing, setup.rewind_step, keep)
-    found |= {unit.seed: state for unit, state in kept.items()}
+    made = train_all(run, processes.on_first(missing), setup.rewind_step, keep)
+    found |= {unit.seed: state for unit, state in made.items()}
     return {seed: found[seed] for seed in initial}
 
 
-def transferred_origin(run: Run, seed: int, keys: Keys) -> Origin:
+def transferred_origins(run: Run, seeds: Sequence[int]) -> Origins:
+    """Those of the source's tickets."""
+    return processes.on_first(lambda: {s: transferred_origin(run, s) for s in seeds}) or {}
+
+
+def transferred_origin(run: Run, seed: int) -> Origin:
     """The weights at the source's rewind point, with a new output layer where that is asked for.
 
     Training starts where a native ticket of the same config would, so that both train as long.
     """
-    setup, source = run.setup, run.setup.source
+    setup, source, keys = run.setup, run.setup.source, Keys.of(seed)
     assert source is not None
     restart = setup.config.ladder.schedule == "restart"
     variables = source.ticket(seed, 0).variables
@@ -343,8 +378,9 @@ def controlled(run: Run, unit: Unit, start: Start, origin: Origin, keys: Keys) -
     return CONTROLS[unit.control](start, key, Substitutes(setup.init, origin.initial, skip))
 
 
-def _level_line(here: list[Unit]) -> str:
-    line = f"seed {here[0].seed}  level {here[0].level:2d}"
+def _level_line(run: Run, seed: int, level: int) -> str:
+    line = f"seed {seed}  level {level:2d}"
+    here = [u for u in units(run.setup.config, run.workdir) if (u.seed, u.level) == (seed, level)]
     for i, unit in enumerate(here):
         metadata = tickets.read_metadata(unit.ticket)
         if i == 0:

@@ -9,17 +9,21 @@ Every key of the config can be set with --config.KEY=VALUE; lottery_jax/config.p
 and what they mean. Run the same command again to resume an interrupted run. Results are in the run
 directory: curve.csv, metrics.jsonl, report/curve.png and the tickets themselves.
 
+With --distributed the same command is started on every machine: docs/pods.md.
+
 Exit status: 0 done; 2 a mistake in the command, the config or the data, or a full disk, said in one
-line; 130 and 143 stopped by Ctrl-C or SIGTERM, with what was trained saved.
+line; 75 another process of the run is gone; 130 and 143 stopped by Ctrl-C or SIGTERM, with what was
+trained saved.
 """
 
 from __future__ import annotations
 
 import itertools
 import os
+import re
 import sys
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
@@ -27,6 +31,9 @@ from ml_collections import ConfigDict, config_flags
 from lottery_jax import signals
 from lottery_jax.config import misspelt_override, validate
 from lottery_jax.errors import ConfigError, LotteryError, one_line
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "The config file, such as configs/quickstart.py.", lock_config=True
@@ -37,6 +44,15 @@ _WORKDIR = flags.DEFINE_string(
 _OTHER_VERSIONS = flags.DEFINE_bool(
     "other_versions", False, "Go on even with what other versions of the software have begun."
 )
+_DISTRIBUTED = flags.DEFINE_bool(
+    "distributed",
+    False,
+    "Run as one of several processes, which are found as a TPU slice, SLURM, Open MPI or Kubernetes "
+    "sets them up, or named by the next three.",
+)
+_COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of the first process.")
+_PROCESSES = flags.DEFINE_integer("processes", None, "How many processes there are.", lower_bound=1)
+_PROCESS = flags.DEFINE_integer("process", None, "Which one this is, from 0.", lower_bound=0)
 
 
 def _parse_flags(argv: list[str]) -> list[str]:
@@ -51,6 +67,7 @@ def _parse_flags(argv: list[str]) -> list[str]:
             raise ConfigError(f"unexpected argument {rest[1]!r}; flags start with --")
         if not flags.FLAGS["config"].present:
             raise ConfigError("--config is missing; try --config=configs/quickstart.py, or --help")
+        _check_processes()
         if _WORKDIR.value == "":
             raise ConfigError("--workdir: is empty; name a directory, or leave it out")
         config = _CONFIG.value
@@ -72,6 +89,23 @@ def _parse_flags(argv: list[str]) -> list[str]:
     return rest
 
 
+def _check_processes() -> None:
+    named = {"coordinator": _COORDINATOR, "processes": _PROCESSES, "process": _PROCESS}
+    given = [name for name, flag in named.items() if flag.value is not None]
+    if given and not _DISTRIBUTED.value:
+        raise ConfigError(f"--{given[0]}: is for --distributed; add that, or leave it out")
+    if given and len(given) < len(named):
+        missing = next(name for name in named if name not in given)
+        raise ConfigError(f"--{missing}: is missing beside --{given[0]}")
+    if given and _PROCESS.value >= _PROCESSES.value:
+        raise ConfigError(
+            f"--process: {_PROCESS.value} is none of {_PROCESSES.value} processes, 0 to "
+            f"{_PROCESSES.value - 1}"
+        )
+    if _COORDINATOR.value and not re.fullmatch(r".+:\d{1,5}", _COORDINATOR.value):
+        raise ConfigError(f"--coordinator: {_COORDINATOR.value!r} is not HOST:PORT")
+
+
 def _cannot_load(argv: list[str]) -> str:
     return f"--config: can't be loaded: {_config_file(argv)}"
 
@@ -91,8 +125,12 @@ def _last_line(error: BaseException) -> str:
     return lines[-1].strip() if lines else "no more is said"
 
 
-def _fail(message: str) -> NoReturn:
+def _say(message: str) -> None:
     print(f"error: {one_line(message)}", file=sys.stderr)
+
+
+def _fail(message: str) -> NoReturn:
+    _say(message)
     sys.exit(2)
 
 
@@ -139,36 +177,54 @@ def set_up_process(config: ConfigDict) -> None:
 
 def _main(argv: list[str]) -> None:
     del argv
+    if _DISTRIBUTED.value:  # its runtime warns of the feature by which we learn of lost processes
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     # JAX is imported only now, so that --help and mistakes in flags answer at once.
     from rich.console import Console
 
     from lottery_jax import config as configuration
+    from lottery_jax import processes
     from lottery_jax.experiment import resolve
     from lottery_jax.ladder import run_ladder
     from lottery_jax.matrix import run_matrix
-    from lottery_jax.report import closing_table, write_report
 
     logging.set_verbosity(logging.ERROR)  # what a user can mend is said by this program
-    console = Console(soft_wrap=True)
     try:
         config = resolve(_CONFIG.value)
         config_file = config_flags.get_config_filename(flags.FLAGS["config"])
         default = default_workdir(config_file, configuration.fingerprint(config))
         workdir = _expanded(_WORKDIR.value or default)
         set_up_process(config)
+        if _DISTRIBUTED.value:
+            processes.start(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
+        console = Console(soft_wrap=True, quiet=not processes.is_first())
         run = run_matrix if config.transfer.sources else run_ladder
         run(config, workdir, console=console, other_versions=_OTHER_VERSIONS.value)
-        files = write_report([workdir])
-        console.print(closing_table([workdir]))
-        for file in files:
-            console.print(str(file), markup=False, highlight=False)
+        processes.on_first(lambda: _report(workdir, console))
+        processes.finish()
     except LotteryError as error:
-        _fail(str(error))
+        if not error.told:
+            _say(str(error))
+        processes.leave(2)
     except OSError as error:
-        _fail(
+        _say(
             f"{_said_by_the_system(error)}; what was completed is kept: mend that and run the same "
             "command again to resume"
         )
+        processes.leave(2)
+    except KeyboardInterrupt as interrupt:
+        if processes.is_first():
+            print("stopped; run the same command again to resume", file=sys.stderr)
+        processes.leave(signals.exit_status(interrupt))
+
+
+def _report(workdir: Path, console: Console) -> None:
+    from lottery_jax.report import closing_table, write_report
+
+    files = write_report([workdir])
+    console.print(closing_table([workdir]))
+    for file in files:
+        console.print(str(file), markup=False, highlight=False)
 
 
 def _expanded(workdir: str | Path) -> Path:

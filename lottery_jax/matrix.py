@@ -11,13 +11,14 @@ is not complete.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import jax
 from ml_collections import ConfigDict
 from rich.console import Console
 
-from lottery_jax import transfer
+from lottery_jax import processes, transfer
 from lottery_jax.config import validate
 from lottery_jax.errors import ConfigError
 from lottery_jax.experiment import resolve, set_up
@@ -51,12 +52,19 @@ def run_matrix(
     console = console or Console(soft_wrap=True, force_jupyter=False)
     if not config.transfer.sources:
         raise ConfigError("config.transfer.sources: a matrix needs at least one source")
-    check_workdir(workdir, config, other_versions=True)  # each cell looks at its own
-    if not (workdir / "config.json").is_file():
-        _check(config, devices)
-    with locked(workdir):
-        check_workdir(workdir, config, other_versions=True)
-        record_config(workdir, config)
+    processes.on_first(
+        lambda: check_workdir(workdir, config, other_versions=True)
+    )  # each cell's own later
+    if not processes.from_first((workdir / "config.json").is_file):
+        processes.everywhere(lambda: _check(config, devices))
+    with ExitStack() as held:
+
+        def begin() -> None:
+            held.enter_context(locked(workdir))
+            check_workdir(workdir, config, other_versions=True)
+            record_config(workdir, config)
+
+        processes.on_first(begin)
         todo = list(cells(config, workdir))
         for i, (title, folder, cell) in enumerate(todo, 1):
             console.print(f"[{i}/{len(todo)}] {title}", markup=False, highlight=False)

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
-from lottery_jax.pipeline import fetch, put
+from lottery_jax.pipeline import put
 
 PyTree = Any
 
@@ -149,8 +149,7 @@ def stack_keys(mesh: Mesh, keys: Sequence[jax.Array]) -> jax.Array:
 
 
 def unstack(mesh: Mesh, tree: PyTree, count: int) -> list[PyTree]:
-    """The trees of the first `count` replicates that were stacked, as NumPy arrays."""
-    tree = fetch(tree)
+    """The trees of the first `count` replicates of a tree of NumPy arrays (`pipeline.fetch`)."""
     if count == mesh.shape["replica"] == 1:
         return [tree]
 

@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import numpy as np
+import orbax.checkpoint as orbax
 from orbax.checkpoint import v1 as ocp
 
 from lottery_jax.errors import TicketError, TrainingError, one_line
@@ -213,6 +214,39 @@ def _digest(arrays: PyTree) -> np.ndarray[Any, np.dtype[np.uint8]]:
 
 
 @contextmanager
+def _orbax() -> Iterator[None]:
+    """Has Orbax work undisturbed, quietly, and for this process alone.
+
+    A signal is put off: Orbax works in event loops and threads of its own, in which an interrupt is
+    now swallowed, now leaves warnings behind. Whatever is saved is whole in each process, and so
+    one alone saves or loads it; by default Orbax would wait for all of them.
+    """
+    with (
+        postponed(),
+        _quiet(),
+        ocp.Context(multiprocessing_options=ocp.options.MultiprocessingOptions(**_this_process())),
+    ):
+        yield
+
+
+def _this_process() -> dict[str, Any]:
+    this = jax.process_index()
+    return {
+        "primary_host": this,
+        "active_processes": {this},
+        "barrier_sync_key_prefix": f"process_{this}",
+    }
+
+
+def _saver() -> orbax.Checkpointer:
+    # Of Orbax's two interfaces the one that a process can use for itself: the newer one, which
+    # loads here, compares directories with the other processes whatever it is told.
+    options = orbax.options.MultiprocessingOptions(**_this_process())
+    handler = orbax.PyTreeCheckpointHandler(use_zarr3=True, multiprocessing_options=options)
+    return orbax.Checkpointer(handler, multiprocessing_options=options)
+
+
+@contextmanager
 def _quiet() -> Iterator[None]:
     """Keeps Orbax and its event loops from printing their threads' tracebacks.
 
@@ -248,15 +282,12 @@ def _ignore_closed_loops() -> None:
 def _save_arrays(folder: Path, arrays: PyTree) -> None:
     """Writes arrays to a new directory, which has its name only when it is whole.
 
-    A signal is put off: Orbax works in event loops and threads of its own, in which an interrupt
-    is now swallowed, now leaves warnings behind.
-
     Raises:
         OSError: they can't be written; names the directory.
     """
     try:
-        with postponed(), _quiet():
-            ocp.save(folder.absolute(), arrays, overwrite=True)
+        with _orbax(), _saver() as saver:
+            saver.save(folder.absolute(), arrays, force=True)
         sync_tree(folder)  # Orbax leaves that to the system for its lists and for names
     except Exception as error:
         for path in temporary_in(folder.parent):
@@ -277,7 +308,7 @@ def _load_arrays(folder: Path, expected: PyTree) -> PyTree:
     """Loads NumPy arrays, having compared every leaf's shape and dtype with the expected one."""
     directory.check_arrays(folder, leaves(expected))
     try:
-        with postponed(), _quiet():
+        with _orbax():
             stored = leaves(ocp.metadata(folder.absolute()).metadata)
         compare_leaves(folder, stored, leaves(expected))
     except TicketError:
@@ -286,7 +317,7 @@ def _load_arrays(folder: Path, expected: PyTree) -> PyTree:
         raise TicketError(f"{folder}: is not a readable Orbax checkpoint: {error}") from error
     template = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), expected)
     try:
-        with postponed(), _quiet(), warnings.catch_warnings():
+        with _orbax(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return ocp.load(folder.absolute(), template)
     except Exception as error:

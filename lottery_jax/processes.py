@@ -1,0 +1,244 @@
+"""Several processes that run one program: JAX's multi-controller runtime.
+
+Every process runs the same code over the same devices. What is on the disk is the first process's
+alone: it reads and decides, and the others are told (`from_first`); it writes, and the others hear
+whether that went well (`on_first`). With one process all of this is a plain call.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NoReturn, TypeVar
+
+import jax
+import numpy as np
+from flax import serialization
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from lottery_jax.errors import (
+    ConfigError,
+    DataError,
+    LotteryError,
+    TicketError,
+    TrainingError,
+    one_line,
+)
+from lottery_jax.signals import Terminated, postponed
+
+PyTree = Any
+T = TypeVar("T")
+
+# Of a process whose run was ended by the loss of another; sysexits.h's for a passing failure.
+OTHERS_ARE_GONE = 75
+# Seconds without a sign of life after which a process counts as gone, and between looking.
+HEARTBEAT, WATCH = 20, 2
+
+_KNOWN = {e.__name__: e for e in (ConfigError, DataError, TicketError, TrainingError)}
+_looks = itertools.count()
+_ending = threading.Event()
+
+
+def start(coordinator: str | None, count: int | None, index: int | None) -> None:
+    """Joins the other processes, before any other call of JAX.
+
+    Args:
+        coordinator: `host:port` of the first process; None: found from the environment, as a TPU
+            slice, SLURM, Open MPI or Kubernetes set it up.
+        count: how many processes there are; None: likewise.
+        index: which one this is, from 0; None: likewise.
+
+    Raises:
+        ConfigError: the others can't be found or reached.
+    """
+    # The runtime puts its own handler in SIGTERM's place, which tells all processes. To Python the
+    # signal is ignored, so that nothing here takes that handler away.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    # To be told of a lost process, and not to be aborted.
+    jax.config.update("jax_enable_recoverability", True)
+    try:
+        jax.distributed.initialize(coordinator, count, index, heartbeat_timeout_seconds=HEARTBEAT)
+    except (ValueError, RuntimeError) as error:
+        raise ConfigError(
+            f"--distributed: the processes of this run don't come together ({one_line(error)}); give "
+            "--coordinator=HOST:PORT, --processes=N and --process=I to each"
+        ) from error
+    signal.signal(signal.SIGINT, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    threading.Thread(target=_watch, daemon=True).start()
+
+
+def is_first() -> bool:
+    """Whether this is the process that reads and writes files; the only one, if there is one."""
+    return jax.process_index() == 0
+
+
+def from_first(action: Callable[[], T]) -> T:
+    """What `action` gives on the first process, on all of them; what it raises likewise.
+
+    Args:
+        action: gives a tree of dicts with names as keys, lists, numbers, text, None and NumPy
+            arrays.
+    """
+    if jax.process_count() == 1:
+        return action()
+    result, failure = _attempt(action) if is_first() else (None, None)
+    packed = serialization.msgpack_serialize({"result": result, "failure": _described(failure)})
+    told = serialization.msgpack_restore(_broadcast(packed))
+    if failure is not None:
+        raise failure
+    if told["failure"] is not None:
+        error = _KNOWN.get(told["failure"]["kind"], LotteryError)(told["failure"]["says"])
+        error.told = True
+        raise error
+    return told["result"] if result is None else result
+
+
+def on_first(action: Callable[[], T]) -> T | None:
+    """Runs `action` on the first process alone, which gets its result; all get what it raises."""
+    result: list[T] = []
+    from_first(lambda: result.append(action()))
+    return result[0] if result else None
+
+
+def everywhere(action: Callable[[], T]) -> T:
+    """Runs `action` on each process; if it raises on one, it does on all."""
+    if jax.process_count() == 1:
+        return action()
+    result, failure = _attempt(action)
+    failed = _gather(np.int32(failure is not None))
+    if not failed.any():
+        return result  # type: ignore[return-value]
+    if failure is not None:
+        raise failure
+    error = LotteryError(f"process {int(np.argmax(failed))} could not go on")
+    error.told = True
+    raise error
+
+
+def check_same(value: str, what: str) -> None:
+    """Checks that all processes have the same text, such as a hash.
+
+    Raises:
+        DataError: they don't; names the processes.
+    """
+    if jax.process_count() == 1:
+        return
+    mine = np.frombuffer(value.encode(), np.uint8)
+    all_of_them = _gather(mine)
+    differ = [i for i, other in enumerate(all_of_them) if not np.array_equal(other, all_of_them[0])]
+    if differ:
+        raise DataError(f"{what} of process {differ[0]} differ from those of process 0")
+
+
+@contextmanager
+def asked_to_stop() -> Iterator[Callable[[], bool]]:
+    """Puts Ctrl-C and SIGTERM off in the block; gives the question whether there was one.
+
+    All processes must ask it at the same points, and get the same answer there. With several
+    processes the block raises for itself when it has stopped (`stop`).
+    """
+    if jax.process_count() == 1:
+        with postponed() as arrived:
+            yield lambda: bool(arrived)
+    else:
+        yield lambda: multihost_utils.reached_preemption_sync_point(next(_looks))
+
+
+def stop() -> NoReturn:
+    """Ends a block that was asked to stop."""
+    raise KeyboardInterrupt if jax.process_count() == 1 else Terminated
+
+
+def finish() -> None:
+    """Waits for the other processes at the end of a run that went well."""
+    if jax.process_count() > 1:
+        _gather(np.int32(0))
+        _ending.set()
+
+
+def leave(status: int) -> NoReturn:
+    """Ends the process with an exit status; one of several without waiting for the others."""
+    _ending.set()
+    if jax.distributed.is_initialized():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
+
+
+def _attempt(action: Callable[[], T]) -> tuple[T | None, Exception | None]:
+    try:
+        return action(), None
+    except Exception as error:
+        return None, error
+
+
+def _described(failure: Exception | None) -> dict[str, Any] | None:
+    if failure is None:
+        return None
+    return {"kind": type(failure).__name__, "says": str(failure)}
+
+
+def _broadcast(packed: bytes) -> bytes:
+    """The first process's bytes, whatever the others give."""
+    size = int(_gather(np.int32(len(packed)))[0])
+    # Powers of two, so that few programs are compiled for it.
+    buffer = np.zeros(1 << max(size - 1, 1).bit_length(), np.uint8)
+    if is_first():
+        buffer[:size] = np.frombuffer(packed, np.uint8)
+    return _sum(buffer)[:size].tobytes()
+
+
+def _gather(value: np.generic | np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """The values of all processes, along a new first axis."""
+    mine = np.zeros((jax.process_count(), *np.shape(value)), np.asarray(value).dtype)
+    mine[jax.process_index()] = value
+    return _sum(mine)
+
+
+def _sum(value: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """The sum of the processes' arrays, which have the same shape.
+
+    When this returns, all devices of this process are done with it. (On CPUs the collectives of two
+    programs that run at the same time can take each other's messages.)
+    """
+    devices = np.array(jax.devices()).reshape(jax.process_count(), -1)
+    mesh = Mesh(devices, ("process", "device"))
+    local = multihost_utils.host_local_array_to_global_array(
+        value[None], mesh, PartitionSpec("process")
+    )
+    return np.asarray(jax.block_until_ready(_total(mesh)(local)).addressable_data(0))
+
+
+@functools.cache
+def _total(mesh: Mesh) -> Callable[[jax.Array], jax.Array]:
+    return jax.jit(
+        lambda a: a.sum(0, dtype=a.dtype), out_shardings=NamedSharding(mesh, PartitionSpec())
+    )
+
+
+def _watch() -> None:
+    """Ends this process when another one is gone: what it waits for will never come."""
+    devices = jax.devices()
+    while not _ending.is_set():
+        try:
+            with multihost_utils.live_devices(devices):
+                time.sleep(WATCH)
+        except Exception as error:
+            if _ending.wait(1):
+                return
+            print(
+                "error: another process of this run has ended or can't be reached "
+                f"({one_line(error, 200)}); what was completed is kept: start all of them again to "
+                "resume",
+                file=sys.stderr,
+            )
+            leave(OTHERS_ARE_GONE)
