@@ -212,6 +212,10 @@ def _main(argv: list[str]) -> None:
             "command again to resume"
         )
         processes.leave(2)
+    except RuntimeError as error:
+        if not processes.are_several():
+            raise
+        processes.leave_alone(error)
     except KeyboardInterrupt as interrupt:
         if processes.is_first():
             print("stopped; run the same command again to resume", file=sys.stderr)

@@ -80,6 +80,11 @@ def is_first() -> bool:
     return jax.process_index() == 0
 
 
+def are_several() -> bool:
+    """Whether there is more than one process."""
+    return jax.process_count() > 1
+
+
 def from_first(action: Callable[[], T]) -> T:
     """What `action` gives on the first process, on all of them; what it raises likewise.
 
@@ -174,6 +179,16 @@ def leave(status: int) -> NoReturn:
     sys.exit(status)
 
 
+def leave_alone(error: Exception) -> NoReturn:
+    """Ends the process after what another one's end, most likely, has brought about here."""
+    print(
+        f"error: another process of this run has ended or can't be reached ({one_line(error, 200)}); "
+        "what was completed is kept: start all of them again to resume",
+        file=sys.stderr,
+    )
+    leave(OTHERS_ARE_GONE)
+
+
 def _attempt(action: Callable[[], T]) -> tuple[T | None, Exception | None]:
     try:
         return action(), None
@@ -235,10 +250,4 @@ def _watch() -> None:
         except Exception as error:
             if _ending.wait(1):
                 return
-            print(
-                "error: another process of this run has ended or can't be reached "
-                f"({one_line(error, 200)}); what was completed is kept: start all of them again to "
-                "resume",
-                file=sys.stderr,
-            )
-            leave(OTHERS_ARE_GONE)
+            leave_alone(error)

@@ -45,7 +45,8 @@ def command(workdir, overrides=None, *, under=()):
 
 def environment(cache, **more):
     """A process like a user's: one device, and a compilation cache that the runs share."""
-    env = {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"}
+    own = ("XLA_FLAGS", "TF_CPP_MIN_LOG_LEVEL")  # what this process and its JAX have set
+    env = {key: value for key, value in os.environ.items() if key not in own}
     return {**env, "JAX_COMPILATION_CACHE_DIR": str(cache), **more}
 
 
@@ -97,6 +98,8 @@ def outcome(workdir):
     rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     for row in rows:
         del row["seconds"], row["images_per_s"]
+    # Replicates that train together write side by side, unless one of them is behind.
+    rows.sort(key=lambda row: (row["seed"], row["level"], row["control"], row["step"]))
     curve = [line.rpartition(",")[0] for line in (workdir / "curve.csv").read_text().splitlines()]
     paths = sorted(path.relative_to(workdir) for path in workdir.rglob("*"))
     left = [p for p in paths if is_temporary(p) or (p.name == "state" and "rewind" not in str(p))]

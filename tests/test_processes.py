@@ -1,0 +1,209 @@
+"""Several processes that run one program, on this machine: what they find, and when one is lost."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from lottery_jax import tickets
+from tests.faults import runs
+
+# Four trainings, with a checkpoint an epoch and a rewind point within one.
+SMALL = {
+    "seeds": "0",
+    "train.epochs": "3",
+    "train.together": "1",
+    "ladder.levels": "1",
+    "ladder.rewind": "30st",
+}
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("localhost", 0))
+        return s.getsockname()[1]
+
+
+def devices(cache, count):
+    """An environment with so many fake devices in each process."""
+    flags = f"--xla_force_host_platform_device_count={count}"
+    return runs.environment(cache, XLA_FLAGS=flags)
+
+
+def start_processes(workdir, overrides, env, cwd, count=2):
+    """Starts the processes of one run; their output goes to files beside its directory."""
+    port = free_port()
+    started = []
+    for i in range(count):
+        with (cwd / f"{workdir.name}.{i}.out").open("w") as out:
+            command = [*runs.command(workdir, overrides), "--distributed", f"--process={i}",
+                       f"--coordinator=localhost:{port}", f"--processes={count}"]  # fmt: skip
+            started.append(runs.start(command, env, cwd, stdout=out, stderr=subprocess.STDOUT))
+    return started
+
+
+def ends(processes, timeout=240):
+    """Their exit statuses."""
+    try:
+        return [process.wait(timeout=timeout) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+
+
+def said(workdir, cwd, i):
+    """What a process printed, without what the collectives' library does."""
+    lines = (cwd / f"{workdir.name}.{i}.out").read_text(errors="replace").splitlines()
+    return "\n".join(line for line in lines if "[Gloo]" not in line)
+
+
+def all_tickets(workdir):
+    return {
+        str(file.parent.relative_to(workdir)): tickets.load_ticket(file.parent)
+        for file in sorted(workdir.rglob("metadata.json"))
+    }
+
+
+def rows(workdir):
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+def test_two_processes_of_four_devices_are_one_of_eight_and_one_of_one(tmp_path, cache):
+    """A batch over all devices of both: the same masks, and metrics but for the order of sums."""
+    both = start_processes(tmp_path / "2x4", SMALL, devices(cache, 4), tmp_path)
+    assert ends(both) == [0, 0], said(tmp_path / "2x4", tmp_path, 0)
+    for name, count in (("1x8", 8), ("1x1", 1)):
+        done = runs.run(runs.command(tmp_path / name, SMALL), devices(cache, count), tmp_path)
+        assert done.returncode == 0, done.stderr
+    expected = all_tickets(tmp_path / "1x1")
+    assert len(expected) == 3
+    for name in ("2x4", "1x8"):
+        found = all_tickets(tmp_path / name)
+        assert found.keys() == expected.keys()
+        for which, ticket in found.items():
+            same = jax.tree.map(np.array_equal, ticket.mask, expected[which].mask)
+            assert all(jax.tree.leaves(same)), which
+        for row, other in zip(rows(tmp_path / name), rows(tmp_path / "1x1"), strict=True):
+            for key in set(other) - {"seconds", "images_per_s"}:
+                if key.endswith("loss"):
+                    assert row[key] == pytest.approx(other[key], rel=1e-3)
+                elif key.endswith("accuracy"):
+                    assert row[key] == pytest.approx(other[key], abs=0.006)  # two of 359 images
+                else:
+                    assert row[key] == other[key]
+    # One process alone speaks and writes.
+    assert "level  1" in said(tmp_path / "2x4", tmp_path, 0)
+    assert said(tmp_path / "2x4", tmp_path, 1) == ""
+
+
+def test_asked_to_stop_all_stop_at_the_same_step_and_one_process_can_go_on(tmp_path, cache):
+    """Replicates on the devices of two processes; the signal comes to the second one."""
+    together = {**SMALL, "seeds": "0,1", "train.together": "0", "train.batch_size": "4"}
+    alone = devices(cache, 1)
+    whole = tmp_path / "whole"
+    done = runs.run(runs.command(whole, together), alone, tmp_path)
+    assert done.returncode == 0, done.stderr
+    workdir = tmp_path / "run"
+    processes = start_processes(workdir, together, devices(cache, 1), tmp_path)
+    runs.wait_for_lines(processes[0], workdir, 2)
+    time.sleep(0.05)
+    processes[1].send_signal(signal.SIGTERM)
+    assert ends(processes) == [143, 143], said(workdir, tmp_path, 0)
+    assert "stopped; run the same command again to resume" in said(workdir, tmp_path, 0)
+    steps = {tickets.latest_step(workdir / f"seed_{s}/level_00/state/winning") for s in (0, 1)}
+    assert len(steps) == 1 and steps.pop() % 359 != 0
+    done = runs.run(runs.command(workdir, together), alone, tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert runs.outcome(workdir) == runs.outcome(whole)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("lost", [0, 1])
+def test_when_one_is_killed_the_other_ends_and_both_can_go_on(
+    tmp_path, cache, lost, record_property
+):
+    """Within half a minute, with one line; what the pair then finds is what it would have found."""
+    longer = {**SMALL, "train.epochs": "4", "train.batch_size": "16"}
+    env = devices(cache, 2)
+    assert ends(start_processes(tmp_path / "whole", longer, env, tmp_path)) == [0, 0]
+    workdir = tmp_path / "run"
+    processes = start_processes(workdir, longer, env, tmp_path)
+    runs.wait_for_lines(processes[0], workdir, 5)
+    processes[lost].kill()
+    killed = time.monotonic()
+    statuses = ends(processes)
+    record_property("measured", f"the other process ended after {time.monotonic() - killed:.0f} s")
+    assert statuses[lost] == -signal.SIGKILL and statuses[1 - lost] == 75
+    assert time.monotonic() - killed < 60  # half a minute, on a machine that does other things too
+    *_, last = said(workdir, tmp_path, 1 - lost).splitlines()
+    assert last.startswith("error: another process of this run has ended or can't be reached")
+    assert last.endswith("start all of them again to resume")
+    assert ends(start_processes(workdir, longer, env, tmp_path)) == [0, 0]
+    assert runs.outcome(workdir) == runs.outcome(tmp_path / "whole")
+
+
+def test_a_mistake_in_the_first_process_ends_all_and_is_said_once(tmp_path, cache):
+    workdir = tmp_path / "run"
+    workdir.mkdir()
+    (workdir / "notes.txt").write_text("mine")
+    processes = start_processes(workdir, SMALL, devices(cache, 1), tmp_path)
+    assert ends(processes) == [2, 2]
+    assert "is neither empty nor a run" in said(workdir, tmp_path, 0)
+    assert said(workdir, tmp_path, 1) == ""
+
+
+def test_a_mistake_in_another_process_ends_all_and_is_said_there(tmp_path, cache):
+    """Its data are not there."""
+    workdir, env = tmp_path / "run", devices(cache, 1)
+    port, started = free_port(), []
+    data = tmp_path / "data"
+    data.mkdir()
+    np.savez(data / "mine.npz", **some_images())
+    for i in range(2):
+        with (tmp_path / f"run.{i}.out").open("w") as out:
+            folder = data if i == 0 else tmp_path / "nowhere"
+            more = {**SMALL, "data.name": "mine", "data.dir": str(folder), "train.batch_size": "2"}
+            command = [*runs.command(workdir, more), "--distributed", f"--process={i}",
+                       f"--coordinator=localhost:{port}", "--processes=2"]  # fmt: skip
+            started.append(runs.start(command, env, tmp_path, stdout=out, stderr=out))
+    assert ends(started) == [2, 2]
+    assert said(workdir, tmp_path, 0) == ""
+    assert "nowhere" in said(workdir, tmp_path, 1)
+    assert not workdir.exists()
+
+
+def some_images():
+    rng = np.random.default_rng(0)
+    return {
+        "x_train": rng.integers(0, 256, (32, 8, 8, 1)).astype(np.uint8),
+        "y_train": np.arange(32) % 4,
+        "x_test": rng.integers(0, 256, (8, 8, 8, 1)).astype(np.uint8),
+        "y_test": np.arange(8) % 4,
+    }
+
+
+def test_flags_of_several_processes_are_checked(tmp_path):
+    for flags, expected in [
+        (["--process=1"], "--process: is for --distributed"),
+        (["--distributed", "--process=1"], "--coordinator: is missing beside --process"),
+        (["--distributed", "--process=2", "--processes=2", "--coordinator=a:1"],
+         "--process: 2 is none of 2 processes, 0 to 1"),
+        (["--distributed", "--process=0", "--processes=2", "--coordinator=a"],
+         "--coordinator: 'a' is not HOST:PORT"),
+    ]:  # fmt: skip
+        command = [sys.executable, "-m", "lottery_jax.main", f"--config={runs.QUICKSTART}", *flags]
+        done = runs.run(command, dict(os.environ), tmp_path)
+        assert done.returncode == 2 and done.stderr.startswith(f"error: {expected}"), done.stderr
