@@ -53,7 +53,7 @@ def run_matrix(
         raise ConfigError("config.transfer.sources: a matrix needs at least one source")
     check_workdir(workdir, config, other_versions=True)  # each cell looks at its own
     if not (workdir / "config.json").is_file():
-        _check(config, devices)
+        check_cells(config, devices)
     with locked(workdir):
         check_workdir(workdir, config, other_versions=True)
         record_config(workdir, config)
@@ -89,8 +89,12 @@ def cells(config: ConfigDict, workdir: Path) -> Iterator[tuple[str, Path, Config
                 yield f"tickets of {source} on {target}", workdir / name, transferred
 
 
-def _check(config: ConfigDict, devices: list[jax.Device] | None) -> None:
-    """Checks every cell and loads every data set once: not the last one after hours."""
+def check_cells(config: ConfigDict, devices: list[jax.Device] | None = None) -> None:
+    """Checks every cell of a matrix and loads every data set once: not the last one after hours.
+
+    Raises:
+        ConfigError, DataError: one line that says what does not fit.
+    """
     names, shapes, classes = {}, {}, {}
     for _, _, cell in cells(config, Path()):
         validate(cell)
