@@ -152,17 +152,15 @@ def _run(args: argparse.Namespace, overrides: Sequence[str]) -> list[str]:
     if gpus and at_once > len(gpus):
         raise ConfigError(f"--gpus: {len(gpus)} for {at_once} runs at once; name one for each")
     sweep = _planned(args, overrides, at_once)
-    console = Console(soft_wrap=True)
-    executor = jobs.Jobs(
-        args.cluster, sweep.workdir / "jobs" / ".submitit", jobs.parse_options(args.slurm)
-    )
+    console = _console()
+    executor = jobs.Jobs(args.cluster, _logs(sweep), jobs.parse_options(args.slurm))
     if plan.is_sweep(sweep.workdir):
         plan.check_same(plan.read(sweep.workdir), sweep)
     checks.check(sweep.plan, sweep.workdir)
     if args.dry_run:
         for run in sweep.plan.runs:
             after = f"  (after {', '.join(run.after)})" if run.after else ""
-            console.print(f"{run.name}{after}", markup=False, highlight=False)
+            console.print(f"{run.name}{after}", markup=False, highlight=False, soft_wrap=True)
         return []
     with locked(sweep.workdir):
         if plan.is_sweep(sweep.workdir):  # what another process may have written meanwhile
@@ -222,6 +220,16 @@ def _cores(args: argparse.Namespace, workdir: Path, at_once: int) -> int:
     return cores if cores < there else 0
 
 
+def _console() -> Console:
+    """The terminal; in a log file tables are wide enough for the names of runs."""
+    return Console(width=None if sys.stdout.isatty() else 140)
+
+
+def _logs(sweep: Sweep) -> Path:
+    """Where submitit keeps its files."""
+    return sweep.workdir / "jobs" / ".submitit"
+
+
 def _absolute(path: Path) -> Path:
     try:
         return path.expanduser().absolute()
@@ -237,7 +245,7 @@ def _progress(
     from lottery_jax.sweep.tables import Overview
 
     def say(line: str) -> None:
-        console.print(line, markup=False, highlight=False)
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     if not console.file.isatty():  # in a log file the lines are enough
         yield lambda known: None, say
@@ -262,7 +270,7 @@ def _finish(sweep: Sweep, known: Mapping[str, Known], console: Console) -> None:
     console.print(Overview(sweep).table(known))
     with contextlib.suppress(ConfigError):  # nothing to draw yet; what failed is said
         for file in report.write(sweep, known):
-            console.print(str(file), markup=False, highlight=False)
+            console.print(str(file), markup=False, highlight=False, soft_wrap=True)
 
 
 def _failures(sweep: Sweep, known: Mapping[str, Known]) -> list[str]:
@@ -282,8 +290,7 @@ def _failures(sweep: Sweep, known: Mapping[str, Known]) -> list[str]:
             last = its.attempts[-1]
             lines.append(f"{run.name}: {describe_end(last)} (log: {last.log})")
         else:
-            logs = sweep.workdir / "jobs" / ".submitit"
-            lines.append(f"{run.name}: its job ended before the run began (logs: {logs})")
+            lines.append(f"{run.name}: its job ended before the run began (logs: {_logs(sweep)})")
     return lines
 
 
@@ -295,8 +302,7 @@ def _look(sweep: Sweep) -> dict[str, Known]:
     for run in sweep.plan.runs:
         submission = attempts.read_submission(sweep.job_folder(run))
         there = attempts.read_attempts(sweep.job_folder(run))
-        folder = sweep.workdir / "jobs" / ".submitit"
-        pending = submission is not None and jobs.is_pending(submission, there, folder)
+        pending = submission is not None and jobs.is_pending(submission, there, _logs(sweep))
         known[run.name] = states.look(sweep, run, is_pending=pending)
     return known
 
@@ -310,7 +316,7 @@ def _status(workdir: Path) -> None:
 
     sweep = plan.read(_absolute(workdir))
     known = _look(sweep)
-    console = Console(soft_wrap=not sys.stdout.isatty())
+    console = _console()
     console.print(Overview(sweep).table(known))
     driver = lock.holder(sweep.workdir)
     if driver:

@@ -239,7 +239,8 @@ def _executor(cluster: str, folder: Path, options: Mapping[str, str | int]) -> A
     if cluster == "local":
         if options:
             raise ConfigError("--slurm: is for --cluster=slurm")
-        local = submitit.LocalExecutor(folder)
+        # Local jobs are named by their process number, which another process may have had before.
+        local = submitit.LocalExecutor(folder / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}")
         local.update_parameters(timeout_min=_A_YEAR_MIN)
         return local
     try:
