@@ -1,0 +1,104 @@
+"""Sweeps whose runs crash and are killed, and that are killed themselves: nothing is lost or repeated."""
+
+import os
+import signal
+
+import pytest
+
+from lottery_jax import lock
+from tests.faults import runs, sweeps
+
+
+def disturbed(folder, grid, names):
+    """Runs a sweep of which the first run crashes, the second is killed, and then the sweep.
+
+    Returns the sweep's directory, the environment and the command.
+    """
+    workdir, env = folder / "sweep", runs.environment(folder / "cache")
+    first, second = (workdir / name for name in names[:2])
+    command = sweeps.command(workdir, *grid, "--at_once=2", "--cores=1")
+    driver = sweeps.start(command, sweeps.crashing(env, first), folder)
+    sweeps.wait_until(lambda: runs.lines_of(second) >= 3, driver)
+    os.kill(sweeps.holder(second), signal.SIGKILL)
+
+    def second_attempts():
+        attempts = sweeps.statuses(workdir)
+        return attempts[names[0]][:1] == [1] and attempts[names[1]] == [-9, None]
+
+    sweeps.wait_until(second_attempts, driver)
+    driver.kill()
+    driver.wait()
+    job = lock.holder(workdir / "jobs" / names[1])
+    assert job and sweeps.is_there(job["pid"]), "the job has ended with the sweep"
+    return workdir, env, command
+
+
+def check_same_as_by_themselves(workdir, env, folder):
+    alone = sweeps.by_themselves(workdir, 1, env, folder)
+    assert alone == {name: sweeps.found(workdir / name) for name in alone}
+
+
+def test_a_run_that_crashes_a_run_that_is_killed_and_the_sweep_killed(tmp_path):
+    names = [f"seeds={seed}" for seed in range(3)]
+    workdir, env, command = disturbed(tmp_path, ["--grid", "seeds=0,1,2"], names)
+    done = runs.run(command, env, tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert sweeps.statuses(workdir) == {"seeds=0": [1, 0], "seeds=1": [-9, 0], "seeds=2": [0]}
+    check_same_as_by_themselves(workdir, env, tmp_path)
+    assert (workdir / "report" / "curve.png").is_file()
+
+    again = runs.run(command, env, tmp_path)  # finished runs are never repeated
+    assert again.returncode == 0 and again.stdout.count("finished before") == 3
+    assert sum(map(len, sweeps.statuses(workdir).values())) == 5
+
+
+def test_ctrl_c_has_the_runs_save_and_the_same_command_goes_on(tmp_path):
+    """As in a terminal: it is sent to all the processes that were started from there."""
+    workdir, env = tmp_path / "sweep", runs.environment(tmp_path / "cache")
+    command = sweeps.command(workdir, "--grid", "seeds=0,1,2", "--at_once=2", "--cores=1")
+    driver = sweeps.start(command, env, tmp_path)
+    both = [workdir / "seeds=0", workdir / "seeds=1"]
+    sweeps.wait_until(lambda: min(map(runs.lines_of, both)) >= 1, driver)
+    processes = list(map(sweeps.holder, both))
+    os.killpg(driver.pid, signal.SIGINT)
+    assert driver.wait(timeout=60) == 130
+    assert not any(map(sweeps.is_there, processes))
+    said = (tmp_path / "sweep.log").read_text()
+    assert said.endswith("stopped; run the same command again to resume\n")
+    assert "Traceback" not in said
+    before = sweeps.statuses(workdir)
+    assert before == {"seeds=0": [143], "seeds=1": [143], "seeds=2": []}
+    for run in both:
+        assert list(run.glob("seed_*/level_*/state/winning/[0-9]*")), "nothing was saved"
+    done = runs.run(command, env, tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert sweeps.statuses(workdir) == {"seeds=0": [143, 0], "seeds=1": [143, 0], "seeds=2": [0]}
+    check_same_as_by_themselves(workdir, env, tmp_path)
+
+
+@pytest.mark.long
+def test_eight_ladders(tmp_path, record_property):
+    """The same with 8, the sweep killed once more and stopped once."""
+    names = [f"ladder.scores={s},seeds={n}" for s in ("magnitude", "random") for n in range(4)]
+    grid = ["--grid", "seeds=0,1,2,3", "--grid", "ladder.scores=magnitude,random"]
+    workdir, env, command = disturbed(tmp_path, grid, names)
+    for number, finished in ((signal.SIGKILL, 3), (signal.SIGTERM, 5)):
+        driver = sweeps.start(command, env, tmp_path)
+
+        def so_many(finished=finished):
+            ended = [attempts[-1:] for attempts in sweeps.statuses(workdir).values()]
+            return ended.count([0]) >= finished and [None] in ended
+
+        sweeps.wait_until(so_many, driver)
+        driver.send_signal(number)
+        driver.wait(timeout=60)
+    done = runs.run(command, env, tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    statuses = sweeps.statuses(workdir)
+    assert list(statuses) == names
+    assert statuses[names[0]] == [1, 0] and statuses[names[1]] == [-9, 0]
+    for attempts in statuses.values():  # one each, unless it was stopped
+        assert [s for s in attempts if s not in (1, -9)] in ([0], [143, 0], [-15, 0])
+    stopped = sum(map(len, statuses.values())) - 10
+    record_property("measured", f"8 ladders, 2 disturbed, {stopped} stopped, none repeated")
+    check_same_as_by_themselves(workdir, env, tmp_path)
