@@ -153,7 +153,8 @@ def _run(args: argparse.Namespace, overrides: Sequence[str]) -> list[str]:
         raise ConfigError(f"--gpus: {len(gpus)} for {at_once} runs at once; name one for each")
     sweep = _planned(args, overrides, at_once)
     console = _console()
-    executor = jobs.Jobs(args.cluster, _logs(sweep), jobs.parse_options(args.slurm))
+    options = jobs.parse_options(args.slurm)
+    jobs.check(args.cluster, options)
     if plan.is_sweep(sweep.workdir):
         plan.check_same(plan.read(sweep.workdir), sweep)
     checks.check(sweep.plan, sweep.workdir)
@@ -170,7 +171,7 @@ def _run(args: argparse.Namespace, overrides: Sequence[str]) -> list[str]:
         with _progress(sweep, console, at_once) as (show, say):
             driver = drive.Driver(
                 sweep,
-                executor,
+                jobs.Jobs(args.cluster, _logs(sweep), options),
                 drive.share(at_once, sweep.cores, gpus),
                 retries=args.retries,
                 say=say,

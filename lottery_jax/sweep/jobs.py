@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import importlib.util
 import os
 import shutil
 import signal
@@ -21,12 +22,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from lottery_jax.errors import ConfigError, choose, one_line
+from lottery_jax.errors import ConfigError, one_line
 from lottery_jax.files import is_alive
 from lottery_jax.lock import locked
 from lottery_jax.sweep.attempts import Attempt, Submission, read_attempts, write_attempt
-
-CLUSTERS = ("local", "slurm")
 
 # Longer than any run: how long a local job may last, which submitit limits.
 _A_YEAR_MIN = 60 * 24 * 365
@@ -113,7 +112,10 @@ class Job:
         )
         self._record(None)
         env = {k: v for k, v in {**os.environ, **self.environment}.items() if v is not None}
-        with log.open("wb") as output:
+        # SLURM's warning goes to every process of a job: the command, which it would end, never
+        # gets it.
+        warning = getattr(signal, f"SIG{JobEnvironment.USR_SIG}")
+        with log.open("wb") as output, _blocked({warning}):
             child = subprocess.Popen(
                 self.command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=env
             )
@@ -164,13 +166,12 @@ class Jobs:
         options: of SLURM, such as `partition`, `time` and `gpus_per_node`.
 
     Raises:
-        ConfigError: submitit is not installed, there is no such option, or no SLURM here.
+        ConfigError: as `check`.
     """
 
     def __init__(
         self, cluster: str, folder: Path, options: Mapping[str, str | int] | None = None
     ) -> None:
-        choose(dict.fromkeys(CLUSTERS, True), cluster, "--cluster")
         self.cluster = cluster
         self._folder = folder
         self._known: dict[str, Any] = {}
@@ -228,17 +229,27 @@ def parse_options(texts: Sequence[str]) -> dict[str, str | int]:
     return options
 
 
-def _executor(cluster: str, folder: Path, options: Mapping[str, str | int]) -> Any:
-    try:
-        import submitit
-    except ImportError as error:
+def check(cluster: str, options: Mapping[str, str | int]) -> None:
+    """Checks that jobs can be submitted, without writing anything.
+
+    Raises:
+        ConfigError: submitit is not installed, there is no such option, or no SLURM here.
+    """
+    if importlib.util.find_spec("submitit") is None:
         raise ConfigError(
             "submitit, which starts the jobs of a sweep, is not installed: "
             "pip install -e '.[cluster]'"
-        ) from error
+        )
+    if cluster == "slurm":
+        _executor(cluster, Path(), options)
+    elif options:
+        raise ConfigError("--slurm: is for --cluster=slurm")
+
+
+def _executor(cluster: str, folder: Path, options: Mapping[str, str | int]) -> Any:
+    import submitit
+
     if cluster == "local":
-        if options:
-            raise ConfigError("--slurm: is for --cluster=slurm")
         # Local jobs are named by their process number, which another process may have had before.
         local = submitit.LocalExecutor(folder / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}")
         local.update_parameters(timeout_min=_A_YEAR_MIN)

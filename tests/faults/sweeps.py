@@ -10,10 +10,10 @@ from pathlib import Path
 from lottery_jax.sweep import attempts
 from tests.faults import runs
 
-# Long enough to be killed in the middle: epochs of 359 steps.
+# Long enough to be killed in the middle: epochs of 179 steps.
 SLOW = {
     "controls": "()",
-    "train.batch_size": "4",
+    "train.batch_size": "8",
     "train.epochs": "4",
     "train.checkpoint_every_epochs": "1",
     "ladder.levels": "1",
