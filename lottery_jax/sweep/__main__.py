@@ -56,7 +56,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         else:
             _report(args.workdir, args.out)
 
-    signals.raise_on_sigterm()
     try:
         status = exit_status(command)
     except KeyboardInterrupt as interrupt:
@@ -168,6 +167,7 @@ def _run(args: argparse.Namespace, overrides: Sequence[str]) -> list[str]:
             plan.check_same(plan.read(sweep.workdir), sweep)
         checks.record_matrices(sweep.plan, sweep.workdir)
         plan.write(sweep)
+        signals.raise_on_sigterm()
         with _progress(sweep, console, at_once) as (show, say):
             driver = drive.Driver(
                 sweep,
@@ -183,6 +183,7 @@ def _run(args: argparse.Namespace, overrides: Sequence[str]) -> list[str]:
 
 def _planned(args: argparse.Namespace, arguments: Sequence[str], at_once: int) -> Sweep:
     """The sweep that a command means."""
+    from lottery_jax import rundir
     from lottery_jax.sweep import grid, plan
 
     overrides: dict[str, str] = {}
@@ -194,6 +195,8 @@ def _planned(args: argparse.Namespace, arguments: Sequence[str], at_once: int) -
             raise ConfigError(f"{argument}: has no value; write {argument}=VALUE")
         overrides[key] = value
     workdir = _absolute(args.workdir)
+    if (workdir / "config.json").is_file() and rundir.read_config(workdir).transfer.sources == ():
+        raise ConfigError(f"{workdir}: is a run; choose another --workdir")
     values = grid.parse_grid(args.grid)
     runs = grid.expand(args.config, overrides, values, workdir)
     given = {"config": args.config, "overrides": overrides, "grid": values}
@@ -214,8 +217,10 @@ def _cores(args: argparse.Namespace, workdir: Path, at_once: int) -> int:
         return there
     if args.cores is not None and args.cores < 0:
         raise ConfigError(f"--cores: {args.cores} is not 0 or more")
-    if args.cluster != "local" or not hasattr(os, "sched_getaffinity"):
-        return args.cores or 0
+    if args.cluster == "slurm" and args.cores:
+        raise ConfigError("--cores: is for local runs; on SLURM say --slurm=cpus_per_task=N")
+    if args.cluster == "slurm" or not hasattr(os, "sched_getaffinity"):
+        return 0
     there = len(os.sched_getaffinity(0))
     cores = max(1, there // at_once) if args.cores is None else args.cores
     return cores if cores < there else 0

@@ -11,6 +11,7 @@ import ast
 import dataclasses
 import itertools
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -123,7 +124,9 @@ def load_config(file: str, overrides: Mapping[str, str]) -> ConfigDict:
         "config", None, "", lock_config=True, flag_values=values, sys_argv=argv
     )
     try:
-        values(argv)
+        with warnings.catch_warnings():  # ml_collections loads files in a way that Python warns of
+            warnings.simplefilter("ignore", DeprecationWarning)
+            values(argv)
         config = values["config"].value
         if not hasattr(config, "keys") or not isinstance(config, ConfigDict):
             raise ConfigError(f"--config: get_config() in {file} must return a ConfigDict")

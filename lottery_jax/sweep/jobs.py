@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import importlib
 import importlib.util
 import os
 import shutil
@@ -208,10 +209,7 @@ def is_pending(submission: Submission, attempts: Sequence[Attempt], folder: Path
         return not begun and young and is_alive(int(submission.job_id))
     if shutil.which("sacct") is None:  # not on the cluster: what the disk says is all there is
         return not any(a.job_id == submission.job_id and a.status is not None for a in attempts)
-    from submitit import SlurmJob
-
-    job: Any = SlurmJob(folder, submission.job_id)
-    return not job.done()
+    return not _submitit().SlurmJob(folder, submission.job_id).done()
 
 
 def parse_options(texts: Sequence[str]) -> dict[str, str | int]:
@@ -246,9 +244,21 @@ def check(cluster: str, options: Mapping[str, str | int]) -> None:
         raise ConfigError("--slurm: is for --cluster=slurm")
 
 
-def _executor(cluster: str, folder: Path, options: Mapping[str, str | int]) -> Any:
-    import submitit
+def _submitit() -> Any:
+    """The module; in this process it must not set up logging, which closes everybody's handlers."""
+    name, before = "SUBMITIT_LOG_LEVEL", os.environ.get("SUBMITIT_LOG_LEVEL")
+    os.environ[name] = "NOCONFIG"
+    try:
+        return importlib.import_module("submitit")
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
 
+
+def _executor(cluster: str, folder: Path, options: Mapping[str, str | int]) -> Any:
+    submitit = _submitit()
     if cluster == "local":
         # Local jobs are named by their process number, which another process may have had before.
         local = submitit.LocalExecutor(folder / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}")

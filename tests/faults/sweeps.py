@@ -14,6 +14,7 @@ from tests.faults import runs
 SLOW = {
     "controls": "()",
     "train.batch_size": "8",
+    "optimizer.learning_rate": "0.01",
     "train.epochs": "4",
     "train.checkpoint_every_epochs": "1",
     "ladder.levels": "1",
@@ -23,7 +24,8 @@ SLOW = {
 _BY_ITSELF = """
 import os, runpy, sys
 from pathlib import Path
-os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: int(sys.argv[3])])
+if sys.argv[3]:
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: int(sys.argv[3])])
 from lottery_jax.ladder import run_ladder
 for file in sorted(Path(sys.argv[1], "jobs").glob("*/config.py")):
     run_ladder(runpy.run_path(str(file))["get_config"](), Path(sys.argv[2], file.parent.name))
@@ -50,7 +52,9 @@ def start(command, env, cwd, **options):
 def by_themselves(workdir, cores, env, cwd):
     """The outcome of each run of a sweep, to which nothing happens."""
     alone = runs.run(
-        [sys.executable, "-c", _BY_ITSELF, str(workdir), str(cwd / "alone"), str(cores)], env, cwd
+        [sys.executable, "-c", _BY_ITSELF, str(workdir), str(cwd / "alone"), str(cores or "")],
+        env,
+        cwd,
     )
     assert alone.returncode == 0, alone.stderr
     return {folder.name: found(folder) for folder in sorted((cwd / "alone").iterdir())}

@@ -2,6 +2,7 @@
 
 import os
 import signal
+from pathlib import Path
 
 import pytest
 
@@ -9,12 +10,18 @@ from lottery_jax import lock
 from tests.faults import runs, sweeps
 
 
-def disturbed(folder, grid, names):
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    """Where all keep their compiled programs."""
+    return tmp_path_factory.mktemp("cache")
+
+
+def disturbed(folder, cache, grid, names):
     """Runs a sweep of which the first run crashes, the second is killed, and then the sweep.
 
     Returns the sweep's directory, the environment and the command.
     """
-    workdir, env = folder / "sweep", runs.environment(folder / "cache")
+    workdir, env = folder / "sweep", runs.environment(cache)
     first, second = (workdir / name for name in names[:2])
     command = sweeps.command(workdir, *grid, "--at_once=2", "--cores=1")
     driver = sweeps.start(command, sweeps.crashing(env, first), folder)
@@ -33,14 +40,14 @@ def disturbed(folder, grid, names):
     return workdir, env, command
 
 
-def check_same_as_by_themselves(workdir, env, folder):
-    alone = sweeps.by_themselves(workdir, 1, env, folder)
+def check_same_as_by_themselves(workdir, env, folder, cores=1):
+    alone = sweeps.by_themselves(workdir, cores, env, folder)
     assert alone == {name: sweeps.found(workdir / name) for name in alone}
 
 
-def test_a_run_that_crashes_a_run_that_is_killed_and_the_sweep_killed(tmp_path):
+def test_a_run_that_crashes_a_run_that_is_killed_and_the_sweep_killed(tmp_path, cache):
     names = [f"seeds={seed}" for seed in range(3)]
-    workdir, env, command = disturbed(tmp_path, ["--grid", "seeds=0,1,2"], names)
+    workdir, env, command = disturbed(tmp_path, cache, ["--grid", "seeds=0,1,2"], names)
     done = runs.run(command, env, tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert sweeps.statuses(workdir) == {"seeds=0": [1, 0], "seeds=1": [-9, 0], "seeds=2": [0]}
@@ -52,9 +59,9 @@ def test_a_run_that_crashes_a_run_that_is_killed_and_the_sweep_killed(tmp_path):
     assert sum(map(len, sweeps.statuses(workdir).values())) == 5
 
 
-def test_ctrl_c_has_the_runs_save_and_the_same_command_goes_on(tmp_path):
+def test_ctrl_c_has_the_runs_save_and_the_same_command_goes_on(tmp_path, cache):
     """As in a terminal: it is sent to all the processes that were started from there."""
-    workdir, env = tmp_path / "sweep", runs.environment(tmp_path / "cache")
+    workdir, env = tmp_path / "sweep", runs.environment(cache)
     command = sweeps.command(workdir, "--grid", "seeds=0,1", "--at_once=2", "--cores=1")
     driver = sweeps.start(command, env, tmp_path)
     both = [workdir / "seeds=0", workdir / "seeds=1"]
@@ -76,11 +83,11 @@ def test_ctrl_c_has_the_runs_save_and_the_same_command_goes_on(tmp_path):
 
 
 @pytest.mark.long
-def test_eight_ladders(tmp_path, record_property):
+def test_eight_ladders(tmp_path, cache, record_property):
     """The same with 8, the sweep killed once more and stopped once."""
     names = [f"ladder.scores={s},seeds={n}" for s in ("magnitude", "random") for n in range(4)]
     grid = ["--grid", "seeds=0,1,2,3", "--grid", "ladder.scores=magnitude,random"]
-    workdir, env, command = disturbed(tmp_path, grid, names)
+    workdir, env, command = disturbed(tmp_path, cache, grid, names)
     for number, finished in ((signal.SIGKILL, 3), (signal.SIGTERM, 5)):
         driver = sweeps.start(command, env, tmp_path)
 
@@ -101,3 +108,29 @@ def test_eight_ladders(tmp_path, record_property):
     stopped = sum(s in (143, -15) for attempts in statuses.values() for s in attempts)
     record_property("measured", f"8 ladders: 1 crashed, 1 killed, {stopped} stopped, none repeated")
     check_same_as_by_themselves(workdir, env, tmp_path)
+
+
+def test_on_a_cluster_a_run_that_is_preempted_saves_and_is_requeued(tmp_path, cache):
+    """SLURM warns every process of the job; the job outlives the sweep; it is submitted once."""
+    workdir, jobs = tmp_path / "sweep", tmp_path / "slurm"
+    jobs.mkdir()
+    commands = os.pathsep.join([str(Path(__file__).parent / "slurm"), os.environ["PATH"]])
+    env = runs.environment(cache, PATH=commands, SLURM_STAND_IN=str(jobs))
+    options = ["--cluster=slurm", "--slurm=partition=gpu", "--slurm=time=120"]
+    command = sweeps.command(workdir, "--grid", "seeds=0,1", *options)
+    driver = sweeps.start(command, env, tmp_path)
+    run = workdir / "seeds=0"
+    sweeps.wait_until(lambda: runs.lines_of(run) >= 1, driver)
+    os.killpg(int((jobs / "1.step").read_text()), signal.SIGUSR2)
+    sweeps.wait_until(lambda: sweeps.statuses(workdir)["seeds=0"] == [143, None], driver)
+    assert list(run.glob("seed_*/level_*/state/winning/[0-9]*")), "nothing was saved"
+    driver.send_signal(signal.SIGINT)
+    assert driver.wait(timeout=30) == 130
+    assert sweeps.statuses(workdir)["seeds=0"][0] == 143
+    done = runs.run(command, env, tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert sweeps.statuses(workdir) == {"seeds=0": [143, 0], "seeds=1": [0]}
+    assert len(list(jobs.glob("*.state"))) == 2, "a job was submitted again"
+    script = (jobs / "1.sh").read_text()
+    assert "#SBATCH --partition=gpu\n" in script and "#SBATCH --time=120\n" in script
+    check_same_as_by_themselves(workdir, env, tmp_path, cores=None)
