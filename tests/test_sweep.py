@@ -352,6 +352,10 @@ def main(*arguments, capsys):
         (["--config", "nowhere.py"], "can't be loaded: nowhere.py"),
         (["--config.source=nowhere"], "nowhere is not a run directory"),
         (["--cores=-1"], "--cores: -1 is not 0 or more"),
+        (
+            ["--grid", "seeds=0,1", "--config.model.name=lenet5"],
+            "seeds=0: config.model.name: unknown",
+        ),
         (["--gpus=0", "--at_once=2"], "--gpus: 1 for 2 runs at once"),
         (["--slurm=partition=gpu"], "--slurm: is for --cluster=slurm"),
         (["--slurm=partition"], "'partition' is not OPTION=VALUE"),

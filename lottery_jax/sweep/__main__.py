@@ -98,7 +98,7 @@ def _parser() -> CommandParser:
     )
     run.add_argument(
         "--retries",
-        type=int,
+        type=_retries,
         default=2,
         help="how often in a row a run may end without having got further; default: 2",
     )
@@ -132,11 +132,18 @@ def _parser() -> CommandParser:
     return parser
 
 
-def _count(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError("must be 1 or more")
+def _count(text: str, least: int = 1) -> int:
+    try:
+        number = int(text)
+    except ValueError:
+        number = least - 1
+    if number < least:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number, {least} or more")
     return number
+
+
+def _retries(text: str) -> int:
+    return _count(text, least=0)
 
 
 def _run(args: argparse.Namespace, overrides: Sequence[str]) -> list[str]:

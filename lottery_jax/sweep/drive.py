@@ -94,6 +94,7 @@ class Driver:
         self._slots = slots
         self._retries = retries
         self._say = say
+        self._stopping = False
         self._known: dict[str, Known] = {}
         # How often a run was submitted since it got further, and how far it was.
         self._tries: dict[str, tuple[tuple[int, int], int]] = {}
@@ -166,7 +167,7 @@ class Driver:
             return ""
         if now.state in (State.STOPPED, State.FAILED):
             last = now.attempts[-1]
-            again = "" if self.given_up(run) else "; it will be gone on with"
+            again = "" if self._stopping or self.given_up(run) else "; it is tried again"
             return f"{describe_end(last)}{again}"
         return ""
 
@@ -221,6 +222,7 @@ class Driver:
 
     def _stop_jobs(self, show: Callable[[Mapping[str, Known]], None]) -> None:
         """Has local jobs save and end. A second Ctrl-C does not wait for them."""
+        self._stopping = True
         self._say("stopping: the runs save what was trained")
         while active := [known for known in self._known.values() if _can_be_stopped(known)]:
             for known in active:

@@ -81,7 +81,11 @@ def _has_level(sweep: Sweep, run: PlannedRun) -> bool:
 
 def _rows(sweep: Sweep, known: Mapping[str, Known]) -> str:
     """A row for each run: the keys in which runs differ, and how far it is."""
-    configs = {run.name: flatten(run.config) for run in sweep.plan.runs}
+    # A source within the sweep by its name, and not where it is today.
+    configs = {
+        run.name: flatten(run.config) | ({"source": run.after[0]} if run.after else {})
+        for run in sweep.plan.runs
+    }
     first = next(iter(configs.values()))
     keys = [key for key in first if any(c[key] != first[key] for c in configs.values())]
     text = io.StringIO(newline="")

@@ -84,11 +84,11 @@ def test_ctrl_c_has_the_runs_save_and_the_same_command_goes_on(tmp_path, cache):
 
 @pytest.mark.long
 def test_eight_ladders(tmp_path, cache, record_property):
-    """The same with 8, the sweep killed once more and stopped once."""
+    """The same with 8, the sweep killed once more, its terminal closed, and stopped."""
     names = [f"ladder.scores={s},seeds={n}" for s in ("magnitude", "random") for n in range(4)]
     grid = ["--grid", "seeds=0,1,2,3", "--grid", "ladder.scores=magnitude,random"]
     workdir, env, command = disturbed(tmp_path, cache, grid, names)
-    for number, finished in ((signal.SIGKILL, 3), (signal.SIGTERM, 5)):
+    for number, finished in ((signal.SIGKILL, 3), (signal.SIGHUP, 4), (signal.SIGTERM, 5)):
         driver = sweeps.start(command, env, tmp_path)
 
         def so_many(finished=finished):
@@ -96,7 +96,10 @@ def test_eight_ladders(tmp_path, cache, record_property):
             return ended.count([0]) >= finished and [None] in ended
 
         sweeps.wait_until(so_many, driver)
-        driver.send_signal(number)
+        if number == signal.SIGHUP:  # which all get that were started from there
+            os.killpg(driver.pid, number)
+        else:
+            driver.send_signal(number)
         driver.wait(timeout=60)
     done = runs.run(command, env, tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
