@@ -422,3 +422,35 @@ def test_status_and_report_answer_while_nobody_drives(finished, tmp_path, capsys
     assert "3 of 4 runs finished" in out and "run the same command again" in out
     assert command.main(["report", str(finished.workdir), "--out", str(tmp_path)]) == 0
     assert (tmp_path / "curve.svg").is_file()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda record: record.pop("runs"),
+        lambda record: record.update(format_version=0),
+        lambda record: record.update(runs=[]),
+        lambda record: record["runs"].update(more=None),
+        lambda record: record["runs"]["seeds=0"].update(after=3),
+        lambda record: record["runs"]["seeds=0"]["config"].update(seeds="a"),
+    ],
+)
+def test_a_damaged_sweep_is_one_line(tmp_path, capsys, change):
+    plan.write(sweep_of(expand("seeds=0", workdir=tmp_path), tmp_path))
+    record = json.loads((tmp_path / plan.NAME).read_text())
+    change(record)
+    (tmp_path / plan.NAME).write_text(json.dumps(record))
+    status, said = main("status", tmp_path, capsys=capsys)
+    assert status == 2 and said.startswith(f"error: {tmp_path}: is not a sweep")
+    assert said.count("\n") == 1
+
+
+def test_notes_of_attempts_that_can_not_be_read_are_passed_over(finished, tmp_path):
+    sweep = copied(finished, tmp_path)
+    run = sweep.plan.runs[3]
+    attempt(sweep, run, 1, -9)
+    for text in ("", "{", "[]", '{"number": 2}'):
+        (sweep.job_folder(run) / "attempt_2.json").write_text(text)
+        (sweep.job_folder(run) / "submitted.json").write_text(text)
+        assert [a.number for a in known(sweep)[run.name].attempts] == [1]
+        assert known(sweep)[run.name].submission is None

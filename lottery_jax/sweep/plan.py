@@ -24,6 +24,16 @@ from lottery_jax.sweep.grid import Plan, PlannedRun
 FORMAT_VERSION = 1
 NAME = "sweep.json"
 
+_UNREADABLE = (
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    RecursionError,
+    ConfigError,
+)
+
 _CONFIG_FILE = """\
 # The run {name} of a sweep, on its own:
 #     python -m lottery_jax.main --config={file} --workdir={workdir}
@@ -90,7 +100,7 @@ def read(workdir: Path) -> Sweep:
         )
         matrices = {name: from_json(config) for name, config in record["matrices"].items()}
         return Sweep(workdir, Plan(runs, matrices), int(record["cores"]), dict(record["given"]))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except _UNREADABLE as error:
         raise ConfigError(f"{workdir}: is not a sweep ({NAME}: {error})") from error
 
 
