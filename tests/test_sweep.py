@@ -356,6 +356,26 @@ def main(*arguments, capsys):
             ["--grid", "seeds=0,1", "--config.model.name=lenet5"],
             "seeds=0: config.model.name: unknown",
         ),
+        (
+            [
+                "--config.model.name=lenet_300_100",
+                "--grid",
+                "source=,'model.width=1.0,source=none'",
+                "--grid",
+                "model.width=1.0,2.0",
+            ],
+            "source=none has config.model.width 1.0, this config 2.0",
+        ),
+        (
+            [
+                "--config.optimizer.name=adam",
+                "--grid",
+                "source=,'seeds=0,source=none'",
+                "--grid",
+                "seeds=0,1",
+            ],
+            "config.source: seeds=0,source=none has no seed 1; it has 0",
+        ),
         (["--gpus=0", "--at_once=2"], "--gpus: 1 for 2 runs at once"),
         (["--slurm=partition=gpu"], "--slurm: is for --cluster=slurm"),
         (["--slurm=partition"], "'partition' is not OPTION=VALUE"),

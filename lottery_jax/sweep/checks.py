@@ -8,7 +8,7 @@ import jax
 
 from lottery_jax import matrix, rundir
 from lottery_jax.config import fingerprint, validate
-from lottery_jax.errors import LotteryError
+from lottery_jax.errors import ConfigError, LotteryError
 from lottery_jax.experiment import resolve, set_up
 from lottery_jax.sweep.grid import Plan, PlannedRun
 
@@ -27,8 +27,11 @@ def check(plan: Plan, workdir: Path) -> None:
         if not (workdir / name / "config.json").is_file():
             matrix.check_cells(config)
     seen: set[str] = set()
+    by_name = {run.name: run for run in plan.runs}
     for run in plan.runs:
         try:
+            for source in run.after:
+                _check_fits(run, by_name[source])
             if (workdir / run.name / "config.json").is_file():
                 rundir.check_workdir(workdir / run.name, resolve(run.config), other_versions=True)
             elif (key := _apart_from_seeds(run)) not in seen:
@@ -44,6 +47,22 @@ def record_matrices(plan: Plan, workdir: Path) -> None:
         folder = workdir / name
         rundir.check_workdir(folder, config, other_versions=True)
         rundir.record_config(folder, config)
+
+
+def _check_fits(run: PlannedRun, source: PlannedRun) -> None:
+    """What `transfer.open_source` will look at, of a source that is not there yet."""
+    for key in ("name", "width", "stem"):
+        theirs, ours = source.config.model[key], run.config.model[key]
+        if (theirs or "cifar") != (ours or "cifar"):
+            raise ConfigError(
+                f"config.source: {source.name} has config.model.{key} {theirs!r}, this config "
+                f"{ours!r}; a ticket fits its own network only"
+            )
+    if missing := sorted(set(run.config.seeds) - set(source.config.seeds)):
+        raise ConfigError(
+            f"config.source: {source.name} has no seed {missing[0]}; it has "
+            f"{', '.join(map(str, source.config.seeds))}"
+        )
 
 
 def _apart_from_seeds(run: PlannedRun) -> str:

@@ -100,7 +100,7 @@ def is_there(pid):
         return False
 
 
-def crashing(env, run):
-    """The environment in which a run crashes once."""
+def crashing(env, run, times=1):
+    """The environment in which a run crashes the first times."""
     path = os.pathsep.join([str(Path(__file__).parent / "crashing"), env.get("PYTHONPATH", "")])
-    return {**env, "PYTHONPATH": path, "CRASH_RUN": str(run)}
+    return {**env, "PYTHONPATH": path, "CRASH_RUN": str(run), "CRASHES": str(times)}

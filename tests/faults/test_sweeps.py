@@ -59,6 +59,41 @@ def test_a_run_that_crashes_a_run_that_is_killed_and_the_sweep_killed(tmp_path, 
     assert sum(map(len, sweeps.statuses(workdir).values())) == 5
 
 
+def test_what_keeps_failing_is_given_up_and_named_and_the_rest_goes_on(tmp_path, cache):
+    """`b` crashes each time, `c` needs it, the loss of `d` is not finite."""
+    for name, settings in {
+        "a": {},
+        "b": {"source": "a"},
+        "c": {"source": "b"},
+        "d": {"optimizer.learning_rate": 1e30},
+    }.items():
+        (tmp_path / f"{name}.py").write_text(
+            f"import runpy\ndef get_config():\n"
+            f"    c = runpy.run_path({str(runs.QUICKSTART)!r})['get_config']()\n"
+            f"    c.update_from_flattened_dict({settings!r})\n    return c\n"
+        )
+    workdir, env = tmp_path / "sweep", runs.environment(cache)
+    files = [f"--config={tmp_path / name}.py" for name in "acd"]
+    short = {"controls": "()", "seeds": "0", "train.epochs": "2", "ladder.levels": "1"}
+    command = sweeps.command(
+        workdir, *files, "--retries=1", config=tmp_path / "b.py", overrides=short
+    )
+    done = runs.run(command, sweeps.crashing(env, workdir / "b", times=2), tmp_path)
+    assert done.returncode == 1
+    assert sweeps.statuses(workdir) == {"a": [0], "b": [1, 1], "c": [], "d": [2]}
+    b, c, d = sorted(done.stderr.splitlines())
+    assert b.startswith("error: b: attempt 2 ended with status 1: RuntimeError: a crash on purpose")
+    assert str(workdir / "jobs" / "b" / "attempt_2.log") in b
+    assert c == "error: c: not started, since b is not finished"
+    assert d.startswith(
+        "error: d: attempt 1 ended with status 2: error: seed 0, level 0, winning: "
+    )
+    # The command again is a new chance for each; `b` does not crash a third time.
+    again = runs.run(command, env, tmp_path)
+    assert again.returncode == 1 and again.stderr.startswith("error: d: attempt 2 ended with")
+    assert sweeps.statuses(workdir) == {"a": [0], "b": [1, 1, 0], "c": [0], "d": [2, 2]}
+
+
 def test_ctrl_c_has_the_runs_save_and_the_same_command_goes_on(tmp_path, cache):
     """As in a terminal: it is sent to all the processes that were started from there."""
     workdir, env = tmp_path / "sweep", runs.environment(cache)

@@ -1,6 +1,6 @@
-"""On PYTHONPATH: the run whose directory CRASH_RUN names crashes once, when its first ticket is kept.
+"""On PYTHONPATH: the run whose directory CRASH_RUN names crashes when a ticket is kept, CRASHES times.
 
-CRASH_RUN=folder; the file folder.crashed says that it has.
+Of each time a file beside the directory tells.
 """
 
 import os
@@ -8,17 +8,19 @@ import sys
 from pathlib import Path
 
 
-def _crash_once(run, event, arguments):
+def _crash(run, times, event, arguments):
     if (
         event == "os.mkdir"
         and f"{run}/seed_" in str(arguments[0])
         and ".ticket" in str(arguments[0])
     ):
-        marker = Path(f"{run}.crashed")
-        if not marker.exists():
-            marker.touch()
-            raise RuntimeError("a crash on purpose")
+        for i in range(times):
+            marker = Path(f"{run}.crashed_{i}")
+            if not marker.exists():
+                marker.touch()
+                raise RuntimeError("a crash on purpose")
 
 
 if (_run := os.environ.get("CRASH_RUN")) and f"--workdir={_run}" in sys.orig_argv:
-    sys.addaudithook(lambda event, arguments: _crash_once(_run, event, arguments))
+    _times = int(os.environ["CRASHES"])
+    sys.addaudithook(lambda event, arguments: _crash(_run, _times, event, arguments))
