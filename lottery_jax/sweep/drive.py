@@ -12,7 +12,6 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
-from enum import StrEnum
 
 from lottery_jax.signals import postponed
 from lottery_jax.sweep import states
@@ -60,13 +59,6 @@ def share(number: int, cores: int, gpus: Sequence[str] = ()) -> Slots:
         for i in range(number)
     )
     return Slots(number, groups, tuple(gpus))
-
-
-class Given(StrEnum):
-    """Why a run is not started again by this process."""
-
-    MISTAKE = "a mistake that another attempt can't mend"
-    RETRIES = "as many attempts as are allowed got no further"
 
 
 class Driver:
@@ -125,18 +117,16 @@ class Driver:
         """The runs that must be finished before this one starts, and are not."""
         return [name for name in run.after if self._known[name].state != State.FINISHED]
 
-    def given_up(self, run: PlannedRun) -> Given | None:
-        """Why the run is not started again; None if it may be."""
+    def given_up(self, run: PlannedRun) -> bool:
+        """Whether the run has failed in a way that this process does not try again."""
         known = self._known[run.name]
-        if known.state in (State.FINISHED, State.RUNNING, State.QUEUED):
-            return None
+        if known.is_active or known.state == State.FINISHED:
+            return False
         new = known.attempts[self._before[run.name] :]
         if new and new[-1].status == MISTAKE:
-            return Given.MISTAKE
-        reached, tries = self._tries.get(run.name, ((0, 0), 0))
-        if tries > self._retries and states.reached(self._sweep, run) == reached:
-            return Given.RETRIES
-        return None
+            return True
+        reached, tries = self._tries.get(run.name, ((0, -1), 0))
+        return tries > self._retries and states.reached(self._sweep, run) == reached
 
     def _attempts(self, run: PlannedRun) -> tuple[Attempt, ...]:
         return read_attempts(self._sweep.job_folder(run))
@@ -158,8 +148,10 @@ class Driver:
             return ""
         if now.state == State.FINISHED:
             progress = states.progress(self._sweep, run)
-            accuracy = "" if progress.accuracy is None else f", {progress.accuracy:.2%}"
-            return f"finished{accuracy} at level {progress.level}" if before else "finished before"
+            if not before or progress.accuracy is None:
+                return "finished before"
+            seed = f" of seed {progress.seed}" if len(run.config.seeds) > 1 else ""
+            return f"finished, {progress.accuracy:.2%} at level {progress.level}{seed}"
         if now.state == State.RUNNING and now.holder:
             attempt = f"attempt {len(now.attempts)}, " if now.attempts else ""
             return "running ({}process {pid} on {host})".format(attempt, **now.holder)
@@ -224,20 +216,26 @@ class Driver:
         """Has local jobs save and end. A second Ctrl-C does not wait for them."""
         self._stopping = True
         self._say("stopping: the runs save what was trained")
-        while active := [known for known in self._known.values() if _can_be_stopped(known)]:
+        while True:
+            self._look()
+            show(self._known)
+            active = [known for known in self._known.values() if _can_be_stopped(known)]
+            if not active:
+                return
             for known in active:
                 if known.holder is None:
                     self._jobs.stop(known.submission)
-                elif known.holder["host"] == socket.gethostname():
+                else:
                     _terminate(int(known.holder["pid"]))
             time.sleep(_EVERY[self._jobs.cluster])
-            self._look()
-            show(self._known)
 
 
 def _can_be_stopped(known: Known) -> bool:
-    """Whether it is a job's; a run that somebody else works on is left alone."""
-    return known.state == State.QUEUED or (known.state == State.RUNNING and known.is_ours)
+    """Whether it is a job of this machine; a run that somebody else works on is left alone."""
+    if known.holder is not None:
+        return known.is_ours and known.holder["host"] == socket.gethostname()
+    of_here = known.submission is not None and known.submission.cluster == "local"
+    return known.state == State.QUEUED and of_here
 
 
 def _terminate(pid: int) -> None:
