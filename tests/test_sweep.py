@@ -20,6 +20,7 @@ from lottery_jax.config import flatten
 from lottery_jax.errors import ConfigError
 from lottery_jax.ladder import run_ladder
 from lottery_jax.matrix import run_matrix
+from lottery_jax.report.curves import pooled, read_run
 from lottery_jax.sweep import __main__ as command
 from lottery_jax.sweep import attempts, drive, grid, jobs, plan, report, states
 from lottery_jax.sweep.states import State
@@ -305,6 +306,19 @@ def test_the_report_draws_seeds_as_one_curve_and_has_a_row_for_each_run(finished
     table = (tmp_path / "table.md").read_text()
     first = "optimizer.learning_rate 0.1, 2 seeds"
     assert f"{first} | optimizer.learning_rate 0.02, 1 seed |" in table
+
+
+def test_runs_of_a_seed_each_are_drawn_as_one_run_of_all_seeds(finished, tmp_path, tiny):
+    one, other = (run for run in finished.plan.runs if run.config.optimizer.learning_rate == 0.1)
+    (both,) = expand("seeds=(0,1)", workdir=tmp_path, **tiny).runs
+    run_ladder(both.config, tmp_path / "both")
+    expected = read_run(tmp_path / "both")
+    (pooled_run,) = pooled([read_run(finished.folder(run)) for run in (one, other)])
+    assert pooled_run.seeds == expected.seeds == (0, 1)
+    assert pooled_run.series.keys() == {"winning", "random"}
+    assert (pooled_run.dense, pooled_run.series) == (expected.dense, expected.series)
+    apart = [read_run(finished.folder(run)) for run in finished.plan.runs[1:3]]
+    assert pooled(apart) == apart
 
 
 def test_a_matrix_of_a_sweep_is_one_for_the_command_of_matrices(tmp_path, tiny, quiet):
