@@ -56,7 +56,7 @@ def run_matrix(
         lambda: check_workdir(workdir, config, other_versions=True)
     )  # each cell's own later
     if not processes.from_first((workdir / "config.json").is_file):
-        processes.everywhere(lambda: _check(config, devices))
+        processes.everywhere(lambda: check_cells(config, devices))
     with ExitStack() as held:
 
         def begin() -> None:
@@ -97,8 +97,12 @@ def cells(config: ConfigDict, workdir: Path) -> Iterator[tuple[str, Path, Config
                 yield f"tickets of {source} on {target}", workdir / name, transferred
 
 
-def _check(config: ConfigDict, devices: list[jax.Device] | None) -> None:
-    """Checks every cell and loads every data set once: not the last one after hours."""
+def check_cells(config: ConfigDict, devices: list[jax.Device] | None = None) -> None:
+    """Checks every cell of a matrix and loads every data set once: not the last one after hours.
+
+    Raises:
+        ConfigError, DataError: one line that says what does not fit.
+    """
     names, shapes, classes = {}, {}, {}
     for _, _, cell in cells(config, Path()):
         validate(cell)

@@ -54,13 +54,15 @@ MAY_IMPORT = {
     "evaluate": {"datasets", "errors", "masks", "pipeline", "tickets", "train"},
     "main": {"config", "errors", "experiment", "ladder", "matrix", "models", "processes", "replicates",
              "report", "signals"},
+    "sweep": {"config", "errors", "experiment", "files", "lock", "logs", "matrix", "report", "rundir",
+              "signals", "tickets"},
 }  # fmt: skip
 
 # Third-party packages that one module alone may know.
 ONLY = {"orbax": {"tickets"}, "tensorstore": {"tickets"}, "wandb": {"logs"},
         "tensorflow_datasets": {"tfds_source"}, "sklearn": {"datasets"}, "matplotlib": {"figures"},
-        "absl": {"main"}, "optax": {"optim", "scores", "train"}, "safetensors": {"tickets"},
-        "torch": {"tickets"}}  # fmt: skip
+        "absl": {"main", "sweep"}, "optax": {"optim", "scores", "train"}, "safetensors": {"tickets"},
+        "torch": {"tickets"}, "submitit": {"sweep"}}  # fmt: skip
 
 
 def imports_of(path):

@@ -185,6 +185,42 @@ def read_run(workdir: Path) -> RunCurve:
     )
 
 
+def pooled(runs: Iterable[RunCurve]) -> list[RunCurve]:
+    """Runs of the same config but for their seeds as one run with all the seeds.
+
+    Of a seed that two of them have, the first one counts.
+    """
+    groups: dict[str, list[RunCurve]] = {}
+    for run in runs:
+        key = json.dumps({**run.config, "seeds": None, "wandb": None}, sort_keys=True)
+        groups.setdefault(key, []).append(run)
+    return [_joined(group) for group in groups.values()]
+
+
+def _joined(runs: Sequence[RunCurve]) -> RunCurve:
+    """One run of several, each point with the seeds of all; `workdir` is the first one's."""
+
+    def join(points: Sequence[Point]) -> Point:
+        seeds = {seed: a for p in reversed(points) for seed, a in p.accuracies.items()}
+        remaining = statistics.fmean(point.remaining for point in points)
+        return Point(points[0].level, remaining, dict(sorted(seeds.items())))
+
+    if len(runs) == 1:
+        return runs[0]
+    series = {}
+    for name in dict.fromkeys(name for run in runs for name in run.series):
+        levels: dict[int, list[Point]] = {}
+        for point in (point for run in runs for point in run.series.get(name, [])):
+            levels.setdefault(point.level, []).append(point)
+        series[name] = [join(levels[level]) for level in sorted(levels)]
+    return dataclasses.replace(
+        runs[0],
+        dense=join([run.dense for run in runs]),
+        series=series,
+        seeds=tuple(sorted({seed for run in runs for seed in run.seeds})),
+    )
+
+
 def read_config(workdir: Path) -> dict[str, Any]:
     """The config in a directory's config.json; raises one of `UNREADABLE`."""
     stored = json.loads((workdir / "config.json").read_text(encoding="utf-8"))["config"]

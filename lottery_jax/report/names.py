@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from lottery_jax.report.curves import RunCurve
 
@@ -18,7 +19,7 @@ def legend_names(runs: Sequence[RunCurve]) -> list[str]:
     ):
         if len(set(names)) == len(runs):
             return names
-    return _directories(runs)
+    return _differences(runs)
 
 
 def headings(runs: Sequence[RunCurve]) -> list[str]:
@@ -26,8 +27,43 @@ def headings(runs: Sequence[RunCurve]) -> list[str]:
     titles = [run.title for run in runs]
     return [
         f"{title} ({folder})" if titles.count(title) > 1 else title
-        for title, folder in zip(titles, _directories(runs), strict=True)
+        for title, folder in zip(titles, _differences(runs), strict=True)
     ]
+
+
+# More keys than this do not fit a legend.
+_FEW = 3
+
+
+def _differences(runs: Sequence[RunCurve]) -> list[str]:
+    """The keys in which the runs' configs differ, if they are few, or directories."""
+    flat = [dict(_flat(run.config)) for run in runs]
+    keys = [key for key in flat[0] if any(f.get(key) != flat[0][key] for f in flat)]
+    keys = [key for key in keys if key != "seeds" and not key.startswith("wandb.")]
+    names = [", ".join(f"{key} {_value(f.get(key))}" for key in keys) for f in flat]
+    if 0 < len(keys) <= _FEW and len(set(names)) == len(runs):
+        return names
+    return _directories(runs)
+
+
+def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """A nested config by dotted key."""
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def _value(value: Any) -> str:
+    """A value as it stands in a legend.
+
+    >>> [_value(v) for v in (0.1, [], ["random", "init"], "")]
+    ['0.1', 'none', 'random+init', 'none']
+    """
+    if isinstance(value, (list, tuple)):
+        return "+".join(map(str, value)) or "none"
+    return str(value) or "none"
 
 
 def _directories(runs: Sequence[RunCurve]) -> list[str]:

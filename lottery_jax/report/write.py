@@ -10,7 +10,7 @@ from rich.table import Table
 from lottery_jax import figures, references
 from lottery_jax.errors import ConfigError
 from lottery_jax.files import write_text
-from lottery_jax.report.curves import RunCurve, layer_densities, read_run
+from lottery_jax.report.curves import RunCurve, layer_densities, pooled, read_run
 from lottery_jax.report.names import counted, headings, spread
 from lottery_jax.report.panels import accuracy_panel, heat_rows, matrix_panels
 from lottery_jax.report.tables import (
@@ -29,6 +29,7 @@ def write_report(
     *,
     reference: Sequence[str] = (),
     density: float | None = None,
+    pool_seeds: bool = False,
 ) -> list[Path]:
     """Draws one figure of all runs, or the figures of a transfer matrix, and writes the tables.
 
@@ -38,6 +39,7 @@ def write_report(
         reference: published curves to draw behind: `gohil2020`, or `gohil2020:vgg19_cifar10`
             where network or data differ.
         density: of a matrix, which level to compare; default: its config's `transfer.density`.
+        pool_seeds: whether runs that differ in their seeds alone are drawn as one, with its spread.
 
     Returns:
         The files. Of runs: curve.png, curve.svg, layers.png, layers.svg of the first run, and
@@ -55,7 +57,8 @@ def write_report(
         return _write_matrix(read_matrix(folders[0], density), out)
     if density is not None:
         raise ConfigError(f"--density is for transfer matrices; {folders[0]} is a run")
-    return _write_runs([read_run(folder) for folder in folders], out, reference)
+    runs = [read_run(folder) for folder in folders]
+    return _write_runs(pooled(runs) if pool_seeds else runs, out, reference)
 
 
 def closing_table(workdirs: Sequence[Path]) -> Table:

@@ -1,0 +1,81 @@
+"""What can be wrong with the runs of a sweep, found before any of them starts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import jax
+
+from lottery_jax import matrix, rundir
+from lottery_jax.config import fingerprint, validate
+from lottery_jax.errors import ConfigError, LotteryError
+from lottery_jax.experiment import resolve, set_up
+from lottery_jax.sweep.grid import Plan, PlannedRun
+
+
+def check(plan: Plan, workdir: Path) -> None:
+    """Checks every run as it would check itself, as far as its source is there.
+
+    Data, network and optimizer are set up once for runs that differ in their seeds only, on the
+    CPU: this process must not take memory of a GPU from the jobs.
+
+    Raises:
+        ConfigError, DataError: one line, with the run that is meant.
+    """
+    jax.config.update("jax_platforms", "cpu")
+    for name, config in plan.matrices.items():
+        if not (workdir / name / "config.json").is_file():
+            matrix.check_cells(config)
+    seen: set[str] = set()
+    by_name = {run.name: run for run in plan.runs}
+    for run in plan.runs:
+        try:
+            for source in run.after:
+                _check_fits(run, by_name[source])
+            if (workdir / run.name / "config.json").is_file():
+                rundir.check_workdir(workdir / run.name, resolve(run.config), other_versions=True)
+            elif (key := _apart_from_seeds(run)) not in seen:
+                seen.add(key)
+                _set_up(run)
+        except LotteryError as error:
+            raise type(error)(f"{run.name}: {error}") from error
+
+
+def record_matrices(plan: Plan, workdir: Path) -> None:
+    """Makes the directory of each matrix one, as `matrix.run_matrix` does."""
+    for name, config in plan.matrices.items():
+        folder = workdir / name
+        rundir.check_workdir(folder, config, other_versions=True)
+        rundir.record_config(folder, config)
+
+
+def _check_fits(run: PlannedRun, source: PlannedRun) -> None:
+    """What `transfer.open_source` will look at, of a source that is not there yet."""
+    for key in ("name", "width", "stem"):
+        theirs, ours = source.config.model[key], run.config.model[key]
+        if (theirs or "cifar") != (ours or "cifar"):
+            raise ConfigError(
+                f"config.source: {source.name} has config.model.{key} {theirs!r}, this config "
+                f"{ours!r}; a ticket fits its own network only"
+            )
+    if missing := sorted(set(run.config.seeds) - set(source.config.seeds)):
+        raise ConfigError(
+            f"config.source: {source.name} has no seed {missing[0]}; it has "
+            f"{', '.join(map(str, source.config.seeds))}"
+        )
+
+
+def _apart_from_seeds(run: PlannedRun) -> str:
+    config = run.config.copy_and_resolve_references().unlock()
+    config.seeds = (0,)
+    if run.after:
+        config.source = ""
+    return fingerprint(validate(config))
+
+
+def _set_up(run: PlannedRun) -> None:
+    config = run.config
+    if run.after:  # its source is not there yet; the rest can be looked at
+        config = config.copy_and_resolve_references().unlock()
+        config.source = ""
+    set_up(config, jax.devices()[:1])
