@@ -86,7 +86,7 @@ NETWORKS = {
         1024,
         90,
         _LARGE_SETS,
-        (4, *_SLICES),
+        (4, 8, 16, 64, 256),
     ),
     "resnet50_cifar": Network(
         "ResNet50, CIFAR-10", "resnet50", _STEM, (32, 32, 3), 10, 512, 90, _SMALL_SETS, (1,)
@@ -509,12 +509,23 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
 
 
+def digits(number: float) -> str:
+    """Three digits, more if they are whole ones.
+
+    >>> digits(0.04567), digits(4.5), digits(4567.8)
+    ('0.0457', '4.50', '4,568')
+    """
+    places = 2 - math.floor(math.log10(abs(number))) if number else 0
+    return f"{number:,.{max(0, places)}f}"
+
+
 def tables(results: harness.Row) -> dict[str, str]:
     """All tables of docs/scaling.md by name."""
     return {
         "steps": steps_table(results),
         **{f"roofline-{name}": roofline_table(results, name) for name in ("vgg19", "resnet50")},
         **{f"ladders-{name}": ladders_table(results, name) for name in ("vgg19", "resnet50")},
+        "growing": growing_table(results),
         "float32": float32_table(results),
         "matrix": matrix_table(results),
         "feeding": feeding_table(results),
@@ -616,19 +627,10 @@ def ladders_table(results: harness.Row, name: str) -> str:
         epoch = epoch_seconds(network, dataset, step.as_compiled)
         ladder = ladder_epochs(network.epochs) * epoch / 3600
         part, alone = first.setdefault(chip, (shape.chips, ladder))
-        rows.append(
-            [
-                chip,
-                str(shape.chips),
-                f"{epoch:.2f}" if epoch < 10 else f"{epoch:.0f}",
-                f"{network.epochs * epoch / 3600:.2f}",
-                f"{ladder:.1f}",
-                f"{24 / ladder:.2f}",
-                f"{shape.chips * ladder:,.0f}",
-                f"{24 / alone * (shape.chips // part):.2f}",
-                f"{part * alone:,.0f}",
-            ]
-        )
+        side_by_side = shape.chips // part
+        times = (epoch, network.epochs * epoch / 3600, ladder, 24 / ladder, shape.chips * ladder)
+        others = (24 / alone * side_by_side, part * alone)
+        rows.append([chip, str(shape.chips), *map(digits, (*times, *others))])
     headings = [
         "chip",
         "chips",
@@ -639,6 +641,42 @@ def ladders_table(results: harness.Row, name: str) -> str:
         "chip hours a ladder",
         "ladders a day, side by side",
         "chip hours each",
+    ]
+    return table(headings, rows)
+
+
+def growing_table(results: harness.Row) -> str:
+    """The batch grows with the chips: what a chip does is as on 8, the all-reduces are longer."""
+    rows = []
+    for name in ("vgg19", "resnet50"):
+        parameters = results["steps"][name]["bfloat16"]["parameters"]
+        for chip, eight, facts, step in estimates(results, name, "bfloat16"):
+            if chip not in _TOPOLOGIES or eight.chips != 8:
+                continue
+            for shape in CHIPS[chip].slices:
+                if shape.chips in (8, 32, 64, 256):
+                    there = step_seconds(facts, parameters, CHIPS[chip], shape)
+                    batch = NETWORKS[name].batch // 8 * shape.chips
+                    rate = batch / there.as_compiled
+                    rows.append(
+                        [
+                            NETWORKS[name].label,
+                            chip,
+                            str(shape.chips),
+                            f"{batch:,}",
+                            f"{1e3 * there.as_compiled:.2f}",
+                            f"{rate:,.0f}",
+                            f"{step.as_compiled / there.as_compiled:.0%}",
+                        ]
+                    )
+    headings = [
+        "network",
+        "chip",
+        "chips",
+        "batch",
+        "step as compiled, ms",
+        "images/s",
+        "efficiency, of 8 chips",
     ]
     return table(headings, rows)
 
@@ -696,7 +734,7 @@ def matrix_table(results: harness.Row) -> str:
                 for seconds in (step.least, step.as_compiled)
             ]
             totals[chip] = (totals[chip][0] + hours[0], totals[chip][1] + hours[1])
-            cells.append(f"{hours[0]:,.0f} to {hours[1]:,.0f}")
+            cells.append(f"{digits(hours[0])} to {digits(hours[1])}")
         count = trainings * len(network.sets)
         all_trainings += count
         images = epochs * sum(train for train, _ in network.sets.values())
@@ -705,11 +743,11 @@ def matrix_table(results: harness.Row) -> str:
                 f"{network.model}, {network.shape[0]} pixels",
                 str(len(network.sets)),
                 f"{count:,}",
-                f"{images / 1e9:,.0f}",
+                f"{images / 1e9:,.1f}",
                 *cells,
             ]
         )
-    summed = [f"{low:,.0f} to {high:,.0f}" for low, high in totals.values()]
+    summed = [f"{digits(low)} to {digits(high)}" for low, high in totals.values()]
     rows.append(["together", "", f"{all_trainings:,}", "", *summed])
     chips = [f"{chip}, chip hours" for chip in CHIPS]
     return table(["matrix", "data sets", "trainings", "images, 1e9", *chips], rows)
