@@ -557,7 +557,7 @@ def steps_table(results: harness.Row) -> str:
                     f"{facts['flops'] / 1e9:,.0f}",
                     f"{facts['flops'] / network.batch / 1e9:.2f}",
                     f"{6 * facts['multiply_adds'] / 1e9:.2f}",
-                    f"{facts['bytes'] / 1e9:.1f}",
+                    f"{facts['bytes'] / 1e9:,.1f}",
                     compiled,
                 ]
             )
@@ -768,9 +768,9 @@ def feeding_table(results: harness.Row) -> str:
                         label,
                         f"{rate:,.0f}",
                         f"{rate * size / 1e9:.2f}",
-                        f"{rate * size / CHIPS[chip].host_link:.0%}",
+                        f"{rate * size / CHIPS[chip].host_link:.1%}",
                         f"{rate * JPEG / 1e6:,.0f}",
-                        f"{rate / DECODED:.0f}",
+                        f"{rate / DECODED:.1f}",
                     ]
                 )
     headings = [
@@ -812,12 +812,16 @@ def check_table(results: harness.Row) -> str:
 
 
 def fill(document: str, parts: dict[str, str]) -> str:
-    """The document with each table between its two markers, `<!-- NAME -->` and `<!-- end -->`."""
+    """The document with each table between its two markers, `<!-- NAME -->` and `<!-- end -->`.
+
+    Raises:
+        ValueError: a table has no place, or several.
+    """
     for name, text in parts.items():
         pattern = re.compile(rf"(<!-- {re.escape(name)} -->\n).*?(<!-- end -->)", re.DOTALL)
         document, found = pattern.subn(lambda m, text=text: f"{m[1]}\n{text}\n\n{m[2]}", document)
         if found != 1:
-            raise SystemExit(f"{DOCUMENT.name}: <!-- {name} --> is there {found} times, not once")
+            raise ValueError(f"<!-- {name} --> is there {found} times, not once")
     return document
 
 
@@ -879,9 +883,7 @@ def draw(results: harness.Row, stem: Path) -> None:
         axes.spines[["top", "right"]].set_visible(False)
     figure.axes[0].set_ylabel("thousand images a second (estimate)")
     figure.axes[0].legend(frameon=False, fontsize=9)
-    note = (
-        "Lines: the step as compiled. Bands: up to the fastest schedule. Dotted: perfect scaling."
-    )
+    note = "Lines: the step as compiled. Bands: up to the least step. Dotted: perfect scaling of the lines."
     figure.supxlabel(note, fontsize=8, color="0.3")
     save(figure, stem)
 
@@ -906,8 +908,11 @@ def main() -> None:
     results = json.loads(file.read_text())
     if missing := set(NETWORKS) - set(results["compiled"]):
         parser.error(f"{file} lacks {', '.join(sorted(missing))}; --compile makes it")
-    text = args.document.read_text(encoding="utf-8")
-    args.document.write_text(fill(text, tables(results)), encoding="utf-8")
+    try:
+        text = fill(args.document.read_text(encoding="utf-8"), tables(results))
+    except (OSError, ValueError) as error:
+        parser.error(f"{args.document}: {error}")
+    args.document.write_text(text, encoding="utf-8")
     draw(results, args.document.with_suffix(""))
     print(f"wrote {args.document} and its figure")
 
