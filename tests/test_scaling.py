@@ -1,5 +1,6 @@
 """Scaling on paper: the arithmetic, what is read from compiled programs, and that the document is true."""
 
+import doctest
 import json
 import subprocess
 import sys
@@ -19,6 +20,11 @@ def scaling(monkeypatch):
     import scaling
 
     return scaling
+
+
+def test_the_examples_in_the_script(scaling):
+    results = doctest.testmod(scaling)
+    assert results.attempted and not results.failed
 
 
 def test_an_all_reduce_by_hand(scaling):
