@@ -30,6 +30,7 @@ MAY_IMPORT = {
     "models": {"errors", "layers", "masks"},
     "tfds_source": {"errors"},
     "datasets": {"errors", "files", "memory", "tfds_source"},
+    "streaming": {"datasets", "errors", "tfds_source"},
     "pipeline": {"errors"},
     "train": {"compilation", "errors", "masks", "optim", "pipeline"},
     "paths": {"models"},
@@ -55,8 +56,8 @@ MAY_IMPORT = {
 # Third-party packages that one module alone may know.
 ONLY = {"orbax": {"tickets"}, "tensorstore": {"tickets"}, "wandb": {"logs"},
         "tensorflow_datasets": {"tfds_source"}, "sklearn": {"datasets"}, "matplotlib": {"figures"},
-        "absl": {"main"}, "optax": {"optim", "scores", "train"}, "safetensors": {"tickets"},
-        "torch": {"tickets"}}  # fmt: skip
+        "absl": {"main", "streaming"}, "grain": {"streaming"}, "optax": {"optim", "scores", "train"},
+        "safetensors": {"tickets"}, "torch": {"tickets"}}  # fmt: skip
 
 
 def imports_of(path):
@@ -110,6 +111,7 @@ def test_the_map_has_no_circle_and_no_module_that_is_gone():
         ("import lottery_jax", "jax flax numpy"),
         ("import lottery_jax.report", "jax flax matplotlib"),
         ("import lottery_jax.main", "jax flax"),
+        ("import lottery_jax.streaming", "jax grain tensorflow tensorflow_datasets"),
         ("import lottery_jax.ladder", "wandb tensorflow tensorflow_datasets matplotlib sklearn"),
     ],
 )
