@@ -505,12 +505,18 @@ def _batches(
 def _next(iterator: Any) -> Rows:
     try:
         return next(iterator)
+    except DataError as error:  # to whose line Grain adds more
+        raise DataError(_first_line(error)) from error
     except RuntimeError as error:  # Grain's, of a worker that is gone
         raise DataError(
-            f"a worker process that decodes images has ended: {one_line(error)} If the system has "
+            f"a worker process that decodes images has ended: {_first_line(error)} If the system has "
             "ended it for want of memory, fewer config.data.workers need less; run the same command "
             "again to go on"
         ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]
 
 
 def _begin_worker(index: int, count: int) -> None:

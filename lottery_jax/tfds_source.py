@@ -161,7 +161,8 @@ def prepare(name: str, data_dir: Path, *, archives: Sequence[str] = ()) -> None:
     import tensorflow_datasets as tfds
 
     builder = tfds.builder(name, data_dir=str(data_dir))
-    urls = {url: info.filename for url, info in builder.url_infos.items()}
+    infos = {} if archives else builder.url_infos
+    urls = {url: info.filename for url, info in infos.items()}
     absent = [url for url, file in urls.items() if not (manual / file).is_file()]
     if unreachable := [url for url in absent if not _reachable(url)]:
         files = ", ".join(sorted(urls[url] for url in unreachable))
