@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import gc
 import importlib.util
 import io
 import math
@@ -20,6 +21,7 @@ import multiprocessing.connection
 import os
 import signal
 import threading
+import weakref
 from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import Any
@@ -308,9 +310,8 @@ class _Augment:
                 return random_box(rng, width, height)
             return central_box(width, height, *self.size)
 
-        image, label = _make(self.stream, example, self.size, choose_box)
         mirrored = "flip" in self.augment and rng.random() < 0.5
-        return image[:, ::-1] if mirrored else image, label
+        return _make(self.stream, example, self.size, choose_box, mirrored)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -332,12 +333,13 @@ def _make(
     example: Example,
     size: tuple[int, int],
     choose_box: Callable[[int, int], Box],
+    mirrored: bool = False,
 ) -> Made:
     label = int(example["label"])
     if not 0 <= label < stream.num_classes:
         raise DataError(f"{stream.folder}: {_name_of(example)} has the label {label}")
     try:
-        return decode(example["image"], size, choose_box), label
+        return decode(example["image"], size, choose_box, mirrored), label
     except Exception as error:  # what Pillow raises for nonsense is not its interface
         raise DataError(
             f"{stream.folder}: the image {_name_of(example)} can't be decoded: {one_line(error)}; "
@@ -350,13 +352,19 @@ def _name_of(example: Example) -> str:
     return one_line(name.decode(errors="replace") if isinstance(name, bytes) else name)
 
 
-def decode(encoded: bytes, size: tuple[int, int], choose_box: Callable[[int, int], Box]) -> Array:
+def decode(
+    encoded: bytes,
+    size: tuple[int, int],
+    choose_box: Callable[[int, int], Box],
+    mirrored: bool = False,
+) -> Array:
     """Decodes an image, cuts out a box and scales it, averaging where it becomes smaller.
 
     Args:
         encoded: a JPEG, or another format that Pillow knows; grey and CMYK become RGB.
         size: (width, height) of the result.
         choose_box: from the image's width and height to what is cut out.
+        mirrored: whether left and right change places.
 
     Returns:
         uint8 `[height, width, 3]`, bilinear. Where the box is twice as large as the result or more,
@@ -376,7 +384,10 @@ def decode(encoded: bytes, size: tuple[int, int], choose_box: Callable[[int, int
         across, down = image.size[0] / full[0], image.size[1] / full[1]
         box = (left * across, upper * down, right * across, lower * down)
         colours = image if image.mode == "RGB" else image.convert("RGB")
-        return np.asarray(colours.resize(size, Image.Resampling.BILINEAR, box=box))
+        scaled = colours.resize(size, Image.Resampling.BILINEAR, box=box)
+        if mirrored:
+            scaled = scaled.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        return np.asarray(scaled)
 
 
 def random_box(rng: np.random.Generator, width: int, height: int) -> Box:
@@ -495,11 +506,33 @@ def _batches(
     if workers:
         processes_of = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
         made = made.mp_prefetch(processes_of, worker_init_fn=_begin_worker)
-    with contextlib.closing(iter(made)) as iterator:
+    held = [iter(made)]
+    close = weakref.finalize(chunks, _close, held)  # at the latest before the process ends
+    try:
         for _ in steps:
-            rows = [_next(iterator) for _ in range(parts)]
-            images, labels = zip(*rows, strict=True)
-            yield np.concatenate(images), np.concatenate(labels)
+            yield _gather(held[0], own)
+    finally:
+        close()
+
+
+def _close(held: list[Any]) -> None:
+    """Ends the workers, and frees the chunks that Grain's iterators still hold in cycles."""
+    held.pop().close()
+    gc.collect()
+
+
+def _gather(iterator: Any, own: int) -> Rows:
+    """A batch of its chunks, which are copied: they lie in shared memory, to be freed at once."""
+    images, labels = _next(iterator)
+    batch = np.empty((own, *images.shape[1:]), np.uint8), np.empty(own, np.int32)
+    filled = 0
+    while True:
+        rows = slice(filled, filled + len(labels))
+        batch[0][rows], batch[1][rows] = images, labels
+        filled = rows.stop
+        if filled == own:
+            return batch
+        images, labels = _next(iterator)
 
 
 def _next(iterator: Any) -> Rows:

@@ -435,12 +435,16 @@ def test_no_worker_outlives_the_process_it_works_for(data_dir, tmp_path, how):
     """One that ends without closing its batches, and one that is killed."""
     (tmp_path / "script.py").write_text(SCRIPT)
     command = [sys.executable, str(tmp_path / "script.py"), str(data_dir), how]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, **pipes) as process:
         workers = [int(pid) for pid in process.stdout.readline().split()]
         assert len(workers) == 2
         if how == "wait":
             process.kill()
-        assert process.wait(timeout=60) == (0 if how == "exit" else -signal.SIGKILL)
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == (0 if how == "exit" else -signal.SIGKILL)
+        if how == "exit":
+            assert not errors  # of iterators torn down, or of shared memory left behind
     until = time.monotonic() + 30
     while any(map(is_running, workers)) and time.monotonic() < until:
         time.sleep(0.1)
