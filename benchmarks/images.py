@@ -99,7 +99,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=256)
     args = parser.parse_args()
     cores = len(os.sched_getaffinity(0))
-    images = [made_up(i) for i in range(DIFFERENT)]
+    images = [made_up(i) for i in range(min(DIFFERENT, args.images))]
     steps, warmup = max(1, args.images // args.batch), 2
     spawn = multiprocessing.get_context("spawn")
     with (
