@@ -361,7 +361,7 @@ def decode(
     """Decodes an image, cuts out a box and scales it, averaging where it becomes smaller.
 
     Args:
-        encoded: a JPEG, or another format that Pillow knows; grey and CMYK become RGB.
+        encoded: a JPEG or PNG; grey and CMYK become RGB.
         size: (width, height) of the result.
         choose_box: from the image's width and height to what is cut out.
         mirrored: whether left and right change places.
@@ -372,7 +372,7 @@ def decode(
     """
     from PIL import Image
 
-    with Image.open(io.BytesIO(encoded)) as image:
+    with Image.open(io.BytesIO(encoded), formats=("JPEG", "PNG")) as image:
         full = image.size
         left, upper, right, lower = choose_box(*full)
         smallest = (

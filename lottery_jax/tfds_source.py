@@ -156,7 +156,7 @@ def prepare(name: str, data_dir: Path, *, archives: Sequence[str] = ()) -> None:
         raise DataError(
             f"not found in {data_dir}; its archives can't be downloaded without an account: put "
             f"{' and '.join(needed)} into {manual} and run 'python -m lottery_jax.datasets "
-            f"prepare {name}'"
+            f"--data_dir {data_dir} prepare {name}'"
         )
     import tensorflow_datasets as tfds
 
