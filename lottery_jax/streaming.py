@@ -462,12 +462,16 @@ class _Chunks:
         rows = range(
             first + part * self.own // self.parts, first + (part + 1) * self.own // self.parts
         )
-        made: list[Made] = []
-        for row in rows:
-            inside = row < len(self.examples)
-            made.append(self._example(row) if inside or not made else made[-1])
-        images = np.stack([image for image, _ in made])
-        return images, np.array([label for _, label in made], np.int32)
+        image, label = self._example(rows[0])
+        images, labels = (
+            np.empty((len(rows), *image.shape), np.uint8),
+            np.empty(len(rows), np.int32),
+        )
+        for i, row in enumerate(rows):
+            if 0 < i and row < len(self.examples):
+                image, label = self._example(row)
+            images[i], labels[i] = image, label
+        return images, labels
 
     def _example(self, row: int) -> Made:
         # Past the end there are repetitions of the last.
@@ -504,7 +508,7 @@ def _batches(
     )
     made = grain.MapDataset.source(chunks).to_iter_dataset(threads)
     if workers:
-        processes_of = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
+        processes_of = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=1)
         made = made.mp_prefetch(processes_of, worker_init_fn=_begin_worker)
     held = [iter(made)]
     close = weakref.finalize(chunks, _close, held)  # at the latest before the process ends
@@ -542,9 +546,9 @@ def _next(iterator: Any) -> Rows:
         raise DataError(_first_line(error)) from error
     except RuntimeError as error:  # Grain's, of a worker that is gone
         raise DataError(
-            f"a worker process that decodes images has ended: {_first_line(error)} If the system has "
-            "ended it for want of memory, fewer config.data.workers need less; run the same command "
-            "again to go on"
+            f"a worker process that decodes images has ended: {_first_line(error)} If memory was "
+            "short, or shared memory (/dev/shm; exit code -7), fewer config.data.workers need less, "
+            "and 0 no shared memory; run the same command again to go on"
         ) from error
 
 
