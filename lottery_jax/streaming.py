@@ -468,7 +468,7 @@ class _Chunks:
             np.empty(len(rows), np.int32),
         )
         for i, row in enumerate(rows):
-            if 0 < i and row < len(self.examples):
+            if i > 0 and row < len(self.examples):
                 image, label = self._example(row)
             images[i], labels[i] = image, label
         return images, labels
@@ -511,7 +511,7 @@ def _batches(
         processes_of = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=1)
         made = made.mp_prefetch(processes_of, worker_init_fn=_begin_worker)
     held = [iter(made)]
-    close = weakref.finalize(chunks, _close, held)  # at the latest before the process ends
+    close = weakref.finalize(chunks, _close, held, workers)  # at the latest before the process ends
     try:
         for _ in steps:
             yield _gather(held[0], own)
@@ -519,10 +519,11 @@ def _batches(
         close()
 
 
-def _close(held: list[Any]) -> None:
-    """Ends the workers, and frees the chunks that Grain's iterators still hold in cycles."""
+def _close(held: list[Any], workers: int) -> None:
+    """Ends the workers, and frees shared memory that Grain's iterators still hold in cycles."""
     held.pop().close()
-    gc.collect()
+    if workers:
+        gc.collect()
 
 
 def _gather(iterator: Any, own: int) -> Rows:
