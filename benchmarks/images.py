@@ -122,8 +122,9 @@ def main() -> None:
                 for _ in range(warmup):  # workers start, and fill what they may have ready
                     next(batches)
                 began = time.perf_counter()
-                done = sum(len(labels) for _, labels in batches)
-                return done / (time.perf_counter() - began)
+                for _ in range(steps):  # and no further: then workers end, once an epoch
+                    next(batches)
+                return steps * args.batch / (time.perf_counter() - began)
 
         alone(True)
         rates: dict[str, list[float]] = {"decode": [], "crop": [], "workers": [], "threads": []}
