@@ -30,6 +30,9 @@ def default_config() -> ConfigDict:
     c.data.input_shape = ()  # (height, width, channels) to adapt images to; empty: as they are
     c.data.augment = "auto"  # auto (what is usual for the set), none, crop, flip, crop_flip
     c.data.validation_fraction = 0.0  # of the training set, held out and measured
+    # Processes that decode the images of a set that stays on disk; -1: one for each core, 0: threads
+    # of the training process. Each process of a run that spans several has as many.
+    c.data.workers = -1
 
     c.model = ConfigDict()
     c.model.name = "lenet_300_100"
@@ -108,7 +111,7 @@ def default_config() -> ConfigDict:
 # Keys that say where things are, how often they are saved and how devices are used: with the same
 # data they can't change a result by more than the rounding of sums in another order.
 WITHOUT_EFFECT = re.compile(
-    r"wandb\..*|data\.dir|train\.checkpoint_every_epochs|train\.together|transfer\.density"
+    r"wandb\..*|data\.(dir|workers)|train\.checkpoint_every_epochs|train\.together|transfer\.density"
 )
 
 # (what is legal, in words; the check)
@@ -211,6 +214,7 @@ _RULES: dict[str, Rule] = {
     "data.input_shape": _SHAPE,
     "data.augment": _TEXT,
     "data.validation_fraction": _within(0, 1, open_high=True),
+    "data.workers": _whole(-1, 1024),
     "model.name": _NAME,
     "model.width": _WIDTH,
     "model.stem": _TEXT,

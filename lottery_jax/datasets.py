@@ -2,11 +2,13 @@
 
 Sources, in order: `digits` from scikit-learn's wheel; `<data_dir>/<name>.npz`; data that
 tensorflow-datasets has prepared; what it can prepare from archives or download (extra `tfds`).
-What comes from tensorflow-datasets is kept as an npz, which the next run reads.
+What comes from tensorflow-datasets is kept as an npz, which the next run reads; the sets that are
+too large for that stay as it has prepared them, and `streaming` reads them.
 
     python -m lottery_jax.datasets list
     python -m lottery_jax.datasets from-idx /usr/share/datasets/fashion-mnist fashion_mnist
     python -m lottery_jax.datasets prepare cifar10
+    python -m lottery_jax.datasets prepare imagenet2012
 """
 
 from __future__ import annotations
@@ -45,6 +47,8 @@ class Info:
     num_classes: int
     augment: str  # none, crop, flip or crop_flip; never a flip where left and right matter
     tfds_name: str | None = None
+    streamed: bool = False  # it stays on disk, and `streaming` reads it
+    archives: tuple[str, ...] = ()  # those that can only be put into place by hand
 
 
 BUILT_IN = {
@@ -53,6 +57,14 @@ BUILT_IN = {
     "cifar10": Info(10, "crop_flip", "cifar10"),
     "cifar100": Info(100, "crop_flip", "cifar100"),
     "svhn": Info(10, "crop", "svhn_cropped"),
+    "imagenet2012": Info(
+        1000,
+        "crop_flip",
+        "imagenet2012",
+        streamed=True,
+        archives=("ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"),
+    ),
+    "places365_small": Info(365, "crop_flip", "places365_small", streamed=True),
 }
 _ARRAYS = ("x_train", "y_train", "x_test", "y_test")
 # A name becomes a part of paths: of files of data, and of run directories.
@@ -459,7 +471,32 @@ def check_name(name: str) -> None:
         )
 
 
+def prepared_folder(name: str, data_dir: str | os.PathLike[str] = "") -> Path:
+    """Where a streamed set is prepared.
+
+    Raises:
+        DataError: it is not; how to prepare it.
+    """
+    folder, known = _folder(data_dir), BUILT_IN[name]
+    assert known.tfds_name is not None
+    try:
+        found = tfds_source.find_prepared(known.tfds_name, folder)
+    except OSError as error:
+        raise DataError(f"config.data.dir: {folder}: {error.strerror}") from error
+    if found is None:
+        first = f"put {' and '.join(known.archives)} into {folder / 'downloads' / 'manual'} and "
+        raise DataError(
+            f"{name}: is not prepared in {folder}; {first if known.archives else ''}run 'python -m "
+            f"lottery_jax.datasets --data_dir {folder} prepare {name}'"
+        )
+    return found
+
+
 def _arrays_of(name: str, folder: Path) -> Arrays:
+    if BUILT_IN.get(name, Info(0, "")).streamed and not (folder / f"{name}.npz").is_file():
+        raise DataError(
+            f"{name}: does not fit into memory; lottery_jax.streaming reads it from disk"
+        )
     if name == "digits":
         return _digits()
     path = folder / f"{name}.npz"
@@ -580,6 +617,23 @@ def _channel_statistics(images: Array) -> tuple[tuple[float, ...], tuple[float, 
     return tuple(means), tuple(stds)
 
 
+def _prepare_streamed(name: str, known: Info, folder: Path) -> Path:
+    assert known.tfds_name is not None
+    if tfds_source.find_prepared(known.tfds_name, folder) is None:
+        try:
+            tfds_source.prepare(known.tfds_name, folder, archives=known.archives)
+        except DataError as error:
+            raise DataError(f"{name}: {error}") from error
+    return prepared_folder(name, folder)
+
+
+def _is_prepared(name: str, folder: Path) -> bool:
+    known = BUILT_IN.get(name)
+    if known is None or not known.streamed or known.tfds_name is None:
+        return False
+    return tfds_source.find_prepared(known.tfds_name, folder) is not None
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
     parser = CommandParser(
@@ -608,12 +662,16 @@ def main(argv: Sequence[str] | None = None) -> int:
             from_idx(args.folder, folder / f"{args.name}.npz")
             print(f"wrote {folder / args.name}.npz")
         elif args.command == "prepare":
+            known = BUILT_IN[args.name]
+            if known.streamed:
+                print(f"{args.name}: prepared in {_prepare_streamed(args.name, known, folder)}")
+                return
             data = load_dataset(args.name, folder)
             print(f"{data.name}: {len(data.x_train)} training and {len(data.x_test)} test images")
         else:
             files = {p.stem for p in folder.glob("*.npz") if _NAME.fullmatch(p.stem)}
             for name in sorted({*BUILT_IN, *files}):
-                there = name in files or name == "digits"
+                there = name in files or name == "digits" or _is_prepared(name, folder)
                 print(f"{name:16} {'ready' if there else 'not here yet'}")
 
     return exit_status(command)

@@ -17,6 +17,8 @@ from lottery_jax.errors import ConfigError, choose
 # The large networks take every data set at CIFAR's shape: Fashion-MNIST is padded to 32 pixels and
 # repeated to three channels, alike in training and test.
 _CIFAR_SHAPE = (32, 32, 3)
+# Sets of photographs, for which a network has another recipe.
+_PHOTOGRAPHS = ("imagenet2012", "places365_small")
 
 
 def _large(model: str, dataset: str, epochs: int, milestones: tuple[int, ...]) -> ConfigDict:
@@ -36,9 +38,37 @@ def vgg19(dataset: str) -> ConfigDict:
 
 
 def resnet50(dataset: str) -> ConfigDict:
-    """ResNet50 with the ImageNet stem: SGD at 0.1, 90 epochs, drops after 50, 65 and 80."""
+    """ResNet50 with the ImageNet stem: SGD at 0.1, 90 epochs, drops after 50, 65 and 80.
+
+    On ImageNet and Places365 it is `resnet50_photographs`.
+    """
+    if dataset in _PHOTOGRAPHS:
+        return resnet50_photographs(dataset)
     c = _large("resnet50", dataset, 90, (50, 65, 80))
     c.model.stem = "imagenet"
+    return c
+
+
+def resnet50_photographs(dataset: str, rewind_epochs: str = "6") -> ConfigDict:
+    """ResNet50 at 224 pixels: batch 1024, SGD at 0.4, 90 epochs, a tenth after 30, 60 and 80.
+
+    The recipe of Frankle et al. (2020), *Linear mode connectivity and the lottery ticket
+    hypothesis*, as their library OpenLTH has it (`models/imagenet_resnet.py`): five epochs of
+    warm-up, weight decay 1e-4. For another batch size scale the rate with it: 0.1 for 256 images
+    (Goyal et al. 2017). Rewound to epoch 6, as there for ImageNet, or to `rewind_epochs`.
+    """
+    c = default_config()
+    c.model.name = "resnet50"
+    c.model.stem = "imagenet"
+    c.data.name = dataset
+    c.data.input_shape = (224, 224, 3)
+    c.train.batch_size = 1024
+    c.train.epochs = 90
+    c.train.checkpoint_every_epochs = 1
+    c.optimizer.learning_rate = 0.4
+    c.optimizer.warmup_epochs = 5.0
+    c.optimizer.milestones = (30, 60, 80)
+    c.ladder.rewind = f"{rewind_epochs}ep"
     return c
 
 

@@ -6,10 +6,12 @@ Data that is prepared as array_record is read without TensorFlow. Preparing it n
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import re
 import socket
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -36,10 +38,9 @@ def read_prepared(name: str, data_dir: Path) -> dict[str, Array] | None:
     Raises:
         DataError: it is prepared in a format that needs TensorFlow, or damaged.
     """
-    prepared = [path.parent for path in data_dir.glob(f"{name}/*/dataset_info.json")]
-    if not prepared:
+    newest = find_prepared(name, data_dir)
+    if newest is None:
         return None
-    newest = max(prepared, key=lambda p: [int(n) for n in re.findall(r"\d+", p.name)])
     import tensorflow_datasets as tfds
 
     try:
@@ -54,20 +55,96 @@ def read_prepared(name: str, data_dir: Path) -> dict[str, Array] | None:
                 images[i], labels[i] = example["image"], example["label"]
             arrays[f"x_{split}"], arrays[f"y_{split}"] = images, labels
     except Exception as error:
-        raise DataError(
-            f"{newest} can't be read ({_first_line(error)}); if it was not prepared with "
-            "file_format='array_record', remove it and prepare it again ('python -m "
-            "lottery_jax.datasets prepare NAME')"
-        ) from error
+        raise _unreadable(newest, error) from error
     return arrays
+
+
+def find_prepared(name: str, data_dir: Path) -> Path | None:
+    """The folder of the newest prepared version of a data set, or None."""
+    prepared = [path.parent for path in data_dir.glob(f"{name}/*/dataset_info.json")]
+    return max(prepared, key=lambda p: [int(n) for n in re.findall(r"\d+", p.name)], default=None)
+
+
+def _unreadable(folder: Path, error: Exception) -> DataError:
+    return DataError(
+        f"{folder} can't be read ({_first_line(error)}); if it was not prepared with "
+        "file_format='array_record', remove it and prepare it again ('python -m "
+        "lottery_jax.datasets prepare NAME')"
+    )
+
+
+def describe_prepared(folder: Path) -> tuple[int, dict[str, int], str]:
+    """What a prepared data set holds, without reading its images.
+
+    Returns:
+        The number of classes; the number of examples of each split; and a SHA-256 of the
+        descriptions and of the names and sizes of all files, which changes when data are prepared
+        anew from other archives.
+
+    Raises:
+        DataError: it is damaged, incomplete, or prepared in a format that needs TensorFlow.
+    """
+    import tensorflow_datasets as tfds
+
+    digest = hashlib.sha256()
+    try:
+        for path in sorted(folder.iterdir()):
+            digest.update(f"{path.name} {path.stat().st_size}\n".encode())
+            if path.suffix == ".json":
+                digest.update(path.read_bytes())
+        info = tfds.builder_from_directory(folder).info
+        sizes = {name: int(split.num_examples) for name, split in info.splits.items()}
+        if info.file_format.value != "array_record":
+            raise ValueError(f"it is prepared as {info.file_format.value}")
+        for split in info.splits.values():
+            if absent := [path for path in split.filepaths if not Path(path).is_file()]:
+                raise FileNotFoundError(f"{Path(absent[0]).name} is missing")
+        return int(info.features["label"].num_classes), sizes, digest.hexdigest()
+    except Exception as error:
+        raise _unreadable(folder, error) from error
+
+
+def open_examples(folder: Path, split: str) -> Sequence[dict[str, Any]]:
+    """The examples of a split such as `train[:100]`, by index, images as their encoded bytes.
+
+    What is returned can be pickled into other processes; it is read without TensorFlow.
+
+    Raises:
+        DataError: it can't be read.
+    """
+    import tensorflow_datasets as tfds
+
+    try:
+        builder = tfds.builder_from_directory(folder)
+        return builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
+    except Exception as error:
+        raise _unreadable(folder, error) from error
 
 
 def download_and_prepare(name: str, data_dir: Path) -> dict[str, Array]:
     """Prepares a data set from archives in `<data_dir>/downloads/manual`, or by downloading them.
 
     Raises:
-        DataError: TensorFlow is not installed, there is no network and no archive, or an archive
-            is not the official one.
+        DataError: see `prepare`; or what was prepared can't be read.
+    """
+    prepare(name, data_dir)
+    arrays = read_prepared(name, data_dir)
+    if arrays is None:
+        raise DataError(f"{name} was prepared, but not into {data_dir}")
+    return arrays
+
+
+def prepare(name: str, data_dir: Path, *, archives: Sequence[str] = ()) -> None:
+    """Prepares a data set as array_record from official archives or by downloading them.
+
+    Args:
+        name: tensorflow-datasets' name.
+        data_dir: where it is prepared; archives are looked for in its `downloads/manual`.
+        archives: those that can't be downloaded and must be there.
+
+    Raises:
+        DataError: TensorFlow is not installed, an archive must be put into place by hand, there is
+            no network and no archive, or an archive is not the official one.
     """
     manual = data_dir / "downloads" / "manual"
     if importlib.util.find_spec("tensorflow") is None:
@@ -75,10 +152,17 @@ def download_and_prepare(name: str, data_dir: Path) -> dict[str, Array]:
             f"not found in {data_dir}; to download it, pip install 'lottery_jax[tfds]' and run this "
             "again"
         )
+    if needed := [archive for archive in archives if not (manual / archive).is_file()]:
+        raise DataError(
+            f"not found in {data_dir}; its archives can't be downloaded without an account: put "
+            f"{' and '.join(needed)} into {manual} and run 'python -m lottery_jax.datasets "
+            f"--data_dir {data_dir} prepare {name}'"
+        )
     import tensorflow_datasets as tfds
 
     builder = tfds.builder(name, data_dir=str(data_dir))
-    urls = {url: info.filename for url, info in builder.url_infos.items()}
+    infos = {} if archives else builder.url_infos
+    urls = {url: info.filename for url, info in infos.items()}
     absent = [url for url, file in urls.items() if not (manual / file).is_file()]
     if unreachable := [url for url in absent if not _reachable(url)]:
         files = ", ".join(sorted(urls[url] for url in unreachable))
@@ -86,8 +170,10 @@ def download_and_prepare(name: str, data_dir: Path) -> dict[str, Array]:
             f"not found in {data_dir}, and {urlparse(unreachable[0]).hostname} can't be reached; "
             f"put the official archives ({files}) into {manual} and run this again"
         )
-    # A download directory that is used again may serve an older archive.
-    with tempfile.TemporaryDirectory(prefix="lottery_jax-") as fresh:
+    # A download directory that is used again may serve an older archive. It is beside the data,
+    # where there must be room, and not in /tmp.
+    data_dir.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".lottery_jax-", dir=data_dir) as fresh:
         config = tfds.download.DownloadConfig(manual_dir=str(manual))
         try:
             builder.download_and_prepare(
@@ -95,10 +181,6 @@ def download_and_prepare(name: str, data_dir: Path) -> dict[str, Array]:
             )
         except Exception as error:
             raise DataError(f"can't be prepared: {_first_line(error)}") from error
-    arrays = read_prepared(name, data_dir)
-    if arrays is None:
-        raise DataError(f"{name} was prepared, but not into {data_dir}")
-    return arrays
 
 
 def _first_line(error: Exception) -> str:

@@ -30,6 +30,7 @@ MAY_IMPORT = {
     "models": {"errors", "layers", "masks"},
     "tfds_source": {"errors"},
     "datasets": {"errors", "files", "memory", "tfds_source"},
+    "streaming": {"datasets", "errors", "tfds_source"},
     "pipeline": {"errors"},
     "replicates": {"pipeline"},
     "processes": {"errors", "signals"},
@@ -61,8 +62,8 @@ MAY_IMPORT = {
 # Third-party packages that one module alone may know.
 ONLY = {"orbax": {"tickets"}, "tensorstore": {"tickets"}, "wandb": {"logs"},
         "tensorflow_datasets": {"tfds_source"}, "sklearn": {"datasets"}, "matplotlib": {"figures"},
-        "absl": {"main", "sweep"}, "optax": {"optim", "scores", "train"}, "safetensors": {"tickets"},
-        "torch": {"tickets"}, "submitit": {"sweep"}}  # fmt: skip
+        "absl": {"main", "streaming", "sweep"}, "grain": {"streaming"}, "optax": {"optim", "scores", "train"},
+        "safetensors": {"tickets"}, "torch": {"tickets"}, "submitit": {"sweep"}}  # fmt: skip
 
 
 def imports_of(path):
@@ -116,6 +117,7 @@ def test_the_map_has_no_circle_and_no_module_that_is_gone():
         ("import lottery_jax", "jax flax numpy"),
         ("import lottery_jax.report", "jax flax matplotlib"),
         ("import lottery_jax.main", "jax flax"),
+        ("import lottery_jax.streaming", "jax grain tensorflow tensorflow_datasets"),
         ("import lottery_jax.ladder", "wandb tensorflow tensorflow_datasets matplotlib sklearn"),
     ],
 )

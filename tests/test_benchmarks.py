@@ -100,6 +100,18 @@ def test_a_benchmark_runs_and_writes_its_table(tmp_path):
     assert "| lenet_300_100 | float32 | 8 |" in (tmp_path / "train_step.md").read_text()
 
 
+def test_the_benchmark_of_images_runs(tmp_path):
+    command = [
+        sys.executable, str(FOLDER / "images.py"), "--images=16", "--batch=8", "--repeats=1",
+        f"--out={tmp_path}",
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads((tmp_path / "images.json").read_text())["rows"]
+    assert len(rows) == 4 and all(row["rate"] > 0 for row in rows)
+    assert rows[1]["of_crop"] == rows[0]["of_decode"] == 1
+
+
 @pytest.mark.parametrize("name", ["train_step", "ladder", "masks", "startup"])
 def test_committed_tables_are_those_of_the_committed_figures(name):
     """The Markdown says what the JSON says: as many rows, on the same machine."""

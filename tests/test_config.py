@@ -55,7 +55,7 @@ def test_the_promised_config_files_are_there():
               "snip", "iterative_snip", "adam", "transfer_vgg19", "transfer_resnet50",
               "transfer_cifar10a_to_b", "transfer_sgd_to_adam", "transfer_adam_to_sgd",
               "transfer_quickstart", "transfer_lenet", "lenet_fashion_mnist_methods",
-              "lenet_fashion_mnist_controls"}  # fmt: skip
+              "lenet_fashion_mnist_controls", "resnet50_imagenet", "resnet50_places365"}  # fmt: skip
     assert large | others <= {path.stem for path in FILES}
 
 
@@ -67,6 +67,7 @@ WRONG = [
     ("data.input_shape", (28, 28), "height, width, channels"),
     ("data.augment", "crops", "did you mean 'crop'"),
     ("data.validation_fraction", 1.0, "[0, 1)"),
+    ("data.workers", -2, "-1 or more, 1,024 at most"),
     ("model.width", 0.0, "above 0"),
     ("optimizer.learning_rate", float("nan"), "above 0"),
     ("optimizer.learning_rate", float("inf"), "above 0"),
@@ -238,6 +239,7 @@ def test_the_fingerprint_changes_with_what_matters_and_with_nothing_else():
         ("seeds", (0, 1), False),
         ("ladder.rewind", "2ep", False),
         ("data.dir", "/elsewhere", True),
+        ("data.workers", 3, True),
         ("wandb.mode", "offline", True),
         ("train.checkpoint_every_epochs", 0, True),
     ]:

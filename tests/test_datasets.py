@@ -97,7 +97,7 @@ def test_training_and_test_images_adapt_alike():
 
 def test_what_has_a_left_and_a_right_is_never_flipped():
     assert {name for name, info in BUILT_IN.items() if "flip" in info.augment} == {
-        "cifar10", "cifar100", "fashion_mnist"
+        "cifar10", "cifar100", "fashion_mnist", "imagenet2012", "places365_small"
     }  # fmt: skip
     assert BUILT_IN["svhn"].augment == "crop" and load_dataset("digits").augment == "none"
 

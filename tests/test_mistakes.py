@@ -394,6 +394,8 @@ DATASETS = [
     mistake("datasets", says=("command", "--help")),
     mistake("datasets", "fetch", says="'fetch'"),
     mistake("datasets", "prepare", "mnist", says=("'mnist'", "fashion_mnist")),
+    mistake("datasets", "--data_dir=mine", "prepare", "imagenet2012",
+            says=("put ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar into mine/downloads",)),
     mistake("datasets", "--data_dir=mine", "list", says="--data_dir: mine is not a directory",
             given=lambda folder, run: (folder / "mine").write_text("")),
     mistake("datasets", "from-idx", "nowhere", "mine", says="nowhere: has no train-images-idx3"),

@@ -113,6 +113,18 @@ def test_recipes_are_the_published_ones():
         assert (c.train.batch_size, c.optimizer.learning_rate) == (512, rate)
         assert (c.optimizer.momentum, c.optimizer.weight_decay) == (0.9, 1e-4)
         assert (c.ladder.levels, c.ladder.prune_fraction, c.ladder.rewind) == (30, 0.2, "1ep")
+    for dataset in ("imagenet2012", "places365_small"):
+        c = recipes.named(f"resnet50_{dataset}")
+        assert (c.data.name, c.data.input_shape, c.model.stem) == (
+            dataset,
+            (224, 224, 3),
+            "imagenet",
+        )
+        assert (c.train.epochs, c.train.batch_size) == (90, 1024)
+        assert (c.optimizer.learning_rate, c.optimizer.warmup_epochs) == (0.4, 5)
+        assert (c.optimizer.milestones, c.optimizer.weight_decay) == ((30, 60, 80), 1e-4)
+        assert (c.ladder.levels, c.ladder.prune_fraction, c.ladder.rewind) == (30, 0.2, "6ep")
+        assert recipes.resnet50_photographs(dataset, "3").ladder.rewind == "3ep"
     adam = recipes.with_adam(recipes.named("vgg19_cifar10")).optimizer
     assert (adam.name, adam.learning_rate, adam.b1, adam.b2, adam.weight_decay) == (
         "adam", 3e-4, 0.9, 0.999, 1e-4
