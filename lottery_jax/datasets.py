@@ -112,6 +112,11 @@ class Dataset:
         return {name: getattr(self, name) for name in names}
 
     @property
+    def num_train(self) -> int:
+        """How many images there are to train on."""
+        return len(self.x_train)
+
+    @property
     def image_shape(self) -> tuple[int, int, int]:
         """(height, width, channels)."""
         height, width, channels = self.x_train.shape[1:]

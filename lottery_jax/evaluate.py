@@ -13,9 +13,9 @@ from rich.console import Console
 from rich.table import Table
 
 from lottery_jax import masks
-from lottery_jax.datasets import load_dataset
 from lottery_jax.errors import CommandParser, DataError, exit_status
-from lottery_jax.pipeline import Split, make_mesh, make_prepare, put
+from lottery_jax.feeding import Feed, open_data
+from lottery_jax.pipeline import make_mesh, make_prepare, put
 from lottery_jax.tickets import Ticket, load_ticket, model_of
 from lottery_jax.train import Measured, compiled, evaluate, make_eval_pass
 
@@ -36,7 +36,7 @@ def evaluate_ticket(
     """
     metadata = ticket.metadata
     model, shape = model_of(metadata)
-    dataset = load_dataset(data or metadata["data"], data_dir, input_shape=shape)
+    dataset = open_data(data or metadata["data"], data_dir, input_shape=shape)
     if dataset.num_classes != metadata["num_classes"]:
         raise DataError(
             f"{dataset.name} has {dataset.num_classes} classes, the ticket "
@@ -47,8 +47,8 @@ def evaluate_ticket(
     prepare = make_prepare(tuple(metadata["mean"]), tuple(metadata["std"]), "none")
     eval_pass = compiled(make_eval_pass(model, prepare, mesh), mesh)
     variables = put(mesh, ticket.trained_variables)
-    test = put(mesh, Split(dataset.x_test, dataset.y_test))
     whole = -(-batch_size // mesh.size) * mesh.size
+    test = Feed(dataset, mesh, whole, augment="none", workers=-1).test()
     return evaluate(eval_pass, whole, variables["params"], variables["batch_stats"], test)
 
 

@@ -18,13 +18,16 @@ from lottery_jax import config as configuration
 from lottery_jax import drawing, masks, memory, transfer
 from lottery_jax.compilation import compiler_options
 from lottery_jax.controls import CONTROLS
-from lottery_jax.datasets import Dataset, load_dataset
+from lottery_jax.datasets import Dataset
 from lottery_jax.errors import ConfigError, choose
+from lottery_jax.feeding import Feed, open_data
 from lottery_jax.models import DENSE, build_model, init_variables, layer_names
 from lottery_jax.optim import make_optimizer, make_schedule
-from lottery_jax.pipeline import Split, find_devices, make_mesh, put
+from lottery_jax.pipeline import Batches, Cover, Split, find_devices, make_mesh
 from lottery_jax.replicates import Layout, choose_layout
 from lottery_jax.scores import GLOBAL_ONLY, SCORES
+from lottery_jax.streaming import Stream
+from lottery_jax.tickets import tree_hash
 from lottery_jax.train import Program, make_program
 
 PyTree = Any
@@ -40,8 +43,9 @@ class Setup:
 
     Attributes:
         config: validated.
-        dataset: on the host.
-        train: the training set on the device; likewise `test` and `validation`.
+        dataset: in memory, or on the disk.
+        feed: of its images to the devices.
+        train: the training set on the device, if it is there; likewise `test` and `validation`.
         model: the network.
         program: its compiled steps.
         layout: how many replicates are trained together, and where.
@@ -54,10 +58,11 @@ class Setup:
     """
 
     config: ConfigDict
-    dataset: Dataset
-    train: Split
-    validation: Split | None
-    test: Split
+    dataset: Dataset | Stream
+    feed: Feed
+    train: Split | None
+    validation: Split | Cover | None
+    test: Split | Cover
     model: nn.Module
     program: Program
     layout: Layout
@@ -75,6 +80,17 @@ class Setup:
         return source is not None and transfer.replaces_head(
             policy, source.num_classes, self.dataset.num_classes
         )
+
+    def train_of(self, seed: int) -> Split | Batches:
+        """What a replicate trains on."""
+        return self.feed.batches(seed) if self.train is None else self.train
+
+    @property
+    def data_sha256(self) -> str:
+        """A hash of the data: of all images and labels, or of what is prepared on the disk."""
+        if isinstance(self.dataset, Stream):
+            return self.dataset.sha256
+        return tree_hash(self.dataset.arrays)
 
     @property
     def model_options(self) -> dict[str, Any]:
@@ -115,7 +131,7 @@ def set_up(config: ConfigDict, devices: list[jax.Device] | None = None) -> Setup
             f"config.data.input_shape: {shape}, but the source's tickets take "
             f"{source.input_shape}; leave it empty to adapt the images"
         )
-    dataset = load_dataset(
+    dataset = open_data(
         config.data.name,
         config.data.dir,
         input_shape=source.input_shape if source else shape,
@@ -133,14 +149,14 @@ def set_up(config: ConfigDict, devices: list[jax.Device] | None = None) -> Setup
     dense = config.model.name in DENSE
     devices = find_devices(devices)
     layout = choose_layout(
-        len(config.seeds),
+        1 if isinstance(dataset, Stream) else len(config.seeds),
         len(devices),
         devices[0].platform,
         dense=dense,
         together=config.train.together,
     )
     mesh = make_mesh(devices, layout.replica)
-    steps_per_epoch = max(1, len(dataset.x_train) // config.train.batch_size)
+    steps_per_epoch = max(1, dataset.num_train // config.train.batch_size)
     schedule = make_schedule(
         config.optimizer.schedule,
         config.optimizer.learning_rate,
@@ -151,16 +167,23 @@ def set_up(config: ConfigDict, devices: list[jax.Device] | None = None) -> Setup
         warmup_epochs=config.optimizer.warmup_epochs,
     )
     augment = config.data.augment
+    feed = Feed(
+        dataset,
+        mesh,
+        batch_size=config.train.batch_size,
+        augment=dataset.augment if augment == "auto" else augment,
+        workers=config.data.workers,
+    )
     program = make_program(
         model,
         make_optimizer(**_optimizer_options(config)),
         schedule,
         mesh=mesh,
-        examples=len(dataset.x_train),
+        examples=dataset.num_train,
         batch_size=config.train.batch_size,
         mean=dataset.mean,
         std=dataset.std,
-        augment=dataset.augment if augment == "auto" else augment,
+        augment=feed.augment_on_device,
         steps_at_once=_STEPS_AT_ONCE if dense else 1,
         vmapped=layout.vmapped,
     )
@@ -189,15 +212,13 @@ def set_up(config: ConfigDict, devices: list[jax.Device] | None = None) -> Setup
             "itself; rewind to a later step, or leave it out"
         )
 
-    def split(images: Any, labels: Any) -> Split:
-        return put(mesh, Split(images, labels))
-
     setup = Setup(
         config=config,
         dataset=dataset,
-        train=split(dataset.x_train, dataset.y_train),
-        validation=split(dataset.x_val, dataset.y_val) if len(dataset.x_val) else None,
-        test=split(dataset.x_test, dataset.y_test),
+        feed=feed,
+        train=feed.train(),
+        validation=feed.validation(),
+        test=feed.test(),
         model=model,
         program=program,
         layout=layout,
@@ -305,7 +326,7 @@ def counts_at(ladder: ConfigDict, sizes: drawing.Counts, level: int) -> drawing.
 
 
 def _check_scores_can_be_computed(setup: Setup) -> None:
-    ladder, examples = setup.config.ladder, len(setup.dataset.x_train)
+    ladder, examples = setup.config.ladder, setup.dataset.num_train
     size = ladder.score_batch_size or setup.config.train.batch_size
     if ladder.score_batches * size > examples:
         raise ConfigError(

@@ -112,7 +112,7 @@ def train_together(
             state = fit(
                 program,
                 put_stacked(program.mesh, [checkpoint.state for checkpoint in checkpoints]),
-                setup.train,
+                setup.train_of(units[0].seed),
                 stack_keys(program.mesh, [Keys.of(unit.seed).train for unit in units]),
                 until=until,
                 begun=Begun(

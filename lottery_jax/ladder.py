@@ -34,7 +34,7 @@ from lottery_jax.experiment import counts_at, resolve, set_up
 from lottery_jax.groups import batched, train_all
 from lottery_jax.lock import locked
 from lottery_jax.logs import WINNING
-from lottery_jax.pipeline import make_prepare, sample_batches
+from lottery_jax.pipeline import make_prepare
 from lottery_jax.rundir import (
     Row,
     Unit,
@@ -93,7 +93,7 @@ def run_ladder(
     if processes.from_first(lambda: is_finished(workdir, config)):
         return processes.from_first(lambda: finished(config, workdir, console))
     setup = processes.everywhere(lambda: set_up(config, devices))
-    data_sha256 = tickets.tree_hash(setup.dataset.arrays)
+    data_sha256 = setup.data_sha256
     processes.check_same(data_sha256, f"the data {setup.dataset.name}")
 
     def begin() -> None:
@@ -341,9 +341,7 @@ def draw_mask(run: Run, level: int, parent: Ticket, origin: Origin, keys: Keys) 
 
     def score(mask: PyTree, done: int) -> PyTree:
         data_key = jax.random.split(jax.random.fold_in(data_keys, done))[0]
-        images, labels = sample_batches(
-            data_key, setup.dataset.x_train, setup.dataset.y_train, ladder.score_batches, size
-        )
+        images, labels = setup.feed.sample(data_key, ladder.score_batches, size)
         subject = Subject(
             # Computed in float32 whatever training computes in, on one device: the same ranking
             # on any number of them.

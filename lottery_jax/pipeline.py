@@ -7,7 +7,7 @@ the augmentation of (key, step): nothing else is needed to resume.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -31,6 +31,12 @@ class Split(NamedTuple):
 
     images: Any
     labels: Any
+
+
+# (epoch, first step of it) -> the batches of that epoch from there on, on the devices
+Batches = Callable[[int, int], Generator[Split, None, None]]
+# () -> batches that hold every example once, and which of each to count
+Cover = Callable[[], Generator[tuple[Split, jax.Array], None, None]]
 
 
 def find_devices(devices: list[jax.Device] | None = None) -> list[jax.Device]:

@@ -55,6 +55,7 @@ class Stream:
     Attributes:
         name: as in `datasets.BUILT_IN`.
         num_classes: labels are 0 to num_classes - 1.
+        augment: the usual augmentation: none, crop, flip or crop_flip.
         image_shape: (height, width, 3) of the images that are made.
         mean: of each channel, of pixel value / 255.
         std: standard deviation, likewise.
@@ -68,6 +69,7 @@ class Stream:
 
     name: str
     num_classes: int
+    augment: str
     image_shape: tuple[int, int, int]
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -128,6 +130,7 @@ def open_stream(
     return Stream(
         name=name,
         num_classes=classes,
+        augment=known.augment,
         image_shape=shape,
         mean=_MEAN,
         std=_STD,

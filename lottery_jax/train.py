@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
+import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -21,6 +24,8 @@ from lottery_jax.compilation import compiler_options
 from lottery_jax.errors import TrainingError
 from lottery_jax.optim import Schedule
 from lottery_jax.pipeline import (
+    Batches,
+    Cover,
     Prepare,
     Split,
     batch_sharded,
@@ -179,7 +184,7 @@ class Program:
         """Whole batches in an epoch."""
         return self.examples // self.batch_size
 
-    def evaluate(self, state: TrainState, data: Split) -> Measured:
+    def evaluate(self, state: TrainState, data: Split | Cover) -> Measured:
         """Mean loss and accuracy over all of `data`, every example counted exactly once."""
         eval_pass = self.together.eval_pass if state.step.ndim else self.eval_pass
         return evaluate(eval_pass, self.batch_size, state.params, state.batch_stats, data)
@@ -408,7 +413,7 @@ def state_of(
 def fit(
     program: Program,
     state: TrainState,
-    data: Split,
+    data: Split | Batches,
     key: jax.Array,
     *,
     until: int,
@@ -422,7 +427,7 @@ def fit(
         program: the compiled steps.
         state: donated; not to be used afterwards. Of one replicate, or of several that are at the
             same step, as `replicates.stack` puts them together.
-        data: the training set, on the device.
+        data: the training set, on the device; or, for one replicate, what gives its batches.
         key: typed PRNG key of the replicate, or one of each; batches, augmentation and dropout
             follow from it, the epoch and the step.
         until: the step to stop at; may be within an epoch.
@@ -460,12 +465,13 @@ def fit(
         begun = None
         totals = put(program.mesh, totals, spec)
         began = time.perf_counter() - seconds
-        while step < stop:
-            count = min(program.steps_at_once, stop - step)
-            state, totals = train_step(state, totals, data, order, step_key, count)
-            step += count
-            if on_step is not None and step < stop:
-                on_step(state, Begun(totals, time.perf_counter() - began))
+        with contextlib.closing(_fed(data, order, epoch, step - epoch * per_epoch)) as fed:
+            while step < stop:
+                count = min(program.steps_at_once, stop - step)
+                state, totals = train_step(state, totals, *next(fed), step_key, count)
+                step += count
+                if on_step is not None and step < stop:
+                    on_step(state, Begun(totals, time.perf_counter() - began))
         if stop < until:
             upcoming = order_of(epoch + 1)  # made while the steps still run
         seen = fetch(totals)  # the one time in an epoch that the host waits
@@ -486,12 +492,24 @@ def fit(
     return state
 
 
+def _fed(
+    data: Split | Batches, order: jax.Array, epoch: int, first_step: int
+) -> Generator[tuple[Split, jax.Array | None], None, None]:
+    """`data` and `order` of each of an epoch's train steps."""
+    if isinstance(data, Split):
+        yield from itertools.repeat((data, order))
+    else:
+        with contextlib.closing(data(epoch, first_step)) as batches:
+            for batch in batches:
+                yield batch, None
+
+
 def evaluate(
     eval_pass: Callable[..., Totals],
     batch_size: int,
     params: PyTree,
     batch_stats: PyTree,
-    data: Split,
+    data: Split | Cover,
 ) -> Measured:
     """Mean loss and accuracy over all of `data`, every example counted exactly once.
 
@@ -500,8 +518,16 @@ def evaluate(
         batch_size: a multiple of the devices that share a batch.
         params: on the device.
         batch_stats: on the device.
-        data: on the device.
+        data: on the device, or what gives its batches.
     """
-    order = covering_order(data.labels.shape[0], batch_size)
-    totals = fetch(eval_pass(params, batch_stats, data, *order))
+    if isinstance(data, Split):
+        order = covering_order(data.labels.shape[0], batch_size)
+        totals = eval_pass(params, batch_stats, data, *order)
+    else:
+        with contextlib.closing(data()) as batches:
+            parts = [
+                eval_pass(params, batch_stats, batch, None, counted) for batch, counted in batches
+            ]
+        totals = functools.reduce(lambda a, b: jax.tree.map(jnp.add, a, b), parts)
+    totals = fetch(totals)
     return Measured(totals.loss / totals.count, totals.correct / totals.count)

@@ -32,6 +32,7 @@ MAY_IMPORT = {
     "datasets": {"errors", "files", "memory", "tfds_source"},
     "streaming": {"datasets", "errors", "tfds_source"},
     "pipeline": {"errors"},
+    "feeding": {"datasets", "pipeline", "streaming"},
     "replicates": {"pipeline"},
     "processes": {"errors", "signals"},
     "train": {"compilation", "errors", "masks", "optim", "pipeline", "replicates"},
@@ -41,8 +42,9 @@ MAY_IMPORT = {
     "logs": {"errors", "files"},
     "rundir": {"config", "errors", "files", "lock", "logs", "tickets"},
     "transfer": {"config", "errors", "logs", "masks", "rundir", "scores", "tickets"},
-    "experiment": {"compilation", "config", "controls", "datasets", "drawing", "errors", "masks", "memory",
-                   "models", "optim", "pipeline", "replicates", "scores", "train", "transfer"},
+    "experiment": {"compilation", "config", "controls", "datasets", "drawing", "errors", "feeding", "masks",
+                   "memory", "models", "optim", "pipeline", "replicates", "scores", "streaming", "tickets",
+                   "train", "transfer"},
     "units": {"config", "errors", "experiment", "files", "logs", "masks", "rundir", "tickets", "train"},
     "groups": {"errors", "experiment", "masks", "pipeline", "processes", "replicates", "rundir", "tickets",
                "train", "units"},
@@ -52,7 +54,7 @@ MAY_IMPORT = {
     "figures": {"files"},
     "references": {"errors"},
     "report": {"errors", "figures", "files", "logs", "references"},
-    "evaluate": {"datasets", "errors", "masks", "pipeline", "tickets", "train"},
+    "evaluate": {"errors", "feeding", "masks", "pipeline", "tickets", "train"},
     "main": {"config", "errors", "experiment", "ladder", "matrix", "models", "processes", "replicates",
              "report", "signals"},
     "sweep": {"config", "errors", "experiment", "files", "lock", "logs", "matrix", "report", "rundir",
@@ -62,8 +64,9 @@ MAY_IMPORT = {
 # Third-party packages that one module alone may know.
 ONLY = {"orbax": {"tickets"}, "tensorstore": {"tickets"}, "wandb": {"logs"},
         "tensorflow_datasets": {"tfds_source"}, "sklearn": {"datasets"}, "matplotlib": {"figures"},
-        "absl": {"main", "streaming", "sweep"}, "grain": {"streaming"}, "optax": {"optim", "scores", "train"},
-        "safetensors": {"tickets"}, "torch": {"tickets"}, "submitit": {"sweep"}}  # fmt: skip
+        "absl": {"main", "streaming", "sweep"}, "grain": {"streaming"},
+        "optax": {"optim", "scores", "train"}, "safetensors": {"tickets"}, "torch": {"tickets"},
+        "submitit": {"sweep"}}  # fmt: skip
 
 
 def imports_of(path):

@@ -3,8 +3,6 @@
 import json
 import os
 import signal
-import socket
-import subprocess
 import sys
 import time
 
@@ -14,6 +12,7 @@ import pytest
 
 from lottery_jax import tickets
 from tests.faults import runs
+from tests.pairs import devices, ends, said, start_processes
 
 # Four trainings, with a checkpoint an epoch and a rewind point within one.
 SMALL = {
@@ -23,45 +22,6 @@ SMALL = {
     "ladder.levels": "1",
     "ladder.rewind": "30st",
 }
-
-
-def free_port():
-    with socket.socket() as s:
-        s.bind(("localhost", 0))
-        return s.getsockname()[1]
-
-
-def devices(cache, count):
-    """An environment with so many fake devices in each process."""
-    flags = f"--xla_force_host_platform_device_count={count}"
-    return runs.environment(cache, XLA_FLAGS=flags)
-
-
-def start_processes(workdir, overrides, env, cwd, count=2):
-    """Starts the processes of one run; their output goes to files beside its directory."""
-    port = free_port()
-    started = []
-    for i in range(count):
-        with (cwd / f"{workdir.name}.{i}.out").open("w") as out:
-            command = [*runs.command(workdir, overrides), "--distributed", f"--process={i}",
-                       f"--coordinator=localhost:{port}", f"--processes={count}"]  # fmt: skip
-            started.append(runs.start(command, env, cwd, stdout=out, stderr=subprocess.STDOUT))
-    return started
-
-
-def ends(processes, timeout=240):
-    """Their exit statuses."""
-    try:
-        return [process.wait(timeout=timeout) for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-
-
-def said(workdir, cwd, i):
-    """What a process printed, without what the collectives' library does."""
-    lines = (cwd / f"{workdir.name}.{i}.out").read_text(errors="replace").splitlines()
-    return "\n".join(line for line in lines if "[Gloo]" not in line)
 
 
 def all_tickets(workdir):
@@ -167,18 +127,17 @@ def test_a_mistake_in_the_first_process_ends_all_and_is_said_once(tmp_path, cach
 
 def test_a_mistake_in_another_process_ends_all_and_is_said_there(tmp_path, cache):
     """Its data are not there."""
-    workdir, env = tmp_path / "run", devices(cache, 1)
-    port, started = free_port(), []
+    workdir = tmp_path / "run"
     data = tmp_path / "data"
     data.mkdir()
     np.savez(data / "mine.npz", **some_images())
-    for i in range(2):
-        with (tmp_path / f"run.{i}.out").open("w") as out:
-            folder = data if i == 0 else tmp_path / "nowhere"
-            more = {**SMALL, "data.name": "mine", "data.dir": str(folder), "train.batch_size": "2"}
-            command = [*runs.command(workdir, more), "--distributed", f"--process={i}",
-                       f"--coordinator=localhost:{port}", "--processes=2"]  # fmt: skip
-            started.append(runs.start(command, env, tmp_path, stdout=out, stderr=out))
+    mine = {**SMALL, "data.name": "mine", "train.batch_size": "2"}
+    started = start_processes(
+        workdir,
+        [{**mine, "data.dir": str(folder)} for folder in (data, tmp_path / "nowhere")],
+        devices(cache, 1),
+        tmp_path,
+    )
     assert ends(started) == [2, 2]
     assert said(workdir, tmp_path, 0) == ""
     assert "nowhere" in said(workdir, tmp_path, 1)

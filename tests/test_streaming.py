@@ -19,9 +19,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lottery_jax import datasets, streaming
+from lottery_jax import datasets, masks, streaming
 from lottery_jax.errors import ConfigError, DataError
+from lottery_jax.evaluate import evaluate_ticket
+from lottery_jax.experiment import set_up
+from lottery_jax.ladder import run_ladder
+from lottery_jax.pipeline import Split
+from lottery_jax.pipeline import put as put_on_devices
 from lottery_jax.streaming import covering_batches, decode, open_stream, random_box, train_batches
+from lottery_jax.tickets import load_ticket
+from lottery_jax.train import Totals, fit, start_state
+from tests.conftest import make_tiny_config
+from tests.faults import runs
+from tests.pairs import devices, ends, said, start_processes
 
 # Archives in the official layouts, which the builders of tensorflow-datasets describe:
 # ILSVRC2012_img_train.tar holds a tar for each class, and of its images one is really a PNG and some
@@ -532,3 +542,107 @@ def test_batches_that_can_not_be_are_errors(stream, data_dir):
             make(*arguments, batch_size=5, processes=2)
     with pytest.raises(ConfigError, match="has 1 channels"):
         open_stream("imagenet2012", data_dir, input_shape=(32, 32, 1))
+
+
+def tiny(data_dir, **overrides):
+    """A ladder of a small network on the streamed images: five steps an epoch."""
+    options = {
+        "data.name": "imagenet2012", "data.dir": str(data_dir), "data.input_shape": SHAPE,
+        "data.workers": 0,
+        "train.batch_size": 4, "train.epochs": 2, "ladder.levels": 1, "ladder.rewind": "3st",
+        "optimizer.learning_rate": 0.01, "train.checkpoint_every_epochs": 1, "seeds": (0,),
+    }  # fmt: skip
+    return make_tiny_config("resnet20", **(options | overrides))
+
+
+def states_equal(a, b):
+    return jax.tree.all(jax.tree.map(np.array_equal, jax.device_get(a), jax.device_get(b)))
+
+
+def test_the_train_step_can_not_tell_streamed_batches_from_a_set_on_the_device(data_dir):
+    """The same images, once as they come and once all there with a table of batches."""
+    setup = set_up(tiny(data_dir), jax.devices()[:2])
+    variables = setup.init(jax.random.key(0))
+    mask = masks.dense(variables["params"])
+    epochs = [np.stack(rows) for rows in zip(*whole_epochs(setup, 2), strict=True)]
+    images, labels = (rows.reshape(-1, *rows.shape[2:]) for rows in epochs)
+    resident = put_on_devices(setup.program.mesh, Split(images, labels))
+    table = np.arange(len(labels), dtype=np.int32).reshape(-1, 4)
+    program, key = setup.program, jax.random.key(1)
+    streamed = fit(
+        program, start_state(program, variables, mask, 0), setup.train_of(0), key, until=10
+    )
+    state, totals = (
+        start_state(program, variables, mask, 0),
+        put_on_devices(program.mesh, Totals.zero()),
+    )
+    for _ in range(10):
+        state, totals = program.train_step(state, totals, resident, table, jax.random.split(key)[1])
+    assert states_equal(streamed, state)
+
+
+def whole_epochs(setup, count):
+    return [
+        rows
+        for epoch in range(count)
+        for rows in train_batches(setup.dataset, 0, epoch, batch_size=4, augment="crop_flip")
+    ]
+
+
+def test_a_training_on_streamed_data_stopped_in_mid_epoch_goes_on_bit_for_bit(data_dir):
+    setup = set_up(tiny(data_dir), jax.devices()[:1])
+    program, key = setup.program, jax.random.key(1)
+    variables = setup.init(jax.random.key(0))
+
+    def start():
+        return start_state(program, variables, masks.dense(variables["params"]), 0)
+
+    whole = fit(program, start(), setup.train_of(0), key, until=10)
+    state = start()
+    for stop in (3, 5, 8, 10):
+        state = put_on_devices(
+            program.mesh, jax.device_get(fit(program, state, setup.train_of(0), key, until=stop))
+        )
+    assert states_equal(whole, state)
+
+
+@pytest.mark.parametrize("draw", [{}, {"ladder.scores": "snip", "ladder.draw": "init"}])
+def test_a_ladder_on_streamed_data(data_dir, tmp_path, quiet, draw):
+    """From the disk to tickets, with scores that look at images, held-out images and `evaluate`."""
+    config = tiny(data_dir, **{"data.validation_fraction": 0.2, **draw})
+    rows = run_ladder(config, tmp_path / "run", devices=jax.devices()[:1], console=quiet)
+    assert [row["level"] for row in rows] == [0, 1]
+    logged = [
+        json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()
+    ]
+    assert all(row["epoch"] in (1, 2) and 0 <= row["val_accuracy"] <= 1 for row in logged)
+    ticket = load_ticket(tmp_path / "run/seed_0/level_01/ticket")
+    measured = evaluate_ticket(ticket, data_dir)
+    assert measured.loss == pytest.approx(rows[1]["test_loss"], rel=1e-4)
+    assert measured.accuracy == rows[1]["test_accuracy"]
+
+
+def test_two_processes_feed_the_shares_of_one_batch(data_dir, tmp_path):
+    """Each decodes its own rows: the same tickets as of one process that decodes all."""
+    overrides = {
+        "data.name": "imagenet2012", "data.dir": data_dir, "data.input_shape": "(24,32,3)",
+        "data.workers": "0", "data.augment": "auto", "model.name": "resnet20", "model.width": "0.25",
+        "train.batch_size": "4", "train.epochs": "1", "ladder.levels": "1", "ladder.rewind": "3st",
+        "optimizer.learning_rate": "0.01", "seeds": "0", "controls": "",
+    }  # fmt: skip
+    pair = start_processes(tmp_path / "pair", overrides, devices(tmp_path / "cache", 1), tmp_path)
+    assert ends(pair) == [0, 0], said(tmp_path / "pair", tmp_path, 0)
+    done = runs.run(
+        runs.command(tmp_path / "one", overrides), devices(tmp_path / "cache", 2), tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    for level in ("level_00", "level_01"):
+        ours, theirs = (
+            load_ticket(tmp_path / name / "seed_0" / level / "ticket") for name in ("pair", "one")
+        )
+        for part in ("params", "trained"):
+            jax.tree.map(
+                lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4),
+                getattr(ours, part),
+                getattr(theirs, part),
+            )

@@ -1,0 +1,48 @@
+"""Two processes of one run on this machine."""
+
+import socket
+import subprocess
+
+from tests.faults import runs
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("localhost", 0))
+        return s.getsockname()[1]
+
+
+def devices(cache, count):
+    """An environment with so many fake devices in each process."""
+    flags = f"--xla_force_host_platform_device_count={count}"
+    return runs.environment(cache, XLA_FLAGS=flags)
+
+
+def start_processes(workdir, overrides, env, cwd):
+    """Starts two processes of one run, with the same overrides or with each its own.
+
+    Their output goes to files beside its directory.
+    """
+    port, started, count = free_port(), [], 2
+    each = overrides if isinstance(overrides, list) else [overrides] * count
+    for i, own in enumerate(each):
+        with (cwd / f"{workdir.name}.{i}.out").open("w") as out:
+            command = [*runs.command(workdir, own), "--distributed", f"--process={i}",
+                       f"--coordinator=localhost:{port}", f"--processes={count}"]  # fmt: skip
+            started.append(runs.start(command, env, cwd, stdout=out, stderr=subprocess.STDOUT))
+    return started
+
+
+def ends(processes, timeout=240):
+    """Their exit statuses."""
+    try:
+        return [process.wait(timeout=timeout) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+
+
+def said(workdir, cwd, i):
+    """What a process printed, without what the collectives' library does."""
+    lines = (cwd / f"{workdir.name}.{i}.out").read_text(errors="replace").splitlines()
+    return "\n".join(line for line in lines if "[Gloo]" not in line)
