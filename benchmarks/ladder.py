@@ -52,11 +52,10 @@ def ours(task: str, data_dir: str) -> harness.Row:
     from lottery_jax.ladder import run_ladder
     from lottery_jax.main import set_up_process
 
-    set_up_process()
+    config = config_of(task, data_dir)
+    set_up_process(config)
     with tempfile.TemporaryDirectory() as workdir:
-        rows = run_ladder(
-            config_of(task, data_dir), Path(workdir) / "run", console=Console(quiet=True)
-        )
+        rows = run_ladder(config, Path(workdir) / "run", console=Console(quiet=True))
     return {
         "seconds": time.perf_counter() - began,
         "levels": len(rows),

@@ -37,7 +37,7 @@ def first_step(data_dir: str) -> harness.Row:
     marks["import"] = time.perf_counter()
     config = recipes.vgg19("cifar100")
     config.data.dir = data_dir
-    set_up_process()
+    set_up_process(config)
     setup = set_up(config)
     marks["data"] = time.perf_counter()
     variables = jax.block_until_ready(setup.init(jax.random.key(0)))

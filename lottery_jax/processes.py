@@ -44,7 +44,7 @@ HEARTBEAT, WATCH = 20, 2
 
 _KNOWN = {e.__name__: e for e in (ConfigError, DataError, TicketError, TrainingError)}
 _looks = itertools.count()
-_ending = threading.Event()
+_ending, _left = threading.Event(), threading.Event()
 
 
 def start(coordinator: str | None, count: int | None, index: int | None) -> None:
@@ -163,10 +163,15 @@ def stop() -> NoReturn:
 
 
 def finish() -> None:
-    """Waits for the other processes at the end of a run that went well."""
+    """Waits for the other processes at the end of a run that went well.
+
+    The first process, which all are connected to, then waits until they have left.
+    """
     if jax.process_count() > 1:
         _gather(np.int32(0))
         _ending.set()
+        if is_first():
+            _left.wait(timeout=HEARTBEAT)
 
 
 def leave(status: int) -> NoReturn:
@@ -243,11 +248,12 @@ def _total(mesh: Mesh) -> Callable[[jax.Array], jax.Array]:
 def _watch() -> None:
     """Ends this process when another one is gone: what it waits for will never come."""
     devices = jax.devices()
-    while not _ending.is_set():
+    while True:
         try:
             with multihost_utils.live_devices(devices):
-                time.sleep(WATCH)
+                time.sleep(0.1 if _ending.is_set() else WATCH)
         except Exception as error:
             if _ending.wait(1):
+                _left.set()
                 return
             leave_alone(error)

@@ -1,0 +1,195 @@
+"""Replicates together against one after another: what `replicates.choose_layout` decides by.
+
+    python benchmarks/replicates.py
+
+- steps: `--replicates` networks trained by `fit`, one after another on one device (as they are
+  without `config.train.together`), by `vmap` on one device, and spread over all devices, of which a
+  CPU gets one for each core;
+- the digits ladder: the quickstart's recipe with 8 seeds and no controls, all together and one by
+  one, tickets and curve included, with compiled programs.
+
+Each side runs as a process of its own, in turn. Ratios are the time one after another over the time
+together: above 1 together is faster. The pixels of the networks other than the ladder's are made up.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import harness
+
+# network: (image shape, batch size, steps to time)
+NETWORKS = {
+    "lenet_300_100": ((8, 8, 1), 64, 600),
+    "lenet_300_100 at 28x28": ((28, 28, 1), 60, 200),
+    "conv2": ((28, 28, 1), 60, 10),
+    "resnet20": ((32, 32, 3), 64, 6),
+    "vgg11": ((32, 32, 3), 64, 4),
+}
+SIDES = ("apart", "vmap", "devices")
+
+
+def cores() -> int:
+    """Of this process."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def steps(network: str, side: str, replicates: int) -> harness.Row:
+    """Milliseconds that a step of one replicate takes."""
+    import jax
+
+    if side == "devices":
+        jax.config.update("jax_num_cpu_devices", min(cores(), replicates))
+    import numpy as np
+
+    from lottery_jax import masks
+    from lottery_jax.models import DENSE, build_model, init_variables
+    from lottery_jax.optim import make_optimizer, make_schedule
+    from lottery_jax.pipeline import Split, make_mesh, put
+    from lottery_jax.replicates import put_stacked, stack_keys
+    from lottery_jax.train import Start, fit, make_program, state_of
+
+    shape, batch, count = NETWORKS[network]
+    name = network.partition(" ")[0]
+    rng = np.random.default_rng(0)
+    examples = 8 * batch
+    images = rng.integers(0, 256, (examples, *shape), np.uint8)
+    labels = rng.integers(0, 10, examples).astype(np.int32)
+    model = build_model(name, 10)
+    devices = jax.devices() if side == "devices" else jax.devices()[:1]
+    mesh = make_mesh(devices, len(devices))
+    program = make_program(
+        model,
+        make_optimizer("sgd", momentum=0.9, weight_decay=1e-4),
+        make_schedule("constant", 0.01, steps_per_epoch=8, epochs=1),
+        mesh=mesh,
+        examples=examples,
+        batch_size=batch,
+        mean=(0.5,) * shape[-1],
+        std=(0.25,) * shape[-1],
+        steps_at_once=32 if name in DENSE else 1,
+        vmapped=side == "vmap",
+    )
+    data = put(mesh, Split(images, labels))
+    init = jax.jit(lambda key: init_variables(model, key, shape))
+    starts = [jax.device_get(init(jax.random.key(i))) for i in range(replicates)]
+    states = [
+        state_of(program.optimizer, Start(masks.dense(start["params"]), start, 0))
+        for start in starts
+    ]
+    keys = [jax.random.key(i) for i in range(replicates)]
+    # Where a step has a loop over replicates, a convolution's is slow on CPU: then they are not
+    # stacked beyond one for each device.
+    size = replicates if side == "vmap" or (name in DENSE and side == "devices") else len(devices)
+    groups = [slice(i, i + size) for i in range(0, replicates, size)]
+
+    def run(until: int) -> float:
+        seconds = 0.0
+        for group in groups:
+            state = jax.block_until_ready(put_stacked(mesh, states[group]))
+            began = time.perf_counter()
+            fit(program, state, data, stack_keys(mesh, keys[group]), until=until)
+            seconds += time.perf_counter() - began
+        return seconds
+
+    run(count)  # compiles
+    return {"ms": 1e3 * run(count) / count / replicates, "groups": len(groups)}
+
+
+def ladder(side: str) -> harness.Row:
+    """Seconds of `run_ladder`."""
+    import jax
+    from rich.console import Console
+
+    from lottery_jax import recipes
+    from lottery_jax.ladder import run_ladder
+    from lottery_jax.main import set_up_process
+
+    config = recipes.quickstart()
+    config.seeds, config.controls = tuple(range(8)), ()
+    config.train.together = 1 if side == "apart" else 0
+    set_up_process(config)
+    devices = len(jax.devices())
+    with tempfile.TemporaryDirectory() as workdir:
+        began = time.perf_counter()
+        rows = run_ladder(config, Path(workdir) / "run", console=Console(quiet=True))
+        seconds = time.perf_counter() - began
+    accuracies = [row["test_accuracy"] for row in rows]
+    return {"seconds": seconds, "devices": devices, "test_accuracy": accuracies}
+
+
+def measure(network: str, replicates: int, repeats: int) -> harness.Row:
+    """The sides in turn."""
+    found: dict[str, list[float]] = {side: [] for side in SIDES}
+    for _ in range(repeats):
+        for side in SIDES:
+            arguments = (f"--side=steps:{network}:{side}", f"--replicates={replicates}")
+            found[side].append(harness.child("replicates.py", *arguments)["ms"])
+    return {
+        "what": f"{network}, {replicates} replicates, ms a step of each",
+        **{side: statistics.median(found[side]) for side in SIDES},
+        "vmap_ratio": harness.median_ratio(found["apart"], found["vmap"]),
+        "devices_ratio": harness.median_ratio(found["apart"], found["devices"]),
+        "runs": found,
+    }
+
+
+def measure_ladder(repeats: int) -> harness.Row:
+    """The whole ladder; a first run of each side compiles."""
+    runs: dict[str, list[harness.Row]] = {"apart": [], "devices": []}
+    with tempfile.TemporaryDirectory() as cache:
+        for _ in range(repeats + 1):
+            for side, rows in runs.items():
+                arguments = (f"--side=ladder:{side}",)
+                rows.append(
+                    harness.child("replicates.py", *arguments, JAX_COMPILATION_CACHE_DIR=cache)
+                )
+    seconds = {side: [row["seconds"] for row in rows[1:]] for side, rows in runs.items()}
+    same = runs["apart"][-1]["test_accuracy"], runs["devices"][-1]["test_accuracy"]
+    assert sorted(same[0]) == sorted(same[1]), "the two ways gave other tickets"
+    return {
+        "what": "digits ladder, 8 seeds, s",
+        **{side: statistics.median(values) for side, values in seconds.items()},
+        "devices_ratio": harness.median_ratio(seconds["apart"], seconds["devices"]),
+        "runs": runs,
+    }
+
+
+def main() -> None:
+    """Measures, prints the table, writes it."""
+    parser = harness.options(__doc__.splitlines()[0])
+    parser.set_defaults(repeats=5)
+    parser.add_argument("--networks", default=",".join(NETWORKS))
+    parser.add_argument("--replicates", type=int, default=8)
+    parser.add_argument("--no-ladder", action="store_true")
+    parser.add_argument("--side", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.side:
+        kind, *rest = args.side.split(":")
+        row = ladder(*rest) if kind == "ladder" else steps(*rest, args.replicates)
+        print(json.dumps(row))
+        return
+    networks = args.networks.split(",")
+    rows = [measure(network, args.replicates, args.repeats) for network in networks]
+    if not args.no_ladder:
+        rows.append(measure_ladder(args.repeats))
+    columns = {
+        "what": "what|",
+        "apart": "one after another|.3g",
+        "vmap": "vmap, one device|.3g",
+        "devices": "one each on all devices|.3g",
+        "vmap_ratio": "ratio, vmap|.2f",
+        "devices_ratio": "ratio, all devices|.2f",
+    }
+    title = f"Replicates together against one after another, medians of {args.repeats}, in turn."
+    harness.write(args.out, "replicates", title, columns, rows)
+
+
+if __name__ == "__main__":
+    main()

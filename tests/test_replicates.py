@@ -1,0 +1,242 @@
+"""Replicates that train together: the same tickets as one by one, wherever they are computed."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lottery_jax import masks, tickets
+from lottery_jax.errors import TrainingError
+from lottery_jax.experiment import set_up
+from lottery_jax.files import remove
+from lottery_jax.ladder import run_ladder
+from lottery_jax.models import DENSE, MODELS, abstract_variables, build_model
+from lottery_jax.pipeline import fetch, make_mesh, put
+from lottery_jax.replicates import (
+    Layout,
+    choose_layout,
+    cpu_devices,
+    put_stacked,
+    stack_keys,
+    unstack,
+)
+from lottery_jax.train import Start, fit, state_of
+from tests.conftest import make_tiny_config
+from tests.faults import runs
+
+# Three replicates with a control from step 0 and one from the rewind point.
+SEVERAL = {
+    "seeds": (0, 1, 2),
+    "controls": ("random", "shuffle_layers"),
+    "data.augment": "crop",
+    "ladder.rewind": "5st",
+}
+
+
+@pytest.fixture(scope="module")
+def one_by_one(tmp_path_factory):
+    """What the replicates find by themselves on one device."""
+    workdir = tmp_path_factory.mktemp("apart") / "run"
+    run(workdir, 1, **{"train.together": 1})
+    return runs.outcome(workdir)
+
+
+def run(workdir, devices, **overrides):
+    config = make_tiny_config(**(SEVERAL | overrides))
+    run_ladder(config, workdir, devices=jax.devices()[:devices], console=quiet_console())
+
+
+def quiet_console():
+    from rich.console import Console
+
+    return Console(quiet=True)
+
+
+@pytest.mark.parametrize("devices, together", [(2, 0), (8, 0), (2, 2), (1, 3)])
+def test_together_they_find_what_they_find_one_by_one(tmp_path, one_by_one, devices, together):
+    """Bit for bit: weights, masks, optimizer steps, every row; also where a place is left over."""
+    run(tmp_path / "run", devices, **{"train.together": together})
+    assert runs.outcome(tmp_path / "run") == one_by_one
+
+
+def test_replicates_that_are_at_different_points_go_on_alike(tmp_path, one_by_one):
+    """As if a run had been killed at a bad moment, then gone on with on other devices."""
+    workdir = tmp_path / "run"
+    run(workdir, 2)
+    for gone in (
+        "seed_0/level_02/random",  # one control of one seed
+        "seed_1/level_01",  # and all that follows from it
+        "seed_1/level_02",
+        "seed_2/rewind",  # made again, though all that needs it is there
+        "seed_2/level_02/ticket",
+    ):
+        remove(workdir / gone)
+    run(workdir, 8, **{"train.together": 2})
+    assert runs.outcome(workdir) == one_by_one
+
+
+def test_a_replicate_ahead_of_the_others_does_not_change_them(tmp_path, one_by_one):
+    """Stopped where one has a checkpoint and another has not."""
+    workdir = tmp_path / "run"
+    real, saved = tickets.save_state, []
+
+    def save_once(folder, state, begun=None):
+        if len(saved) == 4:  # three rewind points, and the first one's checkpoint
+            raise OSError(28, "No space left on device", str(folder))
+        saved.append(folder)
+        real(folder, state, begun)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tickets, "save_state", save_once)
+        with pytest.raises(OSError, match="No space"):
+            run(workdir, 2)
+    steps = [tickets.latest_step(workdir / f"seed_{s}/level_00/state/winning") for s in (0, 1, 2)]
+    assert steps == [11, -1, -1]
+    run(workdir, 2)
+    assert runs.outcome(workdir) == one_by_one
+
+
+def test_one_compilation_serves_all_levels_seeds_and_controls(tmp_path, quiet):
+    config = make_tiny_config(**SEVERAL)
+    programs = []
+    with pytest.MonkeyPatch.context() as patch:
+        import lottery_jax.experiment as experiment
+
+        real = experiment.make_program
+
+        def make_program(*args, **kwargs):
+            programs.append(real(*args, **kwargs))
+            return programs[-1]
+
+        patch.setattr(experiment, "make_program", make_program)
+        run_ladder(config, tmp_path / "run", devices=jax.devices()[:2], console=quiet)
+    (program,) = programs
+    # Three winners and three controls each from another step: groups of 3 and of 6.
+    assert program.together.train_step._cache_size() == 2
+    assert program.train_step._cache_size() == 0
+
+
+@pytest.mark.parametrize("model", ["lenet_300_100", "vgg11"])
+@pytest.mark.parametrize("replica, vmapped", [(1, True), (2, False), (2, True), (8, False)])
+def test_a_stacked_step_is_each_one_by_itself(model, replica, vmapped):
+    """On a mesh of replica x data, with BatchNorm and momentum; `vmap` rounds in another way.
+
+    Compared with as many devices as share a batch there.
+    """
+    config = make_tiny_config(model, **{"data.augment": "crop", "optimizer.learning_rate": 0.01})
+    alone = set_up(config, jax.devices()[: 8 // replica])
+    seeds = (3, 4)
+    starts = {seed: alone.init(jax.random.key(seed)) for seed in seeds}
+
+    def begin(variables):
+        mask = masks.dense(variables["params"])
+        return state_of(alone.program.optimizer, Start(mask, variables, 0))
+
+    expected = [
+        jax.device_get(
+            fit(
+                alone.program,
+                put(alone.program.mesh, begin(starts[seed])),
+                alone.train,
+                jax.random.key(seed + 10),
+                until=12,
+            )
+        )
+        for seed in seeds
+    ]
+    with pytest.MonkeyPatch.context() as patch:
+        import lottery_jax.experiment as experiment
+
+        layout = Layout(replica, 2, vmapped)
+        patch.setattr(experiment, "choose_layout", lambda *args, **kwargs: layout)
+        setup = set_up(config, jax.devices()[:8])
+    mesh = setup.program.mesh
+    assert dict(mesh.shape) == {"replica": replica, "data": 8 // replica}
+    losses = []
+    state = fit(
+        setup.program,
+        put_stacked(mesh, [begin(starts[seed]) for seed in seeds]),
+        setup.train,
+        stack_keys(mesh, [jax.random.key(seed + 10) for seed in seeds]),
+        until=12,
+        on_epoch=lambda state, report: losses.append(report.train_loss),
+    )
+    assert losses[0].shape == (max(2, replica),)
+    measured = setup.program.evaluate(state, setup.test)
+    for i, (found, wanted) in enumerate(zip(unstack(mesh, fetch(state), 2), expected, strict=True)):
+        for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+            np.testing.assert_allclose(a, b, atol=2e-5)
+        own = alone.program.evaluate(put(alone.program.mesh, wanted), alone.test)
+        assert measured.accuracy[i] == pytest.approx(own.accuracy, abs=0.003)
+        assert measured.loss[i] == pytest.approx(own.loss, rel=1e-4)
+
+
+def test_the_replicate_whose_loss_is_not_finite_is_named(tmp_path, quiet):
+    """The second of three; what the others have reached is kept."""
+    workdir = tmp_path / "run"
+    config = make_tiny_config(**SEVERAL)
+    import lottery_jax.groups as groups
+
+    real = groups.put_stacked
+
+    def spoiled(mesh, states):
+        states = list(states)
+        if masks.density(states[1].mask) < 1:
+            params = jax.tree.map(lambda a: np.full_like(a, np.inf), states[1].params)
+            states[1] = states[1].replace(params=params)
+        return real(mesh, states)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(groups, "put_stacked", spoiled)
+        with pytest.raises(TrainingError, match="seed 0, level 1, shuffle_layers: the train"):
+            run_ladder(config, workdir, devices=jax.devices()[:2], console=quiet)
+    assert {row["level"] for row in rows_of(workdir)} == {0}
+
+
+def rows_of(workdir):
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_networks_without_a_convolution_are_known():
+    """`choose_layout` needs to know before any device is there."""
+    shape = {"lenet_300_100": (8, 8, 1)}
+    for name in MODELS:
+        variables = abstract_variables(build_model(name, 10), shape.get(name, (32, 32, 3)))
+        kernels = masks.kernels(variables["params"]).values()
+        assert (name in DENSE) == all(kernel.ndim == 2 for kernel in kernels), name
+
+
+@given(
+    st.integers(1, 40), st.integers(1, 64), st.sampled_from(["cpu", "gpu", "tpu"]), st.booleans(),
+    st.integers(0, 40),
+)  # fmt: skip
+def test_a_layout_uses_all_devices_and_asks_for_no_more_than_is_allowed(
+    replicates, devices, platform, dense, together
+):
+    layout = choose_layout(replicates, devices, platform, dense=dense, together=together)
+    assert devices % layout.replica == 0 and layout.at_once >= 1
+    if together:
+        assert layout.at_once <= together
+    if platform != "cpu" or not dense:
+        # No place is idle for want of replicates, and none has two that convolve.
+        assert layout.replica <= replicates
+        assert dense or together or layout.at_once == layout.replica
+    assert not (layout.vmapped and (platform == "cpu" or not dense))
+    if together == 1 or replicates == 1:
+        assert layout == Layout(1, 1, False)
+
+
+def test_a_cpu_is_as_many_devices_as_replicates_need():
+    assert cpu_devices(8, 4, dense=True) == 4
+    assert cpu_devices(3, 4, dense=True) == 3
+    assert cpu_devices(8, 4, dense=True, together=2) == 2
+    assert cpu_devices(8, 4, dense=False) == 1
+    assert cpu_devices(1, 4, dense=True) == 1
+
+
+def test_a_mesh_has_replicas_outside_and_shares_of_batches_inside():
+    mesh = make_mesh(jax.devices(), 4)
+    assert mesh.axis_names == ("replica", "data") and mesh.devices.shape == (4, 2)
