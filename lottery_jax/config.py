@@ -416,6 +416,15 @@ def from_json(values: dict[str, Any]) -> ConfigDict:
     return validate(ConfigDict(values))
 
 
+def from_flat(values: dict[str, Any]) -> ConfigDict:
+    """The config of which `flatten` gave these values, validated."""
+    config = default_config()
+    config.unlock()
+    tuples = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
+    config.update_from_flattened_dict(tuples)
+    return validate(config)
+
+
 def misspelt_override(argument: str) -> str | None:
     """For `--config.KEY=…` with a KEY that does not exist, one line that says so.
 

@@ -37,10 +37,11 @@ class TrainingError(LotteryError):
     """A training that can't go on, such as one whose loss is no longer finite.
 
     Attributes:
-        replicate: which one it was of those that train together, from 0.
+        replicate: which one it was of those that train together, from 0; None where the message
+            names it.
     """
 
-    def __init__(self, message: str, replicate: int = 0) -> None:
+    def __init__(self, message: str, replicate: int | None = None) -> None:
         super().__init__(message)
         self.replicate = replicate
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
@@ -15,7 +16,7 @@ import jax
 from ml_collections import ConfigDict
 
 from lottery_jax import config as configuration
-from lottery_jax import drawing, masks, memory, transfer
+from lottery_jax import drawing, masks, memory, processes, transfer
 from lottery_jax.compilation import compiler_options
 from lottery_jax.controls import CONTROLS
 from lottery_jax.datasets import Dataset
@@ -124,7 +125,7 @@ def set_up(config: ConfigDict, devices: list[jax.Device] | None = None) -> Setup
         )
     for name in config.controls:
         choose(CONTROLS, name, "config.controls")
-    source = transfer.open_source(config)
+    source = _open_source(config)
     shape = config.data.input_shape
     if source and shape and shape != source.input_shape:
         raise ConfigError(
@@ -138,6 +139,7 @@ def set_up(config: ConfigDict, devices: list[jax.Device] | None = None) -> Setup
         validation_fraction=config.data.validation_fraction,
     )
     model = build_model(num_classes=dataset.num_classes, **_model_options(config))
+    devices = find_devices(devices)
     shape = dataset.image_shape
     try:
         names = layer_names(model, shape)
@@ -146,10 +148,9 @@ def set_up(config: ConfigDict, devices: list[jax.Device] | None = None) -> Setup
             f"config.model.name: {config.model.name} does not take images of {shape} ({error}); "
             "config.data.input_shape can pad them"
         ) from error
-    dense = config.model.name in DENSE
-    devices = find_devices(devices)
+    dense, streamed = config.model.name in DENSE, isinstance(dataset, Stream)
     layout = choose_layout(
-        1 if isinstance(dataset, Stream) else len(config.seeds),
+        1 if streamed else len(config.seeds),
         len(devices),
         devices[0].platform,
         dense=dense,
@@ -184,14 +185,14 @@ def set_up(config: ConfigDict, devices: list[jax.Device] | None = None) -> Setup
         mean=dataset.mean,
         std=dataset.std,
         augment=feed.augment_on_device,
-        steps_at_once=_STEPS_AT_ONCE if dense else 1,
+        steps_at_once=_STEPS_AT_ONCE if dense and not streamed else 1,
         vmapped=layout.vmapped,
     )
     init = jax.jit(
         lambda key: init_variables(model, key, shape),
         compiler_options=compiler_options(jax.default_backend(), run_once=True),
     )
-    _check_it_fits_into_memory(config, init, program)
+    _check_it_fits_into_memory(config, init, program, layout.at_once // layout.replica)
     skip = [names[0]] * config.ladder.skip_first + [names[-1]] * config.ladder.skip_last
     rewind = configuration.rewind_step(config.ladder.rewind, steps_per_epoch)
     end = config.train.epochs * steps_per_epoch
@@ -244,7 +245,34 @@ def resolve(config: ConfigDict) -> ConfigDict:
     Raises:
         ConfigError: a value is not legal, or the source is not a run.
     """
-    return transfer.inherit(configuration.validate(config))
+    config = configuration.validate(config)
+    if not config.source:
+        return config
+
+    # The source is a run directory, and so the first process's alone.
+    def inherited() -> dict[str, Any]:
+        return _plain(transfer.inherit(config))
+
+    return configuration.from_flat(processes.from_first(inherited))
+
+
+def _plain(config: ConfigDict) -> dict[str, Any]:
+    """Its values as they can be told to other processes."""
+    flat = configuration.flatten(config)
+    return {key: list(v) if isinstance(v, tuple) else v for key, v in flat.items()}
+
+
+def _open_source(config: ConfigDict) -> transfer.Source | None:
+    def opened() -> dict[str, Any]:
+        source = transfer.open_source(config)
+        assert source is not None
+        return {"config": _plain(source.config), "metadata": source.metadata}
+
+    if not config.source:
+        return None
+    found = processes.from_first(opened)
+    workdir = Path(config.source).expanduser()
+    return transfer.Source(workdir, configuration.from_flat(found["config"]), found["metadata"])
 
 
 def _optimizer_options(config: ConfigDict) -> dict[str, Any]:
@@ -253,12 +281,13 @@ def _optimizer_options(config: ConfigDict) -> dict[str, Any]:
 
 
 def _check_it_fits_into_memory(
-    config: ConfigDict, init: Callable[[jax.Array], PyTree], program: Program
+    config: ConfigDict, init: Callable[[jax.Array], PyTree], program: Program, replicates: int
 ) -> None:
-    """Refuses a network that can't be trained in this memory, whatever else is in it.
+    """Refuses networks that can't be trained in this memory, whatever else is in it.
 
-    What is counted is the least there is at a step: weights, gradients, optimizer state and mask.
-    Activations come on top of that, so not every network that passes will fit.
+    So many replicates are on one device. What is counted is the least there is at a step: weights,
+    gradients, optimizer state and mask. Activations come on top of that, so not every network that
+    passes will fit.
     """
 
     def count(tree: PyTree) -> int:
@@ -270,13 +299,14 @@ def _check_it_fits_into_memory(
     variables = jax.eval_shape(init, jax.random.key(0))
     params = variables["params"]
     optimizer = jax.eval_shape(program.optimizer.init, params)
-    needed = size(variables) + size(params) + size(optimizer) + count(params)
+    needed = replicates * (size(variables) + size(params) + size(optimizer) + count(params))
     there = min(memory.of_this_machine(), *map(_memory_of, program.mesh.local_devices))
     if needed > there:
+        several = f", {replicates} times on a device (config.train.together)"
         raise ConfigError(
             f"config.model.width: {config.model.width:g} makes {config.model.name} a network of "
-            f"{count(params):,} weights, which take {memory.in_words(needed)} to train; there are "
-            f"{memory.in_words(there)}"
+            f"{count(params):,} weights{several if replicates > 1 else ''}, which take "
+            f"{memory.in_words(needed)} to train; there are {memory.in_words(there)}"
         )
 
 

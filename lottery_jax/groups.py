@@ -62,9 +62,28 @@ def train_all(
 
     kept: dict[Unit, T] = {}
     for group in processes.from_first(plan):
-        units = [run.unit(*name) for name in group]
-        kept |= train_together(run, units, of, until, keep)
+        kept |= train_apart_from_failures(run, [run.unit(*name) for name in group], of, until, keep)
     return kept
+
+
+def train_apart_from_failures(
+    run: Run, units: Sequence[Unit], of: Mapping[Unit, Training], until: int, keep: Keep[T]
+) -> dict[Unit, T]:
+    """Trains what is at the same step; if one fails, the others once more without it.
+
+    Raises:
+        TrainingError: that one's, when the others are kept.
+    """
+    try:
+        return train_together(run, units, of, until, keep)
+    except TrainingError as error:
+        if error.replicate is None:
+            raise
+        failed = units[error.replicate]
+        if others := [unit for unit in units if unit != failed]:
+            run.display.say(f"{name_of(failed)} fails; the others are trained without it")
+            train_apart_from_failures(run, others, of, until, keep)
+        raise TrainingError(f"{name_of(failed)}: {error}") from error
 
 
 def batched(members: Sequence[T], size: int) -> Iterator[Sequence[T]]:
@@ -78,10 +97,13 @@ def train_together(
 ) -> dict[Unit, T]:
     """Trains what is at the same step, a replicate each of one stacked state."""
     setup, program, count = run.setup, run.setup.program, len(units)
-    checkpoints = _from_first(
-        lambda: [of[unit].checkpoint(program, until) for unit in units],
-        [_structure(setup)] * count,
-    )
+    size = setup.layout.at_once
+    like = _structure(setup)
+
+    def checkpoint(unit: Unit) -> Checkpoint:
+        return _from_first(lambda: of[unit].checkpoint(program, until), like)
+
+    checkpoints = [checkpoint(unit) for unit in units]
     rows = processes.from_first(lambda: [run.rows_of(unit) for unit in units])
     record = recorder(run, units, rows)
     density = masks.density(checkpoints[0].state.mask)
@@ -90,11 +112,12 @@ def train_together(
     run.display.skip(count * (first_step // program.steps_per_epoch))
 
     def save_all(state: TrainState, begun: Begun) -> None:
-        of_each = unstack(program.mesh, (state, begun.totals), count)
-        for unit, (own, totals) in zip(units, of_each, strict=True):
-            if int(own.step) > tickets.latest_step(unit.state):
-                run.save_state(unit, unit.state, own, Begun(totals, begun.seconds / count))
-            run.display.say(f"{name_of(unit)}: saved at step {int(own.step)}")
+        of_each = unstack((state, begun.totals), count, size)
+        shares = [Begun(totals, begun.seconds / count) for _, totals in of_each]
+        save_states(run, units, [own for own, _ in of_each], shares)
+        for unit in units:
+            saved = tickets.latest_step(unit.state)
+            run.display.say(f"{name_of(unit)}: saved at step {saved}")
 
     def at_step(state: TrainState, begun: Begun) -> None:
         if asked():
@@ -105,33 +128,48 @@ def train_together(
     def at_epoch(state: TrainState, report: EpochReport) -> None:
         record(state, report)
         if report.step < until:
-            at_step(state, Begun(stack(program.mesh, [Totals.zero()] * count), 0.0))
+            at_step(state, Begun(stack([Totals.zero()] * count, size), 0.0))
 
     with processes.asked_to_stop() as asked:  # what was trained to its end is kept first
-        try:
-            state = fit(
-                program,
-                put_stacked(program.mesh, [checkpoint.state for checkpoint in checkpoints]),
-                setup.train_of(units[0].seed),
-                stack_keys(program.mesh, [Keys.of(unit.seed).train for unit in units]),
-                until=until,
-                begun=Begun(
-                    stack(program.mesh, [checkpoint.begun.totals for checkpoint in checkpoints]),
-                    sum(float(checkpoint.begun.seconds) for checkpoint in checkpoints),
-                ),
-                on_epoch=at_epoch,
-                on_step=at_step,
-            )
-        except TrainingError as error:
-            unit = units[min(error.replicate, count - 1)]
-            raise TrainingError(f"{name_of(unit)}: {error}") from error
-        trained = unstack(program.mesh, fetch(state), count)
+        state = fit(
+            program,
+            put_stacked(program.mesh, [checkpoint.state for checkpoint in checkpoints], size),
+            setup.train_of(units[0].seed),
+            stack_keys([Keys.of(unit.seed).train for unit in units], size),
+            until=until,
+            begun=Begun(
+                stack([checkpoint.begun.totals for checkpoint in checkpoints], size),
+                sum(float(checkpoint.begun.seconds) for checkpoint in checkpoints),
+            ),
+            on_epoch=at_epoch,
+            on_step=at_step,
+        )
+        trained = unstack(fetch(state), count, size)
 
         def keep_all() -> dict[Unit, T]:
             each = zip(units, trained, rows, strict=True)
             return {unit: keep(run, of[unit], own, of_unit) for unit, own, of_unit in each}
 
         return processes.on_first(keep_all) or {}
+
+
+def save_states(
+    run: Run, units: Sequence[Unit], states: Sequence[TrainState], begun: Sequence[Begun | None]
+) -> None:
+    """Saves checkpoints that are further on than those there are.
+
+    Raises:
+        TrainingError: a state is not finite; the others are saved.
+    """
+    failure = None
+    for unit, state, of_epoch in zip(units, states, begun, strict=True):
+        if int(state.step) > tickets.latest_step(unit.state):
+            try:
+                run.save_state(unit, unit.state, state, of_epoch)
+            except TrainingError as error:
+                failure = failure or error
+    if failure is not None:
+        raise failure
 
 
 def _from_first(action: Callable[[], PyTree], like: PyTree) -> PyTree:
@@ -168,7 +206,7 @@ def recorder(
 
     `rows` are those that there are of each training; new ones are added.
     """
-    setup, train, mesh = run.setup, run.setup.config.train, run.setup.program.mesh
+    setup, train = run.setup, run.setup.config.train
     count = len(units)
     known = [{row["step"] for row in of_unit} for of_unit in rows]
 
@@ -195,7 +233,7 @@ def recorder(
                     "step": report.step,
                     "train_loss": _of(report.train_loss, i),
                     "lr": report.learning_rate,
-                    "images_per_s": round(report.images_per_s, 1),
+                    "images_per_s": round(report.images_per_s * count, 1),
                     "seconds": round(report.seconds / count, 4),
                     **{key: _of(values, i) for key, values in measured.items()},
                 },
@@ -206,19 +244,20 @@ def recorder(
         for i, row in new:
             rows[i].append(row)
         every = train.checkpoint_every_epochs
-        checkpoint = every and report.epoch % every == 0 and not last
-        saved = unstack(mesh, fetch(state), count) if checkpoint else []
+        states: list[TrainState] = []
+        if every and report.epoch % every == 0 and not last:
+            states = unstack(fetch(state), count, run.setup.layout.at_once)
 
         def write() -> None:
             for _, row in new:
                 run.write(row)
-            for unit, own in zip(units, saved, strict=False):
-                run.save_state(unit, unit.state, own)
+            at = [i for i, _ in new] if states else []
+            save_states(run, [units[i] for i in at], [states[i] for i in at], [None] * len(at))
 
         processes.on_first(write)
         accuracies = np.ravel(measured["test_accuracy"])[:count] if measured else None
         mean = None if accuracies is None else float(accuracies.mean())
-        run.display.epoch_done(mean, report.images_per_s, count)
+        run.display.epoch_done(mean, report.images_per_s * count, count)
 
     return record
 

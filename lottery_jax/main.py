@@ -190,13 +190,13 @@ def _main(argv: list[str]) -> None:
 
     logging.set_verbosity(logging.ERROR)  # what a user can mend is said by this program
     try:
+        set_up_process(validate(_CONFIG.value))
+        if _DISTRIBUTED.value:
+            processes.start(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
         config = resolve(_CONFIG.value)
         config_file = config_flags.get_config_filename(flags.FLAGS["config"])
         default = default_workdir(config_file, configuration.fingerprint(config))
         workdir = _expanded(_WORKDIR.value or default)
-        set_up_process(config)
-        if _DISTRIBUTED.value:
-            processes.start(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
         console = Console(soft_wrap=True, quiet=not processes.is_first())
         run = run_matrix if config.transfer.sources else run_ladder
         run(config, workdir, console=console, other_versions=_OTHER_VERSIONS.value)
@@ -212,8 +212,8 @@ def _main(argv: list[str]) -> None:
             "command again to resume"
         )
         processes.leave(2)
-    except RuntimeError as error:
-        if not processes.are_several():
+    except (RuntimeError, ValueError) as error:  # as the runtime passes on what collectives raise
+        if not processes.is_loss(error):
             raise
         processes.leave_alone(error)
     except KeyboardInterrupt as interrupt:

@@ -32,13 +32,14 @@ from lottery_jax.errors import (
     TrainingError,
     one_line,
 )
-from lottery_jax.signals import Terminated, postponed
+from lottery_jax.signals import Terminated, handled_elsewhere, postponed
 
 PyTree = Any
 T = TypeVar("T")
 
 # Of a process whose run was ended by the loss of another; sysexits.h's for a passing failure.
 OTHERS_ARE_GONE = 75
+_CHUNK = 1 << 26  # bytes that are told at once
 # Seconds without a sign of life after which a process counts as gone, and between looking.
 HEARTBEAT, WATCH = 20, 2
 
@@ -59,9 +60,9 @@ def start(coordinator: str | None, count: int | None, index: int | None) -> None
     Raises:
         ConfigError: the others can't be found or reached.
     """
-    # The runtime puts its own handler in SIGTERM's place, which tells all processes. To Python the
-    # signal is ignored, so that nothing here takes that handler away.
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    # While it waits for the others there is nothing to save, and Python's handlers do not run.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
     # To be told of a lost process, and not to be aborted.
     jax.config.update("jax_enable_recoverability", True)
     try:
@@ -71,18 +72,20 @@ def start(coordinator: str | None, count: int | None, index: int | None) -> None
             f"--distributed: the processes of this run don't come together ({one_line(error)}); give "
             "--coordinator=HOST:PORT, --processes=N and --process=I to each"
         ) from error
+    # The runtime has put its own handler in SIGTERM's place, which tells all processes.
+    handled_elsewhere(signal.SIGTERM)
     signal.signal(signal.SIGINT, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
     threading.Thread(target=_watch, daemon=True).start()
 
 
 def is_first() -> bool:
     """Whether this is the process that reads and writes files; the only one, if there is one."""
-    return jax.process_index() == 0
+    return not are_several() or jax.process_index() == 0
 
 
 def are_several() -> bool:
-    """Whether there is more than one process."""
-    return jax.process_count() > 1
+    """Whether there is more than one process; asks no device."""
+    return jax.distributed.is_initialized() and jax.process_count() > 1
 
 
 def from_first(action: Callable[[], T]) -> T:
@@ -92,11 +95,13 @@ def from_first(action: Callable[[], T]) -> T:
         action: gives a tree of dicts with names as keys, lists, numbers, text, None and NumPy
             arrays.
     """
-    if jax.process_count() == 1:
+    if not are_several():
         return action()
     result, failure = _attempt(action) if is_first() else (None, None)
     packed = serialization.msgpack_serialize({"result": result, "failure": _described(failure)})
     told = serialization.msgpack_restore(_broadcast(packed))
+    if told["failure"] is not None:
+        _ending.set()  # all are about to end, one sooner than the other
     if failure is not None:
         raise failure
     if told["failure"] is not None:
@@ -115,12 +120,13 @@ def on_first(action: Callable[[], T]) -> T | None:
 
 def everywhere(action: Callable[[], T]) -> T:
     """Runs `action` on each process; if it raises on one, it does on all."""
-    if jax.process_count() == 1:
+    if not are_several():
         return action()
     result, failure = _attempt(action)
     failed = _gather(np.int32(failure is not None))
     if not failed.any():
         return result  # type: ignore[return-value]
+    _ending.set()
     if failure is not None:
         raise failure
     error = LotteryError(f"process {int(np.argmax(failed))} could not go on")
@@ -134,7 +140,7 @@ def check_same(value: str, what: str) -> None:
     Raises:
         DataError: they don't; names the processes.
     """
-    if jax.process_count() == 1:
+    if not are_several():
         return
     mine = np.frombuffer(value.encode(), np.uint8)
     all_of_them = _gather(mine)
@@ -150,16 +156,17 @@ def asked_to_stop() -> Iterator[Callable[[], bool]]:
     All processes must ask it at the same points, and get the same answer there. With several
     processes the block raises for itself when it has stopped (`stop`).
     """
-    if jax.process_count() == 1:
+    if jax.distributed.is_initialized():
+        yield lambda: multihost_utils.reached_preemption_sync_point(next(_looks))
+    else:
         with postponed() as arrived:
             yield lambda: bool(arrived)
-    else:
-        yield lambda: multihost_utils.reached_preemption_sync_point(next(_looks))
 
 
 def stop() -> NoReturn:
     """Ends a block that was asked to stop."""
-    raise KeyboardInterrupt if jax.process_count() == 1 else Terminated
+    _ending.set()
+    raise Terminated if jax.distributed.is_initialized() else KeyboardInterrupt
 
 
 def finish() -> None:
@@ -167,7 +174,7 @@ def finish() -> None:
 
     The first process, which all are connected to, then waits until they have left.
     """
-    if jax.process_count() > 1:
+    if are_several():
         _gather(np.int32(0))
         _ending.set()
         if is_first():
@@ -184,8 +191,14 @@ def leave(status: int) -> NoReturn:
     sys.exit(status)
 
 
+def is_loss(error: Exception) -> bool:
+    """Whether an error is what the loss of another process brings about here."""
+    signs = ("gloo", "nccl", "unavailable", "connection reset", "socket closed", "coordination")
+    return are_several() and any(sign in str(error).lower() for sign in signs)
+
+
 def leave_alone(error: Exception) -> NoReturn:
-    """Ends the process after what another one's end, most likely, has brought about here."""
+    """Ends the process after the loss of another."""
     print(
         f"error: another process of this run has ended or can't be reached ({one_line(error, 200)}); "
         "what was completed is kept: start all of them again to resume",
@@ -209,12 +222,18 @@ def _described(failure: Exception | None) -> dict[str, Any] | None:
 
 def _broadcast(packed: bytes) -> bytes:
     """The first process's bytes, whatever the others give."""
-    size = int(_gather(np.int32(len(packed)))[0])
-    # Powers of two, so that few programs are compiled for it.
-    buffer = np.zeros(1 << max(size - 1, 1).bit_length(), np.uint8)
-    if is_first():
-        buffer[:size] = np.frombuffer(packed, np.uint8)
-    return _sum(buffer)[:size].tobytes()
+    low = _CHUNK - 1
+    parts, rest = _gather(np.array([len(packed) // _CHUNK, len(packed) & low], np.int32))[0]
+    # Chunks of one size and then a power of two, so that few programs are compiled for it.
+    sizes = [_CHUNK] * int(parts) + [1 << max(int(rest) - 1, 1).bit_length()]
+    received = bytearray()
+    for size in sizes:
+        buffer = np.zeros(size, np.uint8)
+        if is_first():
+            piece = packed[len(received) : len(received) + size]
+            buffer[: len(piece)] = np.frombuffer(piece, np.uint8)
+        received += _sum(buffer).tobytes()
+    return bytes(received[: int(parts) * _CHUNK + int(rest)])
 
 
 def _gather(value: np.generic | np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

@@ -1,8 +1,8 @@
 """Replicates that train side by side: a leading axis over pure functions, on a mesh.
 
 The mesh has two axes: each place on `replica` trains its own replicates, each batch is shared out
-over `data`. How many devices share a batch is settled once for a run (`choose_layout`); how many
-replicates are stacked may differ from one training to the next. So what a replicate computes does
+over `data`. How many devices share a batch and how many replicates are stacked is settled once for
+a run (`choose_layout`); where some are missing, one is repeated. So what a replicate computes does
 not depend on which others are trained beside it.
 """
 
@@ -20,7 +20,6 @@ from lottery_jax.pipeline import put
 PyTree = Any
 
 OWN = PartitionSpec("replica")  # of what each replicate has for itself
-_NO_LIMIT = 2**31
 
 
 class Layout(NamedTuple):
@@ -28,7 +27,7 @@ class Layout(NamedTuple):
 
     Attributes:
         replica: size of the mesh's axis of that name.
-        at_once: how many replicates are trained together at most.
+        at_once: how many replicates are trained together, a multiple of `replica`.
         vmapped: whether those on the same place of `replica` are computed by `jax.vmap`, and not
             one after another.
     """
@@ -44,7 +43,7 @@ def choose_layout(
     """What `benchmarks/replicates.py` found to be fastest, or what is asked for.
 
     A network of dense layers alone is too small for a device: all replicates are trained together,
-    on CPU each on a device (a core) of its own, where `vmap` gains nothing and sharing a batch
+    on CPU each on a device (a core) of its own, where `vmap` gains little and sharing a batch
     costs more than it gives; on accelerators by `vmap`. A convolution under `vmap` becomes a
     grouped one, which is slow: such networks are trained together only as far as there are devices
     for them, and otherwise one after another.
@@ -57,22 +56,28 @@ def choose_layout(
         together: 0 for the choice above; 1 for one after another; n for n at most.
 
     >>> choose_layout(8, 2, "cpu", dense=True)
-    Layout(replica=2, at_once=2147483648, vmapped=False)
+    Layout(replica=2, at_once=8, vmapped=False)
     >>> choose_layout(6, 8, "gpu", dense=False)  # three times two, each on four devices
     Layout(replica=2, at_once=2, vmapped=False)
     >>> choose_layout(6, 1, "gpu", dense=False)  # one after another
     Layout(replica=1, at_once=1, vmapped=False)
     """
-    most = together or _NO_LIMIT
-    if most == 1 or replicates == 1:
-        return Layout(1, 1, False)
+    most = min(replicates, together or replicates)
+    sizes = [r for r in range(1, min(most, devices) + 1) if devices % r == 0]
     if dense and platform == "cpu":
-        return Layout(devices, most if devices > 1 or together else 1, False)
-    sizes = [r for r in range(1, min(replicates, most, devices) + 1) if devices % r == 0]
+        replica = max(sizes)
+        return Layout(replica, _round_up(most, replica, together) if replica > 1 else 1, False)
     # As little as possible is computed twice to fill up the last round; then the fewest devices a
     # replicate, which spares communication.
     replica = min(sizes, key=lambda r: (-(-replicates // r) * r, -r))
-    return Layout(replica, most if dense or together else replica, dense)
+    at_once = _round_up(most, replica, together) if dense or together else replica
+    return Layout(replica, at_once, dense and at_once > 1)
+
+
+def _round_up(count: int, multiple: int, limit: int) -> int:
+    """`count` as a multiple; the one below if it would be beyond a limit other than 0."""
+    above = -(-count // multiple) * multiple
+    return above if not limit or above <= limit else above - multiple
 
 
 def cpu_devices(replicates: int, cores: int, *, dense: bool, together: int = 0) -> int:
@@ -120,37 +125,34 @@ def over_replicates(
     return spread
 
 
-def stack(mesh: Mesh, trees: Sequence[PyTree]) -> PyTree:
-    """The trees of several replicates as one of NumPy arrays with a new leading axis.
+def stack(trees: Sequence[PyTree], size: int) -> PyTree:
+    """The trees of several replicates as one of NumPy arrays with a new leading axis of `size`.
 
-    The last replicate is repeated up to a multiple of the mesh's `replica`. One tree alone, where
-    that is 1, stays as it is.
+    The last replicate is repeated to fill it up. Where the size is 1, the tree stays as it is.
 
     Args:
-        mesh: of `pipeline.make_mesh`.
         trees: of the same structure and shapes.
+        size: `Layout.at_once`.
     """
-    replica = mesh.shape["replica"]
-    if len(trees) == replica == 1:
+    if size == 1:
         return trees[0]
-    filled = [*trees, *[trees[-1]] * (-len(trees) % replica)]
+    filled = [*trees, *[trees[-1]] * (size - len(trees))]
     return jax.tree.map(lambda *leaves: np.stack([np.asarray(x) for x in leaves]), *filled)
 
 
-def put_stacked(mesh: Mesh, trees: Sequence[PyTree]) -> PyTree:
+def put_stacked(mesh: Mesh, trees: Sequence[PyTree], size: int) -> PyTree:
     """`stack`, on the devices: a copy."""
-    alone = len(trees) == mesh.shape["replica"] == 1
-    return put(mesh, stack(mesh, trees), None if alone else OWN)
+    return put(mesh, stack(trees, size), None if size == 1 else OWN)
 
 
-def stack_keys(mesh: Mesh, keys: Sequence[jax.Array]) -> jax.Array:
+def stack_keys(keys: Sequence[jax.Array], size: int) -> jax.Array:
     """`stack` for typed PRNG keys."""
-    return jax.random.wrap_key_data(stack(mesh, [jax.random.key_data(key) for key in keys]))
+    return jax.random.wrap_key_data(stack([jax.random.key_data(key) for key in keys], size))
 
 
-def unstack(mesh: Mesh, tree: PyTree, count: int) -> list[PyTree]:
+def unstack(tree: PyTree, count: int, size: int) -> list[PyTree]:
     """The trees of the first `count` replicates of a tree of NumPy arrays (`pipeline.fetch`)."""
-    if count == mesh.shape["replica"] == 1:
+    if size == 1:
         return [tree]
 
     def of(replicate: int) -> PyTree:

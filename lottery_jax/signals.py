@@ -10,6 +10,7 @@ from types import FrameType
 from typing import NoReturn
 
 _ASK_TO_STOP = (signal.SIGINT, signal.SIGTERM)
+_elsewhere: set[int] = set()  # handlers are a process's, and so is this
 
 
 class Terminated(KeyboardInterrupt):
@@ -28,6 +29,11 @@ def raise_on_sigterm() -> None:
         raise Terminated
 
     signal.signal(signal.SIGTERM, terminate)
+
+
+def handled_elsewhere(number: int) -> None:
+    """From now on `postponed` leaves a signal alone: it has a handler that Python does not know of."""
+    _elsewhere.add(number)
 
 
 @contextmanager
@@ -51,7 +57,7 @@ def postponed() -> Iterator[list[int]]:
     if threading.current_thread() is not threading.main_thread():
         yield arrived
         return
-    usual = {number: signal.getsignal(number) for number in _ASK_TO_STOP}
+    usual = {n: signal.getsignal(n) for n in _ASK_TO_STOP if n not in _elsewhere}
     # A handler that was not set from Python is None: it can't be put back, so it is left alone.
     usual = {n: h for n, h in usual.items() if h is not None and h != signal.SIG_IGN}
     failed = False

@@ -123,8 +123,7 @@ class EpochReport:
         train_loss: mean over the steps of this epoch, those of `begun` included; of replicates
             that train together an array.
         learning_rate: of the epoch's last step.
-        images_per_s: training images a second, of all replicates that train together; evaluation
-            and saving left out.
+        images_per_s: training images a second, of each replicate; evaluation and saving left out.
         seconds: that the training took, likewise.
     """
 
@@ -447,6 +446,7 @@ def fit(
     order_key, step_key = split(key)
     several = state.step.ndim == 1
     train_step = program.together.train_step if several else program.train_step
+    at_once = program.steps_at_once if isinstance(data, Split) else 1  # a batch is for one step
     per_epoch = program.steps_per_epoch
     step = int(np.ravel(fetch(state.step))[0])
     zero = jax.tree.map(lambda a: np.zeros(state.step.shape, a.dtype), Totals.zero())
@@ -467,7 +467,7 @@ def fit(
         began = time.perf_counter() - seconds
         with contextlib.closing(_fed(data, order, epoch, step - epoch * per_epoch)) as fed:
             while step < stop:
-                count = min(program.steps_at_once, stop - step)
+                count = min(at_once, stop - step)
                 state, totals = train_step(state, totals, *next(fed), step_key, count)
                 step += count
                 if on_step is not None and step < stop:
@@ -477,7 +477,7 @@ def fit(
         seen = fetch(totals)  # the one time in an epoch that the host waits
         loss = seen.loss / seen.count
         seconds = time.perf_counter() - began
-        images_per_s = int(seen.count.sum()) / seconds
+        images_per_s = int(np.ravel(seen.count)[0]) / seconds
         rate = float(program.schedule(jnp.int32(step - 1)))
         if not np.isfinite(loss).all():
             at = int(np.argmin(np.isfinite(loss)))

@@ -18,16 +18,17 @@ def devices(cache, count):
     return runs.environment(cache, XLA_FLAGS=flags)
 
 
-def start_processes(workdir, overrides, env, cwd):
-    """Starts two processes of one run, with the same overrides or with each its own.
+def start_processes(workdir, overrides, env, cwd, *, elsewhere=None):
+    """Starts the processes of one run: two with the same overrides, or one for each of a list.
 
-    Their output goes to files beside its directory.
+    Their output goes to files beside its directory. All but the first look for that `elsewhere`.
     """
-    port, started, count = free_port(), [], 2
-    each = overrides if isinstance(overrides, list) else [overrides] * count
+    each = overrides if isinstance(overrides, list) else [overrides] * 2
+    port, started, count = free_port(), [], len(each)
     for i, own in enumerate(each):
         with (cwd / f"{workdir.name}.{i}.out").open("w") as out:
-            command = [*runs.command(workdir, own), "--distributed", f"--process={i}",
+            folder = elsewhere if elsewhere and i else workdir
+            command = [*runs.command(folder, own), "--distributed", f"--process={i}",
                        f"--coordinator=localhost:{port}", f"--processes={count}"]  # fmt: skip
             started.append(runs.start(command, env, cwd, stdout=out, stderr=subprocess.STDOUT))
     return started
@@ -40,6 +41,7 @@ def ends(processes, timeout=240):
     finally:
         for process in processes:
             process.kill()
+            process.wait()
 
 
 def said(workdir, cwd, i):

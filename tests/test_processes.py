@@ -115,6 +115,67 @@ def test_when_one_is_killed_the_other_ends_and_both_can_go_on(
     assert runs.outcome(workdir) == runs.outcome(tmp_path / "whole")
 
 
+@pytest.mark.long
+def test_when_one_answers_no_more_the_other_ends(tmp_path, cache, record_property):
+    """A machine that is cut off: no connection is closed, there is just silence."""
+    workdir = tmp_path / "run"
+    longer = {**SMALL, "train.epochs": "4", "train.batch_size": "16"}
+    processes = start_processes(workdir, longer, devices(cache, 2), tmp_path)
+    runs.wait_for_lines(processes[0], workdir, 2)
+    processes[1].send_signal(signal.SIGSTOP)
+    stopped = time.monotonic()
+    try:
+        assert processes[0].wait(timeout=120) == 75
+        after = time.monotonic() - stopped
+        record_property("measured", f"the other process ended after {after:.0f} s")
+        assert after < 60  # half a minute, on a machine that does other things too
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+    *_, last = said(workdir, tmp_path, 0).splitlines()
+    assert last.startswith("error: another process of this run has ended or can't be reached")
+
+
+def test_one_process_of_one_stops_too(tmp_path, cache):
+    """As on a cluster's single node, with the command for several."""
+    workdir, small = tmp_path / "run", {**SMALL, "train.batch_size": "4"}
+    (process,) = start_processes(workdir, [small], devices(cache, 1), tmp_path)
+    runs.wait_for_lines(process, workdir, 1)
+    process.send_signal(signal.SIGTERM)
+    assert ends([process]) == [143], said(workdir, tmp_path, 0)
+    assert "saved at step" in said(workdir, tmp_path, 0)
+
+
+def test_while_the_processes_wait_for_each_other_a_signal_ends_them(tmp_path, cache):
+    first, second = start_processes(tmp_path / "run", SMALL, devices(cache, 1), tmp_path)
+    second.kill()
+    time.sleep(3)  # the first waits for it by now, or is still starting
+    first.send_signal(signal.SIGTERM)
+    assert ends([first, second], timeout=10)[0] in (-signal.SIGTERM, 143)
+
+
+@pytest.mark.long
+def test_the_run_directory_need_be_on_the_first_machine_only(tmp_path, cache):
+    """A transfer matrix, whose sources are in its own directory."""
+    matrix = {
+        **SMALL, "transfer.sources": "digits_a", "transfer.targets": "digits_b", "train.epochs": "2",
+        "ladder.rewind": "5st",
+    }  # fmt: skip
+    workdir, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
+    pair = start_processes(workdir, matrix, devices(cache, 1), tmp_path, elsewhere=elsewhere)
+    assert ends(pair) == [0, 0], said(workdir, tmp_path, 0) + said(workdir, tmp_path, 1)
+    assert not elsewhere.exists() and (workdir / "report" / "heatmap.png").is_file()
+    done = runs.run(runs.command(tmp_path / "one", matrix), devices(cache, 2), tmp_path)
+    assert done.returncode == 0, done.stderr
+    for cell in ("digits_a", "digits_b", "digits_a_to_digits_b"):
+        ours, theirs = all_tickets(workdir / cell), all_tickets(tmp_path / "one" / cell)
+        assert ours.keys() == theirs.keys() and ours
+        for name, ticket in ours.items():
+            same = jax.tree.map(np.array_equal, ticket.mask, theirs[name].mask)
+            assert all(jax.tree.leaves(same)), name
+
+
 def test_a_mistake_in_the_first_process_ends_all_and_is_said_once(tmp_path, cache):
     workdir = tmp_path / "run"
     workdir.mkdir()

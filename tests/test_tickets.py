@@ -240,7 +240,7 @@ def test_a_ticket_that_can_not_be_written_leaves_the_one_that_was_there(
         raise ValueError("Failed to write [os_error_code='28']")  # as TensorStore says it
 
     before = {p: p.read_bytes() for p in copy.rglob("*") if p.is_file()}
-    monkeypatch.setattr(store.ocp, "save", full)
+    monkeypatch.setattr(store.orbax.Checkpointer, "save", full)
     with pytest.raises(OSError, match="No space left on device") as raised:
         tickets.save_ticket(copy, example_ticket())
     assert raised.value.errno == 28

@@ -166,7 +166,7 @@ class Directory:
         )
         file = self._pick(rng, path)
         if kind == "folder out":
-            file = rng.choice([path / "arrays", path / "arrays/state", path / "arrays/state/d"])
+            file = rng.choice([path / "arrays", path / "arrays/d"])
             target = self.canary / "ticket" / file.relative_to(path)
             shutil.rmtree(file)
             file.symlink_to(target)
@@ -192,7 +192,7 @@ class Directory:
 
     def _stored(self, rng, path):
         """What TensorStore finds in its database: the description of an array, or its content."""
-        spec = {"driver": "ocdbt", "base": f"file://{path}/arrays/state/"}
+        spec = {"driver": "ocdbt", "base": f"file://{path}/arrays/"}
         database = tensorstore.KvStore.open(spec).result()
         name, other = rng.sample(sorted(database.list().result()), 2)
         value = database.read(name).result().value

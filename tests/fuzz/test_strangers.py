@@ -83,7 +83,7 @@ def edit(path, change, *, seal=True):
 # Directories.
 
 
-@pytest.mark.parametrize("inside", ["arrays", "arrays/state/d", "arrays/state/_METADATA"])
+@pytest.mark.parametrize("inside", ["arrays", "arrays/d", "arrays/_METADATA"])
 def test_a_link_out_of_the_directory_is_not_followed(originals, path, inside):
     """Not even if what it leads to is the very same."""
     there, whole = path / inside, originals / "ticket" / inside
@@ -114,8 +114,8 @@ def test_metadata_is_a_plain_file(originals, path, load):
 
 
 def test_pipes_are_not_waited_for(path, tmp_path, capsys):
-    os.mkfifo(path / "arrays" / "state" / "more")
-    refused(path, "arrays/state/more: is neither a file nor a folder")
+    os.mkfifo(path / "arrays" / "more")
+    refused(path, "arrays/more: is neither a file nor a folder")
     os.mkfifo(tmp_path / "pipe.safetensors")
     end = os.open(tmp_path / "pipe.safetensors", os.O_RDWR)  # or a failure of this test would hang
     refused(tmp_path / "pipe.safetensors", "can't be read as a ticket's metadata")
@@ -165,7 +165,7 @@ def test_arrays_have_to_fit_the_memory(path, monkeypatch):
 
 
 def database(path):
-    spec = {"driver": "ocdbt", "base": f"file://{path}/arrays/state/"}
+    spec = {"driver": "ocdbt", "base": f"file://{path}/arrays/"}
     return tensorstore.KvStore.open(spec).result()
 
 
@@ -226,7 +226,7 @@ def test_names_of_arrays_are_no_paths(path, tmp_path):
     spec = {"driver": "zarr3", "kvstore": f"file://{outside}/"}
     shape = {"shape": [6], "data_type": "float32"}
     tensorstore.open({**spec, "metadata": shape}, create=True).result()
-    file = path / "arrays" / "state" / "_METADATA"
+    file = path / "arrays" / "_METADATA"
     listed = json.loads(file.read_text())
     for name in (str(outside), "../../../outside", "a/b", "", "."):
         entry = {
