@@ -92,9 +92,9 @@ def steps(network: str, side: str, replicates: int) -> harness.Row:
     def run(until: int) -> float:
         seconds = 0.0
         for group in groups:
-            state = jax.block_until_ready(put_stacked(mesh, states[group]))
+            state = jax.block_until_ready(put_stacked(mesh, states[group], size))
             began = time.perf_counter()
-            fit(program, state, data, stack_keys(mesh, keys[group]), until=until)
+            fit(program, state, data, stack_keys(keys[group], size), until=until)
             seconds += time.perf_counter() - began
         return seconds
 

@@ -54,7 +54,7 @@ def default_config() -> ConfigDict:
     c.optimizer.warmup_epochs = 0.0  # linear, before any schedule
 
     c.train = ConfigDict()
-    c.train.batch_size = 128  # over all devices; the last, shorter batch of an epoch is left out
+    c.train.batch_size = 128  # of a replicate; the last, shorter batch of an epoch is left out
     c.train.epochs = 20  # of the dense network; a ticket trains from the rewind point to there
     c.train.eval_every_epochs = 1  # the last epoch of a level is always evaluated
     c.train.checkpoint_every_epochs = 10  # within a level; 0: never

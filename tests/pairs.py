@@ -18,19 +18,31 @@ def devices(cache, count):
     return runs.environment(cache, XLA_FLAGS=flags)
 
 
-def start_processes(workdir, overrides, env, cwd, *, elsewhere=None):
+def start_processes(workdir, overrides, env, cwd, *, elsewhere=None, slurm=False):
     """Starts the processes of one run: two with the same overrides, or one for each of a list.
 
     Their output goes to files beside its directory. All but the first look for that `elsewhere`.
+    They are told of each other by flags, or find each other as SLURM's tasks do.
     """
     each = overrides if isinstance(overrides, list) else [overrides] * 2
     port, started, count = free_port(), [], len(each)
     for i, own in enumerate(each):
         with (cwd / f"{workdir.name}.{i}.out").open("w") as out:
             folder = elsewhere if elsewhere and i else workdir
-            command = [*runs.command(folder, own), "--distributed", f"--process={i}",
-                       f"--coordinator=localhost:{port}", f"--processes={count}"]  # fmt: skip
-            started.append(runs.start(command, env, cwd, stdout=out, stderr=subprocess.STDOUT))
+            command, environment = [*runs.command(folder, own), "--distributed"], env
+            if slurm:
+                task = {"JOB_ID": port, "STEP_NODELIST": "localhost", "NTASKS": count, "PROCID": i,
+                        "LOCALID": i}  # fmt: skip
+                environment = {**env, **{f"SLURM_{key}": str(v) for key, v in task.items()}}
+            else:
+                command += [
+                    f"--process={i}",
+                    f"--processes={count}",
+                    f"--coordinator=localhost:{port}",
+                ]
+            started.append(
+                runs.start(command, environment, cwd, stdout=out, stderr=subprocess.STDOUT)
+            )
     return started
 
 

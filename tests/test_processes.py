@@ -137,6 +137,13 @@ def test_when_one_answers_no_more_the_other_ends(tmp_path, cache, record_propert
     assert last.startswith("error: another process of this run has ended or can't be reached")
 
 
+def test_tasks_of_slurm_find_each_other(tmp_path, cache):
+    workdir, short = tmp_path / "run", {**SMALL, "train.epochs": "2", "controls": "()"}
+    tasks = start_processes(workdir, short, devices(cache, 1), tmp_path, slurm=True)
+    assert ends(tasks) == [0, 0], said(workdir, tmp_path, 0)
+    assert len(all_tickets(workdir)) == 2 and said(workdir, tmp_path, 1) == ""
+
+
 def test_one_process_of_one_stops_too(tmp_path, cache):
     """As on a cluster's single node, with the command for several."""
     workdir, small = tmp_path / "run", {**SMALL, "train.batch_size": "4"}

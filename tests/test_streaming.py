@@ -559,9 +559,10 @@ def states_equal(a, b):
     return jax.tree.all(jax.tree.map(np.array_equal, jax.device_get(a), jax.device_get(b)))
 
 
-def test_the_train_step_can_not_tell_streamed_batches_from_a_set_on_the_device(data_dir):
+@pytest.mark.parametrize("model", ["resnet20", "lenet_300_100"])
+def test_the_train_step_can_not_tell_streamed_batches_from_a_set_on_the_device(data_dir, model):
     """The same images, once as they come and once all there with a table of batches."""
-    setup = set_up(tiny(data_dir), jax.devices()[:2])
+    setup = set_up(tiny(data_dir, **{"model.name": model}), jax.devices()[:2])
     variables = setup.init(jax.random.key(0))
     mask = masks.dense(variables["params"])
     epochs = [np.stack(rows) for rows in zip(*whole_epochs(setup, 2), strict=True)]
