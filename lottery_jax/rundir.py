@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 
 from lottery_jax import config as configuration
 from lottery_jax import lock, logs, tickets
+from lottery_jax.datasets import BUILT_IN
 from lottery_jax.errors import ConfigError, DataError
 from lottery_jax.files import is_temporary, remove, temporary_in, write_text
 from lottery_jax.logs import WINNING
@@ -22,8 +23,9 @@ Row = dict[str, Any]
 
 # Of what a run directory holds; checkpoints and rows of another one can't be gone on with.
 FORMAT_VERSION = 2
-# Whose versions may change a number.
+# Whose versions may change a number; and of data that stay on the disk, the order and the pixels.
 _COMPUTED_WITH = ("lottery_jax", "jax", "jaxlib", "flax", "optax", "numpy")
+_READ_WITH = ("grain", "pillow")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,11 +165,13 @@ def is_finished(workdir: Path, config: ConfigDict) -> bool:
 
 
 def _check_versions(workdir: Path, record: dict[str, Any]) -> None:
-    there, here = record.get("versions"), _versions()
+    there, here = record.get("versions"), _versions(record["config"])
     if not isinstance(there, dict):
         raise ConfigError(f"{workdir}: config.json does not say which versions made it")
     if differ := [
-        f"{n}: {there.get(n)}, {here[n]}" for n in _COMPUTED_WITH if there.get(n) != here[n]
+        f"{name}: {there.get(name)}, {here[name]}"
+        for name in (*_COMPUTED_WITH, *_READ_WITH)
+        if there.get(name) != here.get(name)
     ]:
         raise ConfigError(
             f"{workdir}: was begun with other versions (there, here): {'; '.join(differ)}; install "
@@ -232,7 +236,7 @@ def record_config(workdir: Path, config: ConfigDict, data_sha256: str | None = N
         "fingerprint": configuration.fingerprint(config),
         "source_fingerprint": source_fingerprint(config),
         "data_sha256": data_sha256,
-        "versions": _versions(),
+        "versions": _versions(config),
         "git_commit": _git_commit(),
     }
     _write_record(workdir, record)
@@ -242,16 +246,19 @@ def record_versions(workdir: Path) -> None:
     """Adds the versions that go on with a run to config.json's `resumed_with`, if they are others."""
     record = _record(workdir)
     known = [record.get("versions"), *record.get("resumed_with", [])]
-    if _versions() not in known:
-        _write_record(workdir, {**record, "resumed_with": [*known[1:], _versions()]})
+    here = _versions(record["config"])
+    if here not in known:
+        _write_record(workdir, {**record, "resumed_with": [*known[1:], here]})
 
 
 def _write_record(workdir: Path, record: dict[str, Any]) -> None:
     write_text(workdir / "config.json", json.dumps(record, indent=1) + "\n")
 
 
-def _versions() -> dict[str, str]:
-    return {name: version(name) for name in (*_COMPUTED_WITH, "orbax-checkpoint")}
+def _versions(config: Mapping[str, Any]) -> dict[str, str]:
+    known = BUILT_IN.get(config["data"]["name"])
+    streamed = _READ_WITH if known and known.streamed else ()
+    return {name: version(name) for name in (*_COMPUTED_WITH, *streamed, "orbax-checkpoint")}
 
 
 def _git_commit() -> str | None:

@@ -40,7 +40,7 @@ MAY_IMPORT = {
     "tickets": {"errors", "files", "masks", "memory", "models", "paths", "signals", "train"},
     "controls": {"masks", "train"},
     "logs": {"errors", "files"},
-    "rundir": {"config", "errors", "files", "lock", "logs", "tickets"},
+    "rundir": {"config", "datasets", "errors", "files", "lock", "logs", "tickets"},
     "transfer": {"config", "errors", "logs", "masks", "rundir", "scores", "tickets"},
     "experiment": {"compilation", "config", "controls", "datasets", "drawing", "errors", "feeding", "masks",
                    "memory", "models", "optim", "pipeline", "replicates", "scores", "streaming", "tickets",

@@ -617,6 +617,8 @@ def test_a_ladder_on_streamed_data(data_dir, tmp_path, quiet, draw):
         json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()
     ]
     assert all(row["epoch"] in (1, 2) and 0 <= row["val_accuracy"] <= 1 for row in logged)
+    versions = json.loads((tmp_path / "run/config.json").read_text())["versions"]
+    assert {"grain", "pillow"} <= versions.keys()  # which decide on order and pixels
     ticket = load_ticket(tmp_path / "run/seed_0/level_01/ticket")
     measured = evaluate_ticket(ticket, data_dir)
     assert measured.loss == pytest.approx(rows[1]["test_loss"], rel=1e-4)
