@@ -471,6 +471,8 @@ def fit(
                 state, totals = train_step(state, totals, *next(fed), step_key, count)
                 step += count
                 if on_step is not None and step < stop:
+                    if at_once > 1:  # or all of an epoch is dispatched before a stop is asked for
+                        jax.block_until_ready(totals)
                     on_step(state, Begun(totals, time.perf_counter() - began))
         if stop < until:
             upcoming = order_of(epoch + 1)  # made while the steps still run

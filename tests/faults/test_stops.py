@@ -14,16 +14,17 @@ from lottery_jax import tickets
 from lottery_jax.signals import postponed
 from tests.faults import runs
 
-# Epochs of 359 steps, so that a signal comes within one.
+# Epochs of 1438 steps, so that a signal comes within one.
 SLOW = {
     "seeds": "0",
     "controls": "",
-    "train.batch_size": "4",
+    "train.batch_size": "1",
+    "optimizer.learning_rate": "0.001",
     "train.checkpoint_every_epochs": "0",
     "train.epochs": "3",
     "ladder.levels": "1",
 }
-STEPS = 359
+STEPS = 1438
 STATUS = {signal.SIGTERM: 143, signal.SIGINT: 130}
 
 
@@ -70,7 +71,8 @@ def test_in_a_program_of_ones_own_sigterm_saves_and_then_ends_it_as_always(tmp_p
     own = (
         "import sys; import lottery_jax as lj; from lottery_jax.recipes import quickstart\n"
         "c = quickstart(); c.update_from_flattened_dict(dict("
-        "seeds=(0,), controls=()) | {'train.batch_size': 4, 'train.checkpoint_every_epochs': 0,"
+        "seeds=(0,), controls=()) | {'train.batch_size': 1, 'train.checkpoint_every_epochs': 0,"
+        "'optimizer.learning_rate': 0.001,"
         "'train.epochs': 3, 'ladder.levels': 1, 'ladder.rewind': '30st', 'data.augment': 'crop'})\n"
         "lj.run_ladder(c, sys.argv[1])"
     )

@@ -132,7 +132,7 @@ def test_links_in_a_circle_are_an_error_and_deep_folders_none(path, capsys):
     (path / "arrays" / "circle").unlink()
     deep = path / "arrays"
     for _ in range(1200):
-        deep = deep / "d"
+        deep = deep / "e"
         deep.mkdir()
     assert tickets.load_ticket(path).metadata["level"] == 3
     assert main(["verify", str(path)]) == 0
