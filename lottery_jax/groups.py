@@ -61,29 +61,47 @@ def train_all(
         ]
 
     kept: dict[Unit, T] = {}
+    failure = None
     for group in processes.from_first(plan):
-        kept |= train_apart_from_failures(run, [run.unit(*name) for name in group], of, until, keep)
+        units = [run.unit(*name) for name in group]
+        try:
+            with processes.asked_to_stop() as asked:  # what was trained to its end is kept first
+                kept |= train_apart_from_failures(run, units, of, until, keep, asked)
+        except TrainingError as error:
+            failure = failure or error
+    if failure is not None:
+        processes.ending()
+        raise failure
     return kept
 
 
 def train_apart_from_failures(
-    run: Run, units: Sequence[Unit], of: Mapping[Unit, Training], until: int, keep: Keep[T]
+    run: Run,
+    units: Sequence[Unit],
+    of: Mapping[Unit, Training],
+    until: int,
+    keep: Keep[T],
+    asked: Callable[[], bool],
 ) -> dict[Unit, T]:
-    """Trains what is at the same step; if one fails, the others once more without it.
+    """Trains what is at the same step; if the loss of one is not finite, the others without it.
 
     Raises:
         TrainingError: that one's, when the others are kept.
     """
     try:
-        return train_together(run, units, of, until, keep)
+        return train_together(run, units, of, until, keep, asked)
     except TrainingError as error:
         if error.replicate is None:
             raise
-        failed = units[error.replicate]
+        failed = units[
+            min(error.replicate, len(units) - 1)
+        ]  # a copy that fills up is the last one's
+        named = TrainingError(f"{name_of(failed)}: {error}")
+        named.told = not processes.is_first()  # all have seen it
         if others := [unit for unit in units if unit != failed]:
-            run.display.say(f"{name_of(failed)} fails; the others are trained without it")
-            train_apart_from_failures(run, others, of, until, keep)
-        raise TrainingError(f"{name_of(failed)}: {error}") from error
+            run.display.say(f"{named}; the others are trained without it")
+            train_apart_from_failures(run, others, of, until, keep, asked)
+        raise named from error
 
 
 def batched(members: Sequence[T], size: int) -> Iterator[Sequence[T]]:
@@ -93,7 +111,12 @@ def batched(members: Sequence[T], size: int) -> Iterator[Sequence[T]]:
 
 
 def train_together(
-    run: Run, units: Sequence[Unit], of: Mapping[Unit, Training], until: int, keep: Keep[T]
+    run: Run,
+    units: Sequence[Unit],
+    of: Mapping[Unit, Training],
+    until: int,
+    keep: Keep[T],
+    asked: Callable[[], bool],
 ) -> dict[Unit, T]:
     """Trains what is at the same step, a replicate each of one stacked state."""
     setup, program, count = run.setup, run.setup.program, len(units)
@@ -130,27 +153,33 @@ def train_together(
         if report.step < until:
             at_step(state, Begun(stack([Totals.zero()] * count, size), 0.0))
 
-    with processes.asked_to_stop() as asked:  # what was trained to its end is kept first
-        state = fit(
-            program,
-            put_stacked(program.mesh, [checkpoint.state for checkpoint in checkpoints], size),
-            setup.train_of(units[0].seed),
-            stack_keys([Keys.of(unit.seed).train for unit in units], size),
-            until=until,
-            begun=Begun(
-                stack([checkpoint.begun.totals for checkpoint in checkpoints], size),
-                sum(float(checkpoint.begun.seconds) for checkpoint in checkpoints),
-            ),
-            on_epoch=at_epoch,
-            on_step=at_step,
-        )
-        trained = unstack(fetch(state), count, size)
+    state = fit(
+        program,
+        put_stacked(program.mesh, [checkpoint.state for checkpoint in checkpoints], size),
+        setup.train_of(units[0].seed),
+        stack_keys([Keys.of(unit.seed).train for unit in units], size),
+        until=until,
+        begun=Begun(
+            stack([checkpoint.begun.totals for checkpoint in checkpoints], size),
+            sum(float(checkpoint.begun.seconds) for checkpoint in checkpoints),
+        ),
+        on_epoch=at_epoch,
+        on_step=at_step,
+    )
+    trained = unstack(fetch(state), count, size)
 
-        def keep_all() -> dict[Unit, T]:
-            each = zip(units, trained, rows, strict=True)
-            return {unit: keep(run, of[unit], own, of_unit) for unit, own, of_unit in each}
+    def keep_all() -> dict[Unit, T]:
+        kept, failure = {}, None
+        for unit, own, of_unit in zip(units, trained, rows, strict=True):
+            try:
+                kept[unit] = keep(run, of[unit], own, of_unit)
+            except TrainingError as error:
+                failure = failure or error
+        if failure is not None:
+            raise failure
+        return kept
 
-        return processes.on_first(keep_all) or {}
+    return processes.on_first(keep_all) or {}
 
 
 def save_states(

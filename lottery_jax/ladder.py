@@ -16,9 +16,12 @@ a finished one does nothing.
 
 from __future__ import annotations
 
+import hashlib
+import re
 import zlib
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,6 +30,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 from rich.console import Console
 
+from lottery_jax import config as configuration
 from lottery_jax import drawing, logs, masks, processes, tickets, transfer
 from lottery_jax.controls import CONTROLS, FROM_REWIND_POINT, Substitutes
 from lottery_jax.errors import ConfigError
@@ -92,8 +96,9 @@ def run_ladder(
     processes.on_first(lambda: check_workdir(workdir, config, other_versions=other_versions))
     if processes.from_first(lambda: is_finished(workdir, config)):
         return processes.from_first(lambda: finished(config, workdir, console))
+    processes.check_same(_what_must_be_alike(config), "the config or the versions")
     setup = processes.everywhere(lambda: set_up(config, devices))
-    data_sha256 = setup.data_sha256
+    data_sha256 = processes.everywhere(lambda: setup.data_sha256)
     processes.check_same(data_sha256, f"the data {setup.dataset.name}")
 
     def begin() -> None:
@@ -114,6 +119,14 @@ def run_ladder(
         for seeds in batched(config.seeds, setup.layout.at_once):
             climb(run, seeds)
     return processes.from_first(lambda: write_curve(config, workdir))
+
+
+def _what_must_be_alike(config: ConfigDict) -> str:
+    """A hash of what has to be the same in all processes; where things are may differ."""
+    own = re.compile(r"data\.(dir|workers)|source|wandb\..*")
+    values = {k: v for k, v in configuration.flatten(config).items() if not own.fullmatch(k)}
+    versions = [version(name) for name in ("lottery_jax", "jax", "jaxlib")]
+    return hashlib.sha256(repr((values, versions)).encode()).hexdigest()
 
 
 def finished(config: ConfigDict, workdir: Path, console: Console) -> list[Row]:

@@ -214,6 +214,7 @@ def _main(argv: list[str]) -> None:
         processes.leave(2)
     except (RuntimeError, ValueError) as error:  # as the runtime passes on what collectives raise
         if not processes.is_loss(error):
+            processes.ending()
             raise
         processes.leave_alone(error)
     except KeyboardInterrupt as interrupt:

@@ -67,6 +67,7 @@ def start(coordinator: str | None, count: int | None, index: int | None) -> None
     jax.config.update("jax_enable_recoverability", True)
     try:
         jax.distributed.initialize(coordinator, count, index, heartbeat_timeout_seconds=HEARTBEAT)
+        devices = jax.devices()  # of all processes, which all must have come for that
     except (ValueError, RuntimeError) as error:
         raise ConfigError(
             f"--distributed: the processes of this run don't come together ({one_line(error)}); give "
@@ -75,7 +76,8 @@ def start(coordinator: str | None, count: int | None, index: int | None) -> None
     # The runtime has put its own handler in SIGTERM's place, which tells all processes.
     handled_elsewhere(signal.SIGTERM)
     signal.signal(signal.SIGINT, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
-    threading.Thread(target=_watch, daemon=True).start()
+    if are_several():
+        threading.Thread(target=_watch, args=(devices,), daemon=True).start()
 
 
 def is_first() -> bool:
@@ -97,10 +99,18 @@ def from_first(action: Callable[[], T]) -> T:
     """
     if not are_several():
         return action()
-    result, failure = _attempt(action) if is_first() else (None, None)
-    packed = serialization.msgpack_serialize({"result": result, "failure": _described(failure)})
-    told = serialization.msgpack_restore(_broadcast(packed))
-    if told["failure"] is not None:
+    result: list[T] = []
+
+    def packed() -> bytes:
+        result.append(action())
+        return serialization.msgpack_serialize({"result": result[0], "failure": None})
+
+    told_by_first, failure = _attempt(packed) if is_first() else (b"", None)
+    if failure is not None:
+        described = {"kind": type(failure).__name__, "says": str(failure)}
+        told_by_first = serialization.msgpack_serialize({"result": None, "failure": described})
+    told = serialization.msgpack_restore(_broadcast(told_by_first or b""))
+    if told["failure"] is not None and told["failure"]["kind"] != "TrainingError":
         _ending.set()  # all are about to end, one sooner than the other
     if failure is not None:
         raise failure
@@ -108,7 +118,7 @@ def from_first(action: Callable[[], T]) -> T:
         error = _KNOWN.get(told["failure"]["kind"], LotteryError)(told["failure"]["says"])
         error.told = True
         raise error
-    return told["result"] if result is None else result
+    return result[0] if result else told["result"]
 
 
 def on_first(action: Callable[[], T]) -> T | None:
@@ -181,12 +191,19 @@ def finish() -> None:
             _left.wait(timeout=HEARTBEAT)
 
 
+def ending() -> None:
+    """From now on it is no loss if another process is gone."""
+    _ending.set()
+
+
 def leave(status: int) -> NoReturn:
     """Ends the process with an exit status; one of several without waiting for the others."""
     _ending.set()
     if jax.distributed.is_initialized():
         sys.stdout.flush()
         sys.stderr.flush()
+        if is_first() and are_several() and status != OTHERS_ARE_GONE:
+            _left.wait(timeout=WATCH)  # what was told may still be on its way
         os._exit(status)
     sys.exit(status)
 
@@ -212,12 +229,6 @@ def _attempt(action: Callable[[], T]) -> tuple[T | None, Exception | None]:
         return action(), None
     except Exception as error:
         return None, error
-
-
-def _described(failure: Exception | None) -> dict[str, Any] | None:
-    if failure is None:
-        return None
-    return {"kind": type(failure).__name__, "says": str(failure)}
 
 
 def _broadcast(packed: bytes) -> bytes:
@@ -264,9 +275,8 @@ def _total(mesh: Mesh) -> Callable[[jax.Array], jax.Array]:
     )
 
 
-def _watch() -> None:
+def _watch(devices: list[jax.Device]) -> None:
     """Ends this process when another one is gone: what it waits for will never come."""
-    devices = jax.devices()
     while True:
         try:
             with multihost_utils.live_devices(devices):

@@ -1,5 +1,7 @@
 """Replicates that train together: the same tickets as one by one, wherever they are computed."""
 
+import signal
+
 import jax
 import numpy as np
 import pytest
@@ -221,6 +223,27 @@ def test_a_replicate_that_fails_does_not_take_the_others_with_it(tmp_path, one_b
         else:  # at the end of an epoch, to go on from there
             assert tickets.latest_step(level / "state" / control) == 11
     assert not tickets.is_complete(workdir / "seed_1/level_01/ticket")
+    run(workdir, 2)
+    assert runs.outcome(workdir) == one_by_one
+
+
+def test_a_stop_that_comes_while_one_fails_is_not_lost(tmp_path, one_by_one):
+    """The others would be trained without it, but are saved."""
+    workdir, real = tmp_path / "run", groups.fit
+
+    def failing(*args, **kwargs):
+        if kwargs["until"] == 5:  # to the rewind points
+            return real(*args, **kwargs)
+        patch.setattr(groups, "fit", real)
+        signal.raise_signal(signal.SIGINT)
+        raise TrainingError("nothing is wrong", replicate=1)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(groups, "fit", failing)
+        with pytest.raises(KeyboardInterrupt):
+            run(workdir, 2)
+    steps = [tickets.latest_step(workdir / f"seed_{s}/level_00/state/winning") for s in (0, 1, 2)]
+    assert steps[0] == steps[2] > 0 and steps[1] == -1
     run(workdir, 2)
     assert runs.outcome(workdir) == one_by_one
 
