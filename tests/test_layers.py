@@ -58,7 +58,7 @@ def convolutions(draw):
     return height, width, count, draw(st.integers(1, 3)), padding
 
 
-@settings(max_examples=30)
+@settings(max_examples=20)
 @given(convolutions())
 @pytest.mark.parametrize("formula", ["chosen", "taps"])
 def test_a_convolution_is_the_sum_it_should_be(formula, shape):
