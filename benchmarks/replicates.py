@@ -16,13 +16,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import tempfile
 import time
 from pathlib import Path
 
 import harness
+
+from lottery_jax import machine
 
 # network: (image shape, batch size, steps to time)
 NETWORKS = {
@@ -35,17 +36,12 @@ NETWORKS = {
 SIDES = ("apart", "vmap", "devices")
 
 
-def cores() -> int:
-    """Of this process."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def steps(network: str, side: str, replicates: int) -> harness.Row:
     """Milliseconds that a step of one replicate takes."""
     import jax
 
     if side == "devices":
-        jax.config.update("jax_num_cpu_devices", min(cores(), replicates))
+        jax.config.update("jax_num_cpu_devices", min(len(machine.cores()), replicates))
     import numpy as np
 
     from lottery_jax import masks

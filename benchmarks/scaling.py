@@ -285,34 +285,8 @@ def step_facts(network: Network, dtype: str) -> harness.Row:
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(variables["params"])),
         "batchnorms": len(jax.tree.leaves(variables["batch_stats"])) // 2,
         "channels": sum(leaf.size for leaf in jax.tree.leaves(variables["batch_stats"])) // 2,
-        "multiply_adds": multiply_adds(model, network.shape),
+        "multiply_adds": harness.multiply_adds(model, network.shape),
     }
-
-
-def multiply_adds(model: Any, shape: tuple[int, int, int]) -> int:
-    """Of a forward pass of one image, those with padding included: the usual count."""
-    import flax.linen as nn
-    import jax
-    import jax.numpy as jnp
-
-    from lottery_jax.layers import Conv
-    from lottery_jax.models import abstract_variables
-
-    total = 0
-
-    def count(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
-        nonlocal total
-        y = call(*args, **kwargs)
-        if isinstance(context.module, (Conv, nn.Dense)) and context.method_name == "__call__":
-            kernel = context.module.variables["params"]["kernel"]
-            total += kernel.size * (y.size // (y.shape[0] * y.shape[-1]))
-        return y
-
-    variables = abstract_variables(model, shape)
-    image = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
-    with nn.intercept_methods(count):
-        jax.eval_shape(lambda v, x: model.apply(v, x, train=False), variables, image)
-    return total
 
 
 def compiled_facts(network: Network, dtype: str, chip: str, chips: int) -> harness.Row:

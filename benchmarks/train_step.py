@@ -45,28 +45,7 @@ def pixels(model: str, batch: int) -> tuple[Any, Any]:
 
 def multiply_adds(model: str) -> float:
     """Of a forward pass of one image, in millions; a train step is three times that."""
-    import flax.linen as nn
-    import jax
-    import jax.numpy as jnp
-
-    from lottery_jax.layers import Conv
-    from lottery_jax.models import abstract_variables
-
-    total, network = 0, network_of(model, "float32")
-
-    def count(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
-        nonlocal total
-        y = call(*args, **kwargs)
-        if isinstance(context.module, (Conv, nn.Dense)) and context.method_name == "__call__":
-            kernel = context.module.variables["params"]["kernel"]
-            total += kernel.size * (y.size // (y.shape[0] * y.shape[-1]))
-        return y
-
-    variables = abstract_variables(network, shape_of(model))
-    image = jnp.zeros((1, *shape_of(model)))
-    with nn.intercept_methods(count):
-        jax.eval_shape(lambda v, x: network.apply(v, x, train=False), variables, image)
-    return total / 1e6
+    return harness.multiply_adds(network_of(model, "float32"), shape_of(model)) / 1e6
 
 
 def network_of(model: str, dtype: str) -> Any:

@@ -416,13 +416,28 @@ def from_json(values: dict[str, Any]) -> ConfigDict:
     return validate(ConfigDict(values))
 
 
-def from_flat(values: dict[str, Any]) -> ConfigDict:
-    """The config of which `flatten` gave these values, validated."""
-    config = default_config()
-    config.unlock()
-    tuples = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
-    config.update_from_flattened_dict(tuples)
-    return validate(config)
+def returned_by(file: str, value: Any) -> ConfigDict:
+    """What `get_config` of a config file has returned, validated.
+
+    Raises:
+        ConfigError: it is no ConfigDict, or a value is not legal.
+    """
+    # What could not be loaded raises only when an attribute is asked for.
+    if not hasattr(value, "keys") or not isinstance(value, ConfigDict):
+        raise ConfigError(
+            f"--config: get_config() in {file} must return a ConfigDict, such as default_config(), "
+            f"and not {type(value).__name__}"
+        )
+    return validate(value)
+
+
+def cannot_load(file: str, error: Exception) -> str:
+    """One line for whatever a config file, or the library that loads it, has raised."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    said = lines[-1] if lines else "no more is said"
+    # The library's own message quotes the whole traceback, whose last line names the error.
+    kind = "" if "Traceback" in str(error) else f"{type(error).__name__}: "
+    return f"--config: can't be loaded: {file}: {kind}{said}"
 
 
 def misspelt_override(argument: str) -> str | None:

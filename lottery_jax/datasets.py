@@ -32,7 +32,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from lottery_jax import memory, tfds_source
+from lottery_jax import machine, tfds_source
 from lottery_jax.errors import CommandParser, DataError, describe_unknown, exit_status, one_line
 from lottery_jax.files import replacing
 
@@ -203,10 +203,10 @@ def load_dataset(
 
 def _check_adapted_size(images: int, shape: tuple[int, ...]) -> None:
     size = images * math.prod(shape) if shape else 0
-    if size > memory.of_this_machine():
+    if size > machine.memory():
         raise DataError(
-            f"config.data.input_shape: {images} images of {shape} take {memory.in_words(size)} of "
-            f"memory; there are {memory.in_words(memory.of_this_machine())}"
+            f"config.data.input_shape: {images} images of {shape} take {machine.in_words(size)} of "
+            f"memory; there are {machine.in_words(machine.memory())}"
         )
 
 
@@ -328,10 +328,10 @@ def _open_regular(path: str | os.PathLike[str]) -> io.BufferedReader:
 
 
 def _check_memory(path: str | os.PathLike[str], size: int) -> None:
-    if size > memory.of_this_machine():
+    if size > machine.memory():
         raise DataError(
-            f"{path}: takes {memory.in_words(size)} of memory; there are "
-            f"{memory.in_words(memory.of_this_machine())}"
+            f"{path}: takes {machine.in_words(size)} of memory; there are "
+            f"{machine.in_words(machine.memory())}"
         )
 
 

@@ -16,7 +16,7 @@ import jax
 from ml_collections import ConfigDict
 
 from lottery_jax import config as configuration
-from lottery_jax import drawing, masks, memory, processes, transfer
+from lottery_jax import drawing, machine, masks, processes, transfer
 from lottery_jax.compilation import compiler_options
 from lottery_jax.controls import CONTROLS
 from lottery_jax.datasets import Dataset
@@ -251,28 +251,22 @@ def resolve(config: ConfigDict) -> ConfigDict:
 
     # The source is a run directory, and so the first process's alone.
     def inherited() -> dict[str, Any]:
-        return _plain(transfer.inherit(config))
+        return configuration.to_json(transfer.inherit(config))
 
-    return configuration.from_flat(processes.from_first(inherited))
-
-
-def _plain(config: ConfigDict) -> dict[str, Any]:
-    """Its values as they can be told to other processes."""
-    flat = configuration.flatten(config)
-    return {key: list(v) if isinstance(v, tuple) else v for key, v in flat.items()}
+    return configuration.from_json(processes.from_first(inherited))
 
 
 def _open_source(config: ConfigDict) -> transfer.Source | None:
     def opened() -> dict[str, Any]:
         source = transfer.open_source(config)
         assert source is not None
-        return {"config": _plain(source.config), "metadata": source.metadata}
+        return {"config": configuration.to_json(source.config), "metadata": source.metadata}
 
     if not config.source:
         return None
     found = processes.from_first(opened)
     workdir = Path(config.source).expanduser()
-    return transfer.Source(workdir, configuration.from_flat(found["config"]), found["metadata"])
+    return transfer.Source(workdir, configuration.from_json(found["config"]), found["metadata"])
 
 
 def _optimizer_options(config: ConfigDict) -> dict[str, Any]:
@@ -300,13 +294,13 @@ def _check_it_fits_into_memory(
     params = variables["params"]
     optimizer = jax.eval_shape(program.optimizer.init, params)
     needed = replicates * (size(variables) + size(params) + size(optimizer) + count(params))
-    there = min(memory.of_this_machine(), *map(_memory_of, program.mesh.local_devices))
+    there = min(machine.memory(), *map(_memory_of, program.mesh.local_devices))
     if needed > there:
         several = f", {replicates} times on a device (config.train.together)"
         raise ConfigError(
             f"config.model.width: {config.model.width:g} makes {config.model.name} a network of "
             f"{count(params):,} weights{several if replicates > 1 else ''}, which take "
-            f"{memory.in_words(needed)} to train; there are {memory.in_words(there)}"
+            f"{machine.in_words(needed)} to train; there are {machine.in_words(there)}"
         )
 
 

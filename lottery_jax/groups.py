@@ -5,7 +5,7 @@ All processes come here; what is on the disk the first one reads and writes for 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -19,7 +19,7 @@ from lottery_jax.pipeline import fetch
 from lottery_jax.replicates import put_stacked, stack, stack_keys, unstack
 from lottery_jax.rundir import Row, Unit
 from lottery_jax.tickets import Checkpoint
-from lottery_jax.train import Begun, EpochReport, Totals, TrainState, fit
+from lottery_jax.train import Begun, EpochReport, Totals, TrainState, first_not_finite, fit
 from lottery_jax.units import Keys, Run, Training, name_of
 
 PyTree = Any
@@ -61,47 +61,38 @@ def train_all(
         ]
 
     kept: dict[Unit, T] = {}
-    failure = None
+    failures: list[TrainingError] = []
     for group in processes.from_first(plan):
         units = [run.unit(*name) for name in group]
-        try:
-            with processes.asked_to_stop() as asked:  # what was trained to its end is kept first
-                kept |= train_apart_from_failures(run, units, of, until, keep, asked)
-        except TrainingError as error:
-            failure = failure or error
-    if failure is not None:
+        with processes.asked_to_stop() as asked:  # what was trained to its end is kept first
+            while units:
+                try:
+                    kept |= train_together(run, units, of, until, keep, asked)
+                    break
+                except TrainingError as error:
+                    failed = _failed(error, units)
+                    failures.append(_named(error, failed))
+                    run.display.say(f"{failures[-1]}; what trains beside it goes on")
+                    units = [unit for unit in units if unit not in failed]
+    if failures:
         processes.ending()
-        raise failure
+        raise failures[0]
     return kept
 
 
-def train_apart_from_failures(
-    run: Run,
-    units: Sequence[Unit],
-    of: Mapping[Unit, Training],
-    until: int,
-    keep: Keep[T],
-    asked: Callable[[], bool],
-) -> dict[Unit, T]:
-    """Trains what is at the same step; if the loss of one is not finite, the others without it.
+def _failed(error: TrainingError, units: Sequence[Unit]) -> Sequence[Unit]:
+    """Those that can't be trained further: the one that the error is of, or all."""
+    if error.replicate is None:
+        return units
+    return [units[min(error.replicate, len(units) - 1)]]  # beyond them are copies of the last
 
-    Raises:
-        TrainingError: that one's, when the others are kept.
-    """
-    try:
-        return train_together(run, units, of, until, keep, asked)
-    except TrainingError as error:
-        if error.replicate is None:
-            raise
-        failed = units[
-            min(error.replicate, len(units) - 1)
-        ]  # a copy that fills up is the last one's
-        named = TrainingError(f"{name_of(failed)}: {error}")
-        named.told = not processes.is_first()  # all have seen it
-        if others := [unit for unit in units if unit != failed]:
-            run.display.say(f"{named}; the others are trained without it")
-            train_apart_from_failures(run, others, of, until, keep, asked)
-        raise named from error
+
+def _named(error: TrainingError, failed: Sequence[Unit]) -> TrainingError:
+    if error.replicate is None:  # which are named already
+        return error
+    named = TrainingError(f"{name_of(failed[0])}: {error}")
+    named.told = not processes.is_first()  # all have seen it
+    return named
 
 
 def batched(members: Sequence[T], size: int) -> Iterator[Sequence[T]]:
@@ -169,14 +160,12 @@ def train_together(
     trained = unstack(fetch(state), count, size)
 
     def keep_all() -> dict[Unit, T]:
-        kept, failure = {}, None
-        for unit, own, of_unit in zip(units, trained, rows, strict=True):
-            try:
-                kept[unit] = keep(run, of[unit], own, of_unit)
-            except TrainingError as error:
-                failure = failure or error
-        if failure is not None:
-            raise failure
+        kept: dict[Unit, T] = {}
+
+        def keep_one(unit: Unit, state: TrainState, of_unit: list[Row]) -> None:
+            kept[unit] = keep(run, of[unit], state, of_unit)
+
+        _for_each(keep_one, zip(units, trained, rows, strict=True))
         return kept
 
     return processes.on_first(keep_all) or {}
@@ -190,15 +179,24 @@ def save_states(
     Raises:
         TrainingError: a state is not finite; the others are saved.
     """
-    failure = None
-    for unit, state, of_epoch in zip(units, states, begun, strict=True):
+
+    def save(unit: Unit, state: TrainState, of_epoch: Begun | None) -> None:
         if int(state.step) > tickets.latest_step(unit.state):
-            try:
-                run.save_state(unit, unit.state, state, of_epoch)
-            except TrainingError as error:
-                failure = failure or error
-    if failure is not None:
-        raise failure
+            run.save_state(unit, unit.state, state, of_epoch)
+
+    _for_each(save, zip(units, states, begun, strict=True))
+
+
+def _for_each(action: Callable[..., None], arguments: Iterable[tuple[Any, ...]]) -> None:
+    """Does it for each, and raises the first TrainingError at the end."""
+    failures = []
+    for each in arguments:
+        try:
+            action(*each)
+        except TrainingError as error:
+            failures.append(error)
+    if failures:
+        raise failures[0]
 
 
 def _from_first(action: Callable[[], PyTree], like: PyTree) -> PyTree:
@@ -297,8 +295,7 @@ def _of(values: Any, replicate: int) -> float:
 
 
 def _check_finite(loss: Any, report: EpochReport) -> None:
-    if not np.isfinite(loss).all():
-        at = int(np.argmin(np.isfinite(loss)))
+    if (at := first_not_finite(loss)) is not None:
         raise TrainingError(
             f"the test loss is {_of(loss, at)} after step {report.step} (learning rate "
             f"{report.learning_rate:g}); weights or BatchNorm statistics are not finite",

@@ -21,7 +21,6 @@ import re
 import zlib
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -51,6 +50,7 @@ from lottery_jax.rundir import (
     rewind_dir,
     tidy,
     units,
+    versions,
     write_curve,
 )
 from lottery_jax.scores import OWN_ROUNDS, SCORES, Subject
@@ -59,6 +59,9 @@ from lottery_jax.train import Start, TrainState, state_of
 from lottery_jax.units import Keys, Run, Training, keep_ticket, warn_of_collapse
 
 PyTree = Any
+
+# Ways to draw in which a level is drawn from the one before, and not from the dense network.
+_FROM_BEFORE = ("iterative", "init_nested")
 
 
 def run_ladder(
@@ -125,8 +128,7 @@ def _what_must_be_alike(config: ConfigDict) -> str:
     """A hash of what has to be the same in all processes; where things are may differ."""
     own = re.compile(r"data\.(dir|workers)|source|wandb\..*")
     values = {k: v for k, v in configuration.flatten(config).items() if not own.fullmatch(k)}
-    versions = [version(name) for name in ("lottery_jax", "jax", "jaxlib")]
-    return hashlib.sha256(repr((values, versions)).encode()).hexdigest()
+    return hashlib.sha256(repr((values, versions(config))).encode()).hexdigest()
 
 
 def finished(config: ConfigDict, workdir: Path, console: Console) -> list[Row]:
@@ -329,7 +331,7 @@ def level_mask(
         return mask
     if level == 0:
         return masks.dense(origin.variables["params"])
-    from_before = setup.config.ladder.draw in ("iterative", "init_nested")
+    from_before = setup.config.ladder.draw in _FROM_BEFORE
     unit = run.unit(seed, level - 1 if from_before else 0)
     parent = at_hand[unit] if unit in at_hand else tickets.load_ticket(unit.ticket)
     return draw_mask(run, level, parent, origin, keys)
@@ -341,7 +343,7 @@ def draw_mask(run: Run, level: int, parent: Ticket, origin: Origin, keys: Keys) 
     The parent is the ticket of the level before, or the dense one.
     """
     setup, ladder = run.setup, run.setup.config.ladder
-    from_before = ladder.draw in ("iterative", "init_nested")
+    from_before = ladder.draw in _FROM_BEFORE
     at_start = ladder.draw in ("init", "init_nested")
     variables = parent.variables if at_start else parent.trained_variables
     size = ladder.score_batch_size or setup.config.train.batch_size

@@ -28,8 +28,8 @@ from typing import TYPE_CHECKING, NoReturn
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from lottery_jax import signals
-from lottery_jax.config import misspelt_override, validate
+from lottery_jax import machine, signals
+from lottery_jax.config import cannot_load, misspelt_override, returned_by, validate
 from lottery_jax.errors import ConfigError, LotteryError, one_line
 
 if TYPE_CHECKING:
@@ -70,22 +70,14 @@ def _parse_flags(argv: list[str]) -> list[str]:
         _check_processes()
         if _WORKDIR.value == "":
             raise ConfigError("--workdir: is empty; name a directory, or leave it out")
-        config = _CONFIG.value
-        # A file that can't be loaded raises only when an attribute is asked for.
-        if not hasattr(config, "keys") or not isinstance(config, ConfigDict):
-            raise ConfigError(
-                f"--config: get_config() in {_config_file(argv)} must return a ConfigDict, such as "
-                f"default_config(), and not {type(config).__name__}"
-            )
-        validate(config)  # before JAX is imported, which takes longer
+        returned_by(_config_file(argv), _CONFIG.value)  # before JAX is imported, which takes longer
     except LotteryError as error:
         _fail(str(error))
     except flags.Error as error:
-        # Of what a config file raises, the flags' message quotes the whole traceback.
         text = str(error)
-        _fail(f"{_cannot_load(argv)}: {_last_line(error)}" if "Traceback" in text else text)
+        _fail(cannot_load(_config_file(argv), error) if "Traceback" in text else text)
     except Exception as error:  # a config file may raise anything
-        _fail(f"{_cannot_load(argv)}: {type(error).__name__}: {_last_line(error)}")
+        _fail(cannot_load(_config_file(argv), error))
     return rest
 
 
@@ -106,10 +98,6 @@ def _check_processes() -> None:
         raise ConfigError(f"--coordinator: {_COORDINATOR.value!r} is not HOST:PORT")
 
 
-def _cannot_load(argv: list[str]) -> str:
-    return f"--config: can't be loaded: {_config_file(argv)}"
-
-
 def _config_file(argv: list[str]) -> str:
     """What the last --config=FILE or --config FILE names."""
     found = ""
@@ -118,11 +106,6 @@ def _config_file(argv: list[str]) -> str:
         if flag in ("--config", "-config"):
             found = value if equals else following
     return found or "no file is named"
-
-
-def _last_line(error: BaseException) -> str:
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return lines[-1].strip() if lines else "no more is said"
 
 
 def _say(message: str) -> None:
@@ -155,9 +138,7 @@ def set_up_process(config: ConfigDict) -> None:
     if not asked_for and "JAX_NUM_CPU_DEVICES" not in os.environ:
         devices = cpu_devices(
             len(config.seeds),
-            len(os.sched_getaffinity(0))
-            if hasattr(os, "sched_getaffinity")
-            else os.cpu_count() or 1,
+            len(machine.cores()),
             dense=config.model.name in DENSE,
             together=config.train.together,
         )
@@ -216,7 +197,7 @@ def _main(argv: list[str]) -> None:
         if not processes.is_loss(error):
             processes.ending()
             raise
-        processes.leave_alone(error)
+        processes.leave_after_loss(error)
     except KeyboardInterrupt as interrupt:
         if processes.is_first():
             print("stopped; run the same command again to resume", file=sys.stderr)

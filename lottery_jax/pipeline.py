@@ -94,10 +94,7 @@ def put(mesh: Mesh, tree: PyTree, spec: PartitionSpec | None = None) -> PyTree:
 
 
 def fetch(tree: PyTree) -> PyTree:
-    """The tree as NumPy arrays; all processes must ask for it, and all get it.
-
-    When this returns, all devices of this process are done with what made it.
-    """
+    """The tree as NumPy arrays; all processes must ask for it, and all get it."""
 
     def whole(a: Any) -> Any:
         elsewhere = isinstance(a, jax.Array) and not (
@@ -105,7 +102,7 @@ def fetch(tree: PyTree) -> PyTree:
         )
         return multihost_utils.process_allgather(a, tiled=True) if elsewhere else a
 
-    return jax.device_get(jax.tree.map(whole, jax.block_until_ready(tree)))
+    return jax.device_get(jax.tree.map(whole, tree))
 
 
 def check_batch(batch_size: int, devices: int, examples: int) -> None:

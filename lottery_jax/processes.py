@@ -7,7 +7,6 @@ whether that went well (`on_first`). With one process all of this is a plain cal
 
 from __future__ import annotations
 
-import functools
 import itertools
 import os
 import signal
@@ -16,13 +15,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, NoReturn, TypeVar
+from typing import NoReturn, TypeVar
 
 import jax
 import numpy as np
 from flax import serialization
 from jax.experimental import multihost_utils
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from lottery_jax.errors import (
     ConfigError,
@@ -34,7 +32,6 @@ from lottery_jax.errors import (
 )
 from lottery_jax.signals import Terminated, handled_elsewhere, postponed
 
-PyTree = Any
 T = TypeVar("T")
 
 # Of a process whose run was ended by the loss of another; sysexits.h's for a passing failure.
@@ -105,7 +102,7 @@ def from_first(action: Callable[[], T]) -> T:
         result.append(action())
         return serialization.msgpack_serialize({"result": result[0], "failure": None})
 
-    told_by_first, failure = _attempt(packed) if is_first() else (b"", None)
+    told_by_first, failure = _attempt(packed) if is_first() else (None, None)
     if failure is not None:
         described = {"kind": type(failure).__name__, "says": str(failure)}
         told_by_first = serialization.msgpack_serialize({"result": None, "failure": described})
@@ -133,7 +130,7 @@ def everywhere(action: Callable[[], T]) -> T:
     if not are_several():
         return action()
     result, failure = _attempt(action)
-    failed = _gather(np.int32(failure is not None))
+    failed = multihost_utils.process_allgather(np.array(failure is not None))
     if not failed.any():
         return result  # type: ignore[return-value]
     _ending.set()
@@ -145,15 +142,14 @@ def everywhere(action: Callable[[], T]) -> T:
 
 
 def check_same(value: str, what: str) -> None:
-    """Checks that all processes have the same text, such as a hash.
+    """Checks that all processes have the same hash, or another text of one length.
 
     Raises:
         DataError: they don't; names the processes.
     """
     if not are_several():
         return
-    mine = np.frombuffer(value.encode(), np.uint8)
-    all_of_them = _gather(mine)
+    all_of_them = multihost_utils.process_allgather(np.frombuffer(value.encode(), np.uint8))
     differ = [i for i, other in enumerate(all_of_them) if not np.array_equal(other, all_of_them[0])]
     if differ:
         raise DataError(f"{what} of process {differ[0]} differ from those of process 0")
@@ -185,7 +181,7 @@ def finish() -> None:
     The first process, which all are connected to, then waits until they have left.
     """
     if are_several():
-        _gather(np.int32(0))
+        multihost_utils.sync_global_devices("finished")
         _ending.set()
         if is_first():
             _left.wait(timeout=HEARTBEAT)
@@ -214,7 +210,7 @@ def is_loss(error: Exception) -> bool:
     return are_several() and any(sign in str(error).lower() for sign in signs)
 
 
-def leave_alone(error: Exception) -> NoReturn:
+def leave_after_loss(error: Exception) -> NoReturn:
     """Ends the process after the loss of another."""
     print(
         f"error: another process of this run has ended or can't be reached ({one_line(error, 200)}); "
@@ -233,46 +229,16 @@ def _attempt(action: Callable[[], T]) -> tuple[T | None, Exception | None]:
 
 def _broadcast(packed: bytes) -> bytes:
     """The first process's bytes, whatever the others give."""
-    low = _CHUNK - 1
-    parts, rest = _gather(np.array([len(packed) // _CHUNK, len(packed) & low], np.int32))[0]
+    size = np.array(divmod(len(packed), _CHUNK), np.int32)
+    whole, rest = map(int, multihost_utils.broadcast_one_to_all(size))
     # Chunks of one size and then a power of two, so that few programs are compiled for it.
-    sizes = [_CHUNK] * int(parts) + [1 << max(int(rest) - 1, 1).bit_length()]
     received = bytearray()
-    for size in sizes:
-        buffer = np.zeros(size, np.uint8)
-        if is_first():
-            piece = packed[len(received) : len(received) + size]
-            buffer[: len(piece)] = np.frombuffer(piece, np.uint8)
-        received += _sum(buffer).tobytes()
-    return bytes(received[: int(parts) * _CHUNK + int(rest)])
-
-
-def _gather(value: np.generic | np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """The values of all processes, along a new first axis."""
-    mine = np.zeros((jax.process_count(), *np.shape(value)), np.asarray(value).dtype)
-    mine[jax.process_index()] = value
-    return _sum(mine)
-
-
-def _sum(value: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """The sum of the processes' arrays, which have the same shape.
-
-    When this returns, all devices of this process are done with it. (On CPUs the collectives of two
-    programs that run at the same time can take each other's messages.)
-    """
-    devices = np.array(jax.devices()).reshape(jax.process_count(), -1)
-    mesh = Mesh(devices, ("process", "device"))
-    local = multihost_utils.host_local_array_to_global_array(
-        value[None], mesh, PartitionSpec("process")
-    )
-    return np.asarray(jax.block_until_ready(_total(mesh)(local)).addressable_data(0))
-
-
-@functools.cache
-def _total(mesh: Mesh) -> Callable[[jax.Array], jax.Array]:
-    return jax.jit(
-        lambda a: a.sum(0, dtype=a.dtype), out_shardings=NamedSharding(mesh, PartitionSpec())
-    )
+    for length in [_CHUNK] * whole + [1 << max(rest - 1, 1).bit_length()]:
+        piece = np.zeros(length, np.uint8)
+        own = packed[len(received) : len(received) + length]
+        piece[: len(own)] = np.frombuffer(own, np.uint8)
+        received += np.asarray(multihost_utils.broadcast_one_to_all(piece)).tobytes()
+    return bytes(received[: whole * _CHUNK + rest])
 
 
 def _watch(devices: list[jax.Device]) -> None:
@@ -285,4 +251,4 @@ def _watch(devices: list[jax.Device]) -> None:
             if _ending.wait(1):
                 _left.set()
                 return
-            leave_alone(error)
+            leave_after_loss(error)

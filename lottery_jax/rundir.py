@@ -165,7 +165,7 @@ def is_finished(workdir: Path, config: ConfigDict) -> bool:
 
 
 def _check_versions(workdir: Path, record: dict[str, Any]) -> None:
-    there, here = record.get("versions"), _versions(record["config"])
+    there, here = record.get("versions"), versions(record["config"])
     if not isinstance(there, dict):
         raise ConfigError(f"{workdir}: config.json does not say which versions made it")
     if differ := [
@@ -236,7 +236,7 @@ def record_config(workdir: Path, config: ConfigDict, data_sha256: str | None = N
         "fingerprint": configuration.fingerprint(config),
         "source_fingerprint": source_fingerprint(config),
         "data_sha256": data_sha256,
-        "versions": _versions(config),
+        "versions": versions(config),
         "git_commit": _git_commit(),
     }
     _write_record(workdir, record)
@@ -246,7 +246,7 @@ def record_versions(workdir: Path) -> None:
     """Adds the versions that go on with a run to config.json's `resumed_with`, if they are others."""
     record = _record(workdir)
     known = [record.get("versions"), *record.get("resumed_with", [])]
-    here = _versions(record["config"])
+    here = versions(record["config"])
     if here not in known:
         _write_record(workdir, {**record, "resumed_with": [*known[1:], here]})
 
@@ -255,7 +255,8 @@ def _write_record(workdir: Path, record: dict[str, Any]) -> None:
     write_text(workdir / "config.json", json.dumps(record, indent=1) + "\n")
 
 
-def _versions(config: Mapping[str, Any]) -> dict[str, str]:
+def versions(config: Mapping[str, Any]) -> dict[str, str]:
+    """Of this package and of those whose versions may change what a run of this config computes."""
     known = BUILT_IN.get(config["data"]["name"])
     streamed = _READ_WITH if known and known.streamed else ()
     return {name: version(name) for name in (*_COMPUTED_WITH, *streamed, "orbax-checkpoint")}

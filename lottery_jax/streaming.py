@@ -28,7 +28,7 @@ from typing import Any
 
 import numpy as np
 
-from lottery_jax import datasets, tfds_source
+from lottery_jax import datasets, machine, tfds_source
 from lottery_jax.errors import ConfigError, DataError, choose, describe_unknown, one_line
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -503,8 +503,7 @@ def _batches(
     chunks = _Chunks(examples, steps, batch_size, process, own, parts)
     if not len(chunks):
         return
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    cores = cores or 1
+    cores = len(machine.cores())
     workers = min(cores if workers < 0 else workers, len(chunks))
     threads = grain.ReadOptions(
         num_threads=0 if workers else cores, prefetch_buffer_size=0 if workers else 4 * cores

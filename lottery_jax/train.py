@@ -481,8 +481,7 @@ def fit(
         seconds = time.perf_counter() - began
         images_per_s = int(np.ravel(seen.count)[0]) / seconds
         rate = float(program.schedule(jnp.int32(step - 1)))
-        if not np.isfinite(loss).all():
-            at = int(np.argmin(np.isfinite(loss)))
+        if (at := first_not_finite(loss)) is not None:
             raise TrainingError(
                 f"the training loss is {np.ravel(loss)[at]} in the epoch that ends at step {step} "
                 f"(learning rate {rate:g}); {LOWER_RATE}",
@@ -492,6 +491,12 @@ def fit(
             report = EpochReport(step // per_epoch, step, loss, rate, images_per_s, seconds)
             on_epoch(state, report)
     return state
+
+
+def first_not_finite(loss: Any) -> int | None:
+    """Which replicate's loss, of one or an array of several, is infinite or no number, if any is."""
+    (which,) = np.nonzero(~np.isfinite(np.atleast_1d(loss)))
+    return int(which[0]) if len(which) else None
 
 
 def _fed(

@@ -207,9 +207,9 @@ def test_a_network_may_fill_the_memory_and_not_more(monkeypatch, optimizer, byte
     least = bytes_each * weights + (4 if optimizer == "adam" else 0)
     config = default_config()
     config.optimizer.name = optimizer
-    monkeypatch.setattr("lottery_jax.memory.of_this_machine", lambda: least)
+    monkeypatch.setattr("lottery_jax.machine.memory", lambda: least)
     assert set_up(config).end_step == 220
-    monkeypatch.setattr("lottery_jax.memory.of_this_machine", lambda: least - 1)
+    monkeypatch.setattr("lottery_jax.machine.memory", lambda: least - 1)
     with pytest.raises(ConfigError, match="config.model.width: 1 makes .* of 50,610 weights"):
         set_up(config)
 

@@ -192,7 +192,7 @@ def test_what_does_not_fit_into_memory_is_refused(tmp_path, monkeypatch):
     arrays = some_arrays()  # 20 + 10 images of 36 bytes, with labels of 8
     write_npz(tmp_path / "mine.npz", arrays)
     for memory, fits in ((30 * 44 + 4 * 128, True), (30 * 44 + 4 * 128 - 1, False)):
-        monkeypatch.setattr("lottery_jax.memory.of_this_machine", lambda memory=memory: memory)
+        monkeypatch.setattr("lottery_jax.machine.memory", lambda memory=memory: memory)
         if fits:
             assert load_dataset("mine", tmp_path, input_shape=(6, 6, 1)).image_shape == (6, 6, 1)
             with pytest.raises(DataError, match="input_shape: 30 images of .60, 1, 3. take"):

@@ -80,7 +80,6 @@ def test_asked_to_stop_all_stop_at_the_same_step_and_one_process_can_go_on(tmp_p
     workdir = tmp_path / "run"
     processes = start_processes(workdir, together, devices(cache, 1), tmp_path)
     runs.wait_for_lines(processes[0], workdir, 2)
-    time.sleep(0.05)
     processes[1].send_signal(signal.SIGTERM)
     assert ends(processes) == [143, 143], said(workdir, tmp_path, 0)
     assert "stopped; run the same command again to resume" in said(workdir, tmp_path, 0)

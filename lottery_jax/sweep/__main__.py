@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.live import Live
 
-from lottery_jax import signals
+from lottery_jax import machine, signals
 from lottery_jax.config import misspelt_override
 from lottery_jax.errors import CommandParser, ConfigError, exit_status, one_line
 
@@ -153,7 +153,7 @@ def _run(args: argparse.Namespace, overrides: Sequence[str]) -> list[str]:
 
     gpus = [gpu for gpu in args.gpus.split(",") if gpu]
     at_once = args.at_once or (
-        _AT_ONCE_SLURM if args.cluster == "slurm" else len(gpus) or min(2, os.cpu_count() or 1)
+        _AT_ONCE_SLURM if args.cluster == "slurm" else len(gpus) or min(2, len(machine.cores()))
     )
     if gpus and at_once > len(gpus):
         raise ConfigError(f"--gpus: {len(gpus)} for {at_once} runs at once; name one for each")
@@ -226,9 +226,9 @@ def _cores(args: argparse.Namespace, workdir: Path, at_once: int) -> int:
         raise ConfigError(f"--cores: {args.cores} is not 0 or more")
     if args.cluster == "slurm" and args.cores:
         raise ConfigError("--cores: is for local runs; on SLURM say --slurm=cpus_per_task=N")
-    if args.cluster == "slurm" or not hasattr(os, "sched_getaffinity"):
+    if args.cluster == "slurm" or not hasattr(os, "sched_setaffinity"):
         return 0
-    there = len(os.sched_getaffinity(0))
+    there = len(machine.cores())
     cores = max(1, there // at_once) if args.cores is None else args.cores
     return cores if cores < there else 0
 

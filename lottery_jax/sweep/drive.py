@@ -13,6 +13,7 @@ import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
 
+from lottery_jax import machine
 from lottery_jax.signals import postponed
 from lottery_jax.sweep import states
 from lottery_jax.sweep.attempts import (
@@ -51,8 +52,8 @@ def share(number: int, cores: int, gpus: Sequence[str] = ()) -> Slots:
 
     Neighbouring jobs share cores only where there are too few.
     """
-    there = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-    if not cores or not there or cores >= len(there):
+    there = machine.cores()
+    if not cores or cores >= len(there):
         return Slots(number, (), tuple(gpus))
     groups = tuple(
         tuple(sorted(there[(i * cores + k) % len(there)] for k in range(cores)))

@@ -19,7 +19,15 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from lottery_jax import matrix
-from lottery_jax.config import default_config, fingerprint, flatten, misspelt_override, validate
+from lottery_jax.config import (
+    cannot_load,
+    default_config,
+    fingerprint,
+    flatten,
+    misspelt_override,
+    returned_by,
+    validate,
+)
 from lottery_jax.errors import ConfigError, LotteryError, one_line
 
 # Beside the runs in a sweep's directory.
@@ -127,24 +135,16 @@ def load_config(file: str, overrides: Mapping[str, str]) -> ConfigDict:
         with warnings.catch_warnings():  # ml_collections loads files in a way that Python warns of
             warnings.simplefilter("ignore", DeprecationWarning)
             values(argv)
-        config = values["config"].value
-        if not hasattr(config, "keys") or not isinstance(config, ConfigDict):
-            raise ConfigError(f"--config: get_config() in {file} must return a ConfigDict")
-        return validate(config)
+        return returned_by(file, values["config"].value)
     except LotteryError:
         raise
     except flags.IllegalFlagValueError as error:
         text = one_line(error)
         if "Traceback" not in text:
             raise ConfigError(text.removeprefix("flag --")) from error
-        raise ConfigError(_cannot_load(file, error)) from error
+        raise ConfigError(cannot_load(file, error)) from error
     except Exception as error:  # a config file may raise anything
-        raise ConfigError(_cannot_load(file, error)) from error
-
-
-def _cannot_load(file: str, error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"--config: can't be loaded: {file}: {lines[-1] if lines else type(error).__name__}"
+        raise ConfigError(cannot_load(file, error)) from error
 
 
 def _as_flag(key: str, value: str) -> str:

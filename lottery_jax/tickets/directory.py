@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import tensorstore
 
-from lottery_jax import memory
+from lottery_jax import machine
 from lottery_jax.errors import TicketError
 from lottery_jax.tickets.ticket import parse_json
 
@@ -90,10 +90,10 @@ def check_room(where: Path, expected: PyTree, on_disk: int) -> None:
     needed = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(expected))
     if needed > _MOST_BYTES_OF_A_BYTE * on_disk:
         raise TicketError(f"{where}: has {on_disk} bytes, too few for the {needed} of its arrays")
-    if needed > memory.of_this_machine():
+    if needed > machine.memory():
         raise TicketError(
-            f"{where}: its arrays take {memory.in_words(needed)}, this machine has "
-            f"{memory.in_words(memory.of_this_machine())} of memory"
+            f"{where}: its arrays take {machine.in_words(needed)}, this machine has "
+            f"{machine.in_words(machine.memory())} of memory"
         )
 
 

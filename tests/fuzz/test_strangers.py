@@ -15,7 +15,7 @@ import pytest
 import tensorstore
 from safetensors.numpy import save_file
 
-from lottery_jax import masks, memory, tickets
+from lottery_jax import machine, masks, tickets
 from lottery_jax.errors import TicketError
 from lottery_jax.tickets import is_portable, pickles, pytorch, store
 from lottery_jax.tickets.__main__ import main
@@ -160,7 +160,7 @@ def test_a_kilobyte_can_not_ask_for_gigabytes(path, monkeypatch):
 
 
 def test_arrays_have_to_fit_the_memory(path, monkeypatch):
-    monkeypatch.setattr(memory, "of_this_machine", lambda: 1000)
+    monkeypatch.setattr(machine, "memory", lambda: 1000)
     refused(path, r"its arrays take 0.0 GB, this machine has 0.0 GB of memory")
 
 
