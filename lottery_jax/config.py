@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import math
 import re
@@ -12,6 +13,7 @@ from typing import Any
 from ml_collections import ConfigDict, FieldReference
 
 from lottery_jax.errors import ConfigError, describe_unknown
+from lottery_jax.files import URL, local_path
 
 
 def default_config() -> ConfigDict:
@@ -297,6 +299,9 @@ def flatten(config: ConfigDict) -> dict[str, Any]:
     return dict(walk(config, ""))
 
 
+_DEFAULTS = flatten(default_config())
+
+
 def validate(config: ConfigDict) -> ConfigDict:
     """A locked copy of `config` in its normal form, with every value checked.
 
@@ -323,6 +328,9 @@ def validate(config: ConfigDict) -> ConfigDict:
             raise ConfigError(f"config.{key}: {value!r} is not {text}")
         if key in _CHOICES and value not in _CHOICES[key]:
             raise ConfigError(describe_unknown(f"config.{key}", value, _CHOICES[key]))
+    for key in ("data.dir", "source"):
+        if URL.match(flat[key]):
+            flat[key] = str(local_path(flat[key], f"config.{key}"))
     _check_transfer(flat)
     if sparsities := flat["ladder.sparsities"]:
         if list(sparsities) != sorted(sparsities):
@@ -438,6 +446,32 @@ def cannot_load(file: str, error: Exception) -> str:
     # The library's own message quotes the whole traceback, whose last line names the error.
     kind = "" if "Traceback" in str(error) else f"{type(error).__name__}: "
     return f"--config: can't be loaded: {file}: {kind}{said}"
+
+
+def with_last_overrides(arguments: list[str]) -> list[str]:
+    """Return the arguments without the earlier ones of a key that is given twice: the last one wins.
+
+    For most keys the library that parses flags does so itself; of tuples it would keep the values
+    of both.
+
+    >>> with_last_overrides(["main", "--config.seeds=0,1", "--config.seeds", "5", "--workdir=x"])
+    ['main', '--config.seeds', '5', '--workdir=x']
+    """
+    kept: dict[int, list[str]] = {}
+    last: dict[str, int] = {}
+    rest = iter(enumerate(arguments))
+    for i, argument in rest:
+        kept[i] = [argument]
+        flag, equals, _ = argument.partition("=")
+        key = re.sub("^--?config[.]", "", flag)
+        if key == flag or not isinstance(_DEFAULTS.get(key), tuple):
+            continue
+        if not equals:
+            kept[i] += [value for _, value in itertools.islice(rest, 1)]
+        if key in last:
+            del kept[last[key]]
+        last[key] = i
+    return [argument for group in kept.values() for argument in group]
 
 
 def misspelt_override(argument: str) -> str | None:

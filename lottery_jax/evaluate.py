@@ -12,14 +12,16 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from lottery_jax import masks
+from lottery_jax import masks, settings
 from lottery_jax.errors import CommandParser, DataError, exit_status
 from lottery_jax.feeding import Feed, open_data
+from lottery_jax.files import path_argument
 from lottery_jax.pipeline import make_mesh, make_prepare, put
 from lottery_jax.tickets import Ticket, load_ticket, model_of
 from lottery_jax.train import Measured, compiled, evaluate, make_eval_pass
 
 
+@settings.fixed()
 def evaluate_ticket(
     ticket: Ticket, data_dir: str | Path = "", *, data: str = "", batch_size: int = 256
 ) -> Measured:
@@ -75,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="python -m lottery_jax.evaluate",
         description="Print the fraction of pruned weights and the test accuracy of a ticket.",
     )
-    parser.add_argument("--ticket", required=True, type=Path, help="a ticket directory")
+    parser.add_argument("--ticket", required=True, type=path_argument, help="a ticket directory")
     parser.add_argument(
         "--data_dir", default="", help="default: $TFDS_DATA_DIR or ~/tensorflow_datasets"
     )

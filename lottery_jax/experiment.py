@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
@@ -22,6 +21,7 @@ from lottery_jax.controls import CONTROLS
 from lottery_jax.datasets import Dataset
 from lottery_jax.errors import ConfigError, choose
 from lottery_jax.feeding import Feed, open_data
+from lottery_jax.files import local_path
 from lottery_jax.models import DENSE, build_model, init_variables, layer_names
 from lottery_jax.optim import make_optimizer, make_schedule
 from lottery_jax.pipeline import Batches, Cover, Split, find_devices, make_mesh
@@ -265,7 +265,7 @@ def _open_source(config: ConfigDict) -> transfer.Source | None:
     if not config.source:
         return None
     found = processes.from_first(opened)
-    workdir = Path(config.source).expanduser()
+    workdir = local_path(config.source, "config.source")
     return transfer.Source(workdir, configuration.from_json(found["config"]), found["metadata"])
 
 

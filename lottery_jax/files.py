@@ -1,7 +1,8 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and the places that users name for them."""
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import os
 import re
@@ -11,8 +12,54 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
+from lottery_jax.errors import ConfigError
 from lottery_jax.signals import postponed
+
+# One letter before a colon is a drive of Windows; `Path` makes one slash of two.
+URL = re.compile(r"(?P<scheme>[A-Za-z][\w+.-]+):/")
+
+
+def local_path(place: str | os.PathLike[str], what: str = "") -> Path:
+    """Return the path that a user names: `~` is expanded, `file://` is the path that it means.
+
+    Args:
+        place: as the user gave it.
+        what: the flag or the key that it is the value of, for messages.
+
+    Raises:
+        ConfigError: it is a URL of another kind, or `~somebody` whom the system does not know.
+
+    >>> local_path("file:///tmp/a%20run").as_posix(), local_path("runs/s3").as_posix()
+    ('/tmp/a run', 'runs/s3')
+    >>> local_path("gs://bucket/run", "--workdir")
+    Traceback (most recent call last):
+    lottery_jax.errors.ConfigError: --workdir: gs://bucket/run is a URL of gs; ...
+    """
+    text = os.fspath(place)
+    said = f"{what}: {text}" if what else text
+    if match := URL.match(text):
+        url = urlsplit(text)
+        if match["scheme"].lower() != "file" or url.netloc not in ("", "localhost"):
+            raise ConfigError(
+                f"{said} is a URL of {match['scheme']}; name a local path: mount what is there, or "
+                "copy it (docs/reliability.md)"
+            )
+        return Path(url2pathname(url.path))
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise ConfigError(f"{said}: {error}") from error
+
+
+def path_argument(text: str) -> Path:
+    """Return `local_path` of a command's argument; for argparse, which says which argument it is."""
+    try:
+        return local_path(text)
+    except ConfigError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 @contextmanager

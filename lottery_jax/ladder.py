@@ -30,10 +30,11 @@ from ml_collections import ConfigDict
 from rich.console import Console
 
 from lottery_jax import config as configuration
-from lottery_jax import drawing, logs, masks, processes, tickets, transfer
+from lottery_jax import drawing, logs, masks, processes, settings, tickets, transfer
 from lottery_jax.controls import CONTROLS, FROM_REWIND_POINT, Substitutes
 from lottery_jax.errors import ConfigError
 from lottery_jax.experiment import counts_at, resolve, set_up
+from lottery_jax.files import local_path
 from lottery_jax.groups import batched, train_all
 from lottery_jax.lock import locked
 from lottery_jax.logs import WINNING
@@ -64,6 +65,7 @@ PyTree = Any
 _FROM_BEFORE = ("iterative", "init_nested")
 
 
+@settings.fixed()
 def run_ladder(
     config: ConfigDict,
     workdir: str | Path,
@@ -93,13 +95,13 @@ def run_ladder(
     config = resolve(config)
     if config.transfer.sources:
         raise ConfigError("config.transfer.sources: a matrix of ladders is run by run_matrix")
-    workdir = Path(workdir)
+    workdir = local_path(workdir, "workdir")
     # In a notebook too: plain lines, which a notebook shows as one block of text.
     console = console or Console(soft_wrap=True, force_jupyter=False)
     processes.on_first(lambda: check_workdir(workdir, config, other_versions=other_versions))
     if processes.from_first(lambda: is_finished(workdir, config)):
         return processes.from_first(lambda: finished(config, workdir, console))
-    processes.check_same(_what_must_be_alike(config), "the config or the versions")
+    processes.check_same(_what_must_be_alike(config), "the config, the versions or the settings")
     setup = processes.everywhere(lambda: set_up(config, devices))
     data_sha256 = processes.everywhere(lambda: setup.data_sha256)
     processes.check_same(data_sha256, f"the data {setup.dataset.name}")
@@ -128,7 +130,9 @@ def _what_must_be_alike(config: ConfigDict) -> str:
     """A hash of what has to be the same in all processes; where things are may differ."""
     own = re.compile(r"data\.(dir|workers)|source|wandb\..*")
     values = {k: v for k, v in configuration.flatten(config).items() if not own.fullmatch(k)}
-    return hashlib.sha256(repr((values, versions(config))).encode()).hexdigest()
+    return hashlib.sha256(
+        repr((values, versions(config), settings.recorded())).encode()
+    ).hexdigest()
 
 
 def finished(config: ConfigDict, workdir: Path, console: Console) -> list[Row]:

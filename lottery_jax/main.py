@@ -28,8 +28,14 @@ from typing import TYPE_CHECKING, NoReturn
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from lottery_jax import machine, signals
-from lottery_jax.config import cannot_load, misspelt_override, returned_by, validate
+from lottery_jax import files, machine, signals
+from lottery_jax.config import (
+    cannot_load,
+    misspelt_override,
+    returned_by,
+    validate,
+    with_last_overrides,
+)
 from lottery_jax.errors import ConfigError, LotteryError, one_line
 
 if TYPE_CHECKING:
@@ -62,7 +68,7 @@ def _parse_flags(argv: list[str]) -> list[str]:
         if message := misspelt_override(argument):
             _fail(message)
     try:
-        rest: list[str] = flags.FLAGS(argv)
+        rest: list[str] = flags.FLAGS(with_last_overrides(argv))
         if len(rest) > 1:
             raise ConfigError(f"unexpected argument {rest[1]!r}; flags start with --")
         if not flags.FLAGS["config"].present:
@@ -177,7 +183,7 @@ def _main(argv: list[str]) -> None:
         config = resolve(_CONFIG.value)
         config_file = config_flags.get_config_filename(flags.FLAGS["config"])
         default = default_workdir(config_file, configuration.fingerprint(config))
-        workdir = _expanded(_WORKDIR.value or default)
+        workdir = files.local_path(_WORKDIR.value or default, "--workdir")
         console = Console(soft_wrap=True, quiet=not processes.is_first())
         run = run_matrix if config.transfer.sources else run_ladder
         run(config, workdir, console=console, other_versions=_OTHER_VERSIONS.value)
@@ -207,17 +213,10 @@ def _main(argv: list[str]) -> None:
 def _report(workdir: Path, console: Console) -> None:
     from lottery_jax.report import closing_table, write_report
 
-    files = write_report([workdir])
+    written = write_report([workdir])
     console.print(closing_table([workdir]))
-    for file in files:
+    for file in written:
         console.print(str(file), markup=False, highlight=False)
-
-
-def _expanded(workdir: str | Path) -> Path:
-    try:
-        return Path(workdir).expanduser()
-    except RuntimeError as error:  # ~somebody, whom the system does not know
-        raise ConfigError(f"--workdir: {workdir}: {error}") from error
 
 
 def _said_by_the_system(error: OSError) -> str:

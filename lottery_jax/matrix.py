@@ -18,15 +18,17 @@ import jax
 from ml_collections import ConfigDict
 from rich.console import Console
 
-from lottery_jax import processes, transfer
+from lottery_jax import processes, settings, transfer
 from lottery_jax.config import validate
 from lottery_jax.errors import ConfigError
 from lottery_jax.experiment import resolve, set_up
+from lottery_jax.files import local_path
 from lottery_jax.ladder import run_ladder
 from lottery_jax.lock import locked
 from lottery_jax.rundir import check_workdir, record_config
 
 
+@settings.fixed()
 def run_matrix(
     config: ConfigDict,
     workdir: str | Path,
@@ -48,7 +50,7 @@ def run_matrix(
         ConfigError, DataError: before anything is written.
         TrainingError, OSError, KeyboardInterrupt: as `run_ladder`; what was completed is kept.
     """
-    config, workdir = resolve(config), Path(workdir)
+    config, workdir = resolve(config), local_path(workdir, "workdir")
     console = console or Console(soft_wrap=True, force_jupyter=False)
     if not config.transfer.sources:
         raise ConfigError("config.transfer.sources: a matrix needs at least one source")

@@ -147,7 +147,8 @@ def put_stacked(mesh: Mesh, trees: Sequence[PyTree], size: int) -> PyTree:
 
 def stack_keys(keys: Sequence[jax.Array], size: int) -> jax.Array:
     """`stack` for typed PRNG keys."""
-    return jax.random.wrap_key_data(stack([jax.random.key_data(key) for key in keys], size))
+    data = stack([jax.random.key_data(key) for key in keys], size)
+    return jax.random.wrap_key_data(data, impl=jax.random.key_impl(keys[0]))
 
 
 def unstack(tree: PyTree, count: int, size: int) -> list[PyTree]:

@@ -13,10 +13,10 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from lottery_jax import config as configuration
-from lottery_jax import lock, logs, tickets
+from lottery_jax import lock, logs, settings, tickets
 from lottery_jax.datasets import BUILT_IN
 from lottery_jax.errors import ConfigError, DataError
-from lottery_jax.files import is_temporary, remove, temporary_in, write_text
+from lottery_jax.files import is_temporary, local_path, remove, temporary_in, write_text
 from lottery_jax.logs import WINNING
 
 Row = dict[str, Any]
@@ -114,11 +114,12 @@ def check_workdir(workdir: Path, config: ConfigDict, *, other_versions: bool = F
     Args:
         workdir: the run directory.
         config: validated.
-        other_versions: whether a run that other versions of this package or of those it computes
-            with have begun may be gone on with; its results are then of both.
+        other_versions: whether to go on with a run that was begun by other versions of this package
+            or of those it computes with, or under other settings of JAX; its results are then of
+            both.
 
     Raises:
-        ConfigError: it holds something else; names the keys or versions that differ.
+        ConfigError: it holds something else; names the keys, versions or settings that differ.
     """
     if not (workdir / "config.json").is_file():
         if workdir.exists() and (not workdir.is_dir() or any(map(_is_foreign, workdir.iterdir()))):
@@ -141,6 +142,7 @@ def check_workdir(workdir: Path, config: ConfigDict, *, other_versions: bool = F
         )
     if not other_versions and not is_finished(workdir, config):
         _check_versions(workdir, record)
+        _check_settings(workdir, record)
 
 
 def check_data(workdir: Path, data_sha256: str) -> None:
@@ -180,11 +182,27 @@ def _check_versions(workdir: Path, record: dict[str, Any]) -> None:
         )
 
 
+def _check_settings(workdir: Path, record: dict[str, Any]) -> None:
+    there, here = record.get("settings"), settings.recorded()
+    if not isinstance(there, dict):  # a run that began before they were written down has none
+        return
+    if differ := [
+        f"{name}: {there.get(name, 'not set')}, {here.get(name, 'not set')}"
+        for name in sorted({*there, *here})
+        if there.get(name) != here.get(name)
+    ]:
+        raise ConfigError(
+            f"{workdir}: was begun under other settings of JAX (there, here): {'; '.join(differ)}; "
+            "set those (XLA_FLAGS, JAX_* variables), choose another --workdir, or go on with "
+            "--other_versions if numbers of both may stand side by side"
+        )
+
+
 def source_fingerprint(config: ConfigDict) -> str | None:
     """The fingerprint of the run whose tickets are trained; None without a source."""
     if not config.source:
         return None
-    return configuration.fingerprint(read_config(Path(config.source).expanduser()))
+    return configuration.fingerprint(read_config(local_path(config.source, "config.source")))
 
 
 def _is_foreign(path: Path) -> bool:
@@ -224,7 +242,7 @@ def _record(workdir: Path) -> dict[str, Any]:
 
 
 def record_config(workdir: Path, config: ConfigDict, data_sha256: str | None = None) -> None:
-    """Writes config.json, once: the config, its fingerprint, the data's hash, versions, the commit.
+    """Write config.json, once: the config, its fingerprint, the data's hash, versions, settings.
 
     It says what began the run, and stays as it is.
     """
@@ -237,16 +255,19 @@ def record_config(workdir: Path, config: ConfigDict, data_sha256: str | None = N
         "source_fingerprint": source_fingerprint(config),
         "data_sha256": data_sha256,
         "versions": versions(config),
+        "settings": settings.recorded(),
         "git_commit": _git_commit(),
     }
     _write_record(workdir, record)
 
 
 def record_versions(workdir: Path) -> None:
-    """Adds the versions that go on with a run to config.json's `resumed_with`, if they are others."""
+    """Add to config.json's `resumed_with` the versions and settings that go on, if they are others."""
     record = _record(workdir)
     known = [record.get("versions"), *record.get("resumed_with", [])]
-    here = versions(record["config"])
+    here: dict[str, Any] = versions(record["config"])
+    if record.get("settings") not in (None, settings.recorded()):
+        here = {**here, "settings": settings.recorded()}
     if here not in known:
         _write_record(workdir, {**record, "resumed_with": [*known[1:], here]})
 

@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 from lottery_jax import config as configuration
 from lottery_jax import masks, rundir, scores, tickets
 from lottery_jax.errors import ConfigError
+from lottery_jax.files import local_path
 from lottery_jax.logs import WINNING
 from lottery_jax.tickets import Ticket
 
@@ -141,10 +142,10 @@ def open_source(config: ConfigDict) -> Source | None:
 
 
 def _existing(source: str) -> Path:
+    workdir = local_path(source, "config.source")
     try:
-        workdir = Path(source).expanduser()
         there = (workdir / "config.json").is_file()
-    except (OSError, RuntimeError) as error:  # it can't be looked into; ~somebody is nobody
+    except OSError as error:  # it can't be looked into
         raise ConfigError(f"config.source: {source} can't be opened: {error}") from error
     if not there:
         raise ConfigError(

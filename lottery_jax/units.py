@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from lottery_jax import config as configuration
-from lottery_jax import logs, masks, tickets
+from lottery_jax import logs, masks, settings, tickets
 from lottery_jax.errors import TrainingError
 from lottery_jax.experiment import Setup
 from lottery_jax.files import remove
@@ -38,7 +38,7 @@ class Keys(NamedTuple):
     @classmethod
     def of(cls, seed: int) -> Keys:
         """Those of a seed."""
-        return cls(*jax.random.split(jax.random.key(seed), 4))
+        return cls(*jax.random.split(jax.random.key(seed, impl=settings.PRNG), 4))
 
 
 class Run:

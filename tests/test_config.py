@@ -259,3 +259,22 @@ def test_values_that_mean_the_same_share_a_fingerprint():
     one.ladder.rewind, other.ladder.rewind = 0, "0"
     assert fingerprint(validate(one)) == fingerprint(validate(other))
     assert configuration.differing_keys(one, other) == []
+
+
+@pytest.mark.parametrize(
+    "arguments, seeds, controls",
+    [
+        (["--config.seeds=0", "--config.seeds=5"], (5,), ()),
+        (["--config.seeds", "0,1", "-config.seeds=(2,3)"], (2, 3), ()),
+        (["--config.seeds=0,1", "--config.controls=reinit", "--config.controls=init"], (0, 1), ("init",)),
+        (["--config.seeds=4"], (4,), ()),
+    ],
+)  # fmt: skip
+def test_of_a_tuple_given_twice_the_last_one_wins(arguments, seeds, controls):
+    values = flags.FlagValues()
+    holder = config_flags.DEFINE_config_dict("config", default_config(), flag_values=values)
+    values(configuration.with_last_overrides(["main", *arguments]))
+    assert holder.value.seeds == seeds and holder.value.controls == controls
+    # Of others the library itself takes the last one.
+    values(["main", "--config.ladder.levels=3", "--config.ladder.levels=2"])
+    assert holder.value.ladder.levels == 2

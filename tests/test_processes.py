@@ -146,7 +146,8 @@ def test_tasks_of_slurm_find_each_other(tmp_path, cache):
 
 def test_one_process_of_one_stops_too(tmp_path, cache):
     """As on a cluster's single node, with the command for several."""
-    workdir, small = tmp_path / "run", {**SMALL, "train.batch_size": "2"}
+    # The runtime looks for a signal once a second, so the run has to last longer than that.
+    workdir, small = tmp_path / "run", {**SMALL, "train.batch_size": "2", "train.epochs": "200"}
     (process,) = start_processes(workdir, [small], devices(cache, 1), tmp_path)
     runs.wait_for_lines(process, workdir, 1)
     process.send_signal(signal.SIGTERM)
@@ -216,7 +217,9 @@ def test_another_config_on_one_machine_is_noticed(tmp_path, cache):
     workdir = tmp_path / "run"
     other = [SMALL, {**SMALL, "train.together": "2"}]
     assert ends(start_processes(workdir, other, devices(cache, 1), tmp_path)) == [2, 2]
-    assert "the config or the versions of process 1 differ" in said(workdir, tmp_path, 1)
+    assert "the config, the versions or the settings of process 1 differ" in said(
+        workdir, tmp_path, 1
+    )
     assert not workdir.exists()
 
 

@@ -1,4 +1,4 @@
-"""Results do not depend on what is around a run: hash seed, locale, time zone, folder, devices."""
+"""Results do not depend on what is around a run: hash seed, locale, time zone, folder, devices, JAX."""
 
 import jax
 import pytest
@@ -29,6 +29,14 @@ def usual(tmp_path_factory):
         # No UTF-8 anywhere: what is not ASCII can't be printed as it is.
         {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"},
         {"PYTHONIOENCODING": "latin-1", "LC_ALL": "POSIX", "PYTHONUTF8": "0"},
+        {
+            "JAX_DEFAULT_PRNG_IMPL": "rbg",
+            "JAX_THREEFRY_PARTITIONABLE": "0",
+            "JAX_RANDOM_SEED_OFFSET": "7",
+            "JAX_ENABLE_X64": "1",
+            "JAX_NUMPY_DTYPE_PROMOTION": "strict",
+            "JAX_NUMPY_RANK_PROMOTION": "raise",
+        },
         {"OMP_NUM_THREADS": "1", "COLUMNS": "40", "PYTHONDONTWRITEBYTECODE": "1"},
     ],
     ids=lambda around: "-".join(around),

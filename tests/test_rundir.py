@@ -1,7 +1,9 @@
-"""Who may go on with a run directory: the same config, the same versions."""
+"""Who may go on with a run directory: the same config, versions and settings."""
 
 import json
+import os
 
+import jax
 import pytest
 
 from lottery_jax import ladder, load_dataset, run_ladder, rundir, tickets
@@ -52,6 +54,35 @@ def test_another_config_is_refused_with_the_keys_that_differ(begun):
         rundir.check_workdir(begun, other)
     assert "learning_rate: 0.1, 0.5; config.train.epochs: 2, 3; choose another" in str(error.value)
     assert "wandb" not in str(error.value)
+
+
+def test_other_settings_of_jax_are_refused_and_named_unless_that_is_asked_for(begun, monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", f"{os.environ['XLA_FLAGS']} --xla_dump_to=elsewhere")
+    rundir.check_workdir(begun, rundir_config())  # that changes no result
+    monkeypatch.setenv("XLA_FLAGS", "--xla_gpu_deterministic_ops --xla_cpu_enable_fast_math=true")
+    with jax.default_matmul_precision("highest"):
+        with pytest.raises(ConfigError) as error:
+            rundir.check_workdir(begun, rundir_config())
+        for says in (
+            "--xla_cpu_enable_fast_math: not set, true; --xla_gpu_deterministic_ops: not set, true",
+            "jax_default_matmul_precision: None, highest",
+            "--other_versions",
+        ):
+            assert says in str(error.value)
+        rundir.check_workdir(begun, rundir_config(), other_versions=True)
+        rundir.record_versions(begun)
+    record = json.loads((begun / "config.json").read_text())
+    resumed = record["resumed_with"][0]["settings"]
+    assert resumed["jax_default_matmul_precision"] == "highest"
+    assert record["settings"]["jax_default_matmul_precision"] == "None"
+
+
+def test_a_run_begun_before_settings_were_recorded_goes_on(begun):
+    record = json.loads((begun / "config.json").read_text())
+    del record["settings"]
+    (begun / "config.json").write_text(json.dumps(record))
+    with jax.default_matmul_precision("highest"):
+        rundir.check_workdir(begun, rundir_config())
 
 
 def test_other_versions_are_refused_and_named_unless_that_is_asked_for(begun, quiet, monkeypatch):

@@ -6,6 +6,7 @@ import shutil
 import signal
 from pathlib import Path
 
+import flax.linen as nn
 import jax
 import numpy as np
 import pytest
@@ -80,6 +81,34 @@ def test_a_ticket_comes_back_bit_for_bit(saved):
     assert loaded.metadata["layers"]["conv1_1"] == list(
         masks.layer_counts(original.mask)["conv1_1"]
     )
+
+
+class Mine(nn.Module):
+    """A network that is in no table."""
+
+    @nn.compact
+    def __call__(self, x, train):
+        return nn.Dense(10, name="head")(nn.relu(nn.Dense(5, name="hidden")(x.reshape(len(x), -1))))
+
+
+@pytest.mark.parametrize("name", ["ticket", "ticket.safetensors"])
+def test_a_ticket_of_ones_own_network_is_saved_and_loaded(tmp_path, name):
+    model = Mine()
+    params = jax.device_get(init_variables(model, jax.random.key(0), (4, 4, 1)))["params"]
+    mask = masks.prune(scores.magnitude(params), masks.dense(params), 0.5)
+    params = jax.device_get(masks.apply(mask, params))
+    metadata = {**METADATA, "model": {"name": "mine"}, "input_shape": [4, 4, 1]}
+    ticket = Ticket(mask, params, {}, metadata, params, {})
+    path = tmp_path / name
+    tickets.save_ticket(path, ticket)
+    assert path.is_file() == (path.suffix == ".safetensors")
+    loaded = tickets.load_ticket(path, model=model)
+    assert_same(loaded.trained, params)
+    assert_same(loaded.mask, mask)
+    with pytest.raises(TicketError, match="'mine' is no network of this package; load_ticket"):
+        tickets.load_ticket(path)
+    with pytest.raises(TicketError, match="hidden|dense1"):
+        tickets.load_ticket(path, model=build_model("lenet_300_100", 10))
 
 
 def test_hashes_see_values_names_shapes_and_dtypes():

@@ -95,6 +95,61 @@ def test_list_and_verify_say_what_is_wrong_and_go_on(copy, call):
     assert "its metadata is damaged" in out and "not a readable safetensors file" in out
 
 
+def test_links_to_folders_are_followed_once_and_clutter_is_passed_over(copy, tmp_path, call):
+    """As users make them: runs on another disk, a link back up, the same run by two names."""
+    runs = tmp_path / "runs"
+    runs.mkdir()
+    (runs / "linked").symlink_to(copy)
+    (runs / "again").symlink_to(copy)
+    (copy / "up").symlink_to(runs)
+    (copy / "._shared.safetensors").write_bytes(b"of a Mac's file manager")
+    (copy / "._seed_0").mkdir()
+    (copy / "._seed_0" / "metadata.json").write_text("{}")
+    _, expected, _ = call("verify", copy)
+    status, out, error = call("verify", runs)
+    assert (status, error) == (0, "")
+    found = {line.split()[1].removeprefix(f"{runs}/") for line in out.splitlines()}
+    assert {name.partition("/")[2] for name in found} == {
+        "seed_0/level_03/random", TICKET, "shared.safetensors",
+    }  # fmt: skip
+    assert len(out.splitlines()) == 3 == len(expected.splitlines())
+    assert call("list", runs)[1].count("98.76%") == 2
+
+
+def test_links_within_a_ticket_are_refused_and_what_to_do_is_said(copy, tmp_path, call):
+    """A cache of downloads is made of links to files that have other names."""
+    ticket, blobs = copy / TICKET, tmp_path / "blobs"
+    blobs.mkdir()
+    for number, file in enumerate(p for p in ticket.rglob("*") if p.is_file()):
+        file.rename(blobs / str(number))
+        file.symlink_to(blobs / str(number))
+    status, out, _ = call("verify", copy)
+    assert status == 1
+    assert f"bad  {ticket}/metadata.json" in out and "is a symbolic link; copy the ticket" in out
+    resolved = tmp_path / "resolved"
+    shutil.copytree(ticket, resolved)  # as cp -rL does
+    assert call("verify", resolved)[0] == 0
+    # A file of its own may be such a link.
+    portable = copy / "shared.safetensors"
+    portable.rename(blobs / "portable")
+    portable.symlink_to(blobs / "portable")
+    assert f"ok   {portable}" in call("verify", copy)[1]
+
+
+def test_a_folder_that_may_not_be_looked_into_is_not_passed_over(copy, call, refused, monkeypatch):
+    closed = copy / "seed_0" / "level_03"
+
+    usual = type(copy).iterdir
+
+    def iterdir(folder):
+        if folder == closed:
+            raise PermissionError(13, "Permission denied")
+        return usual(folder)
+
+    monkeypatch.setattr(type(copy), "iterdir", iterdir)
+    refused(f"{closed}: can't be looked into: Permission denied", "verify", copy)
+
+
 def test_verify_reads_the_arrays(copy, call):
     assert call("verify", copy) == (
         0,

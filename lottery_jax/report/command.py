@@ -9,9 +9,9 @@ is reported on as a whole.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from lottery_jax.errors import CommandParser, exit_status
+from lottery_jax.files import path_argument
 from lottery_jax.report.write import write_report
 
 
@@ -22,8 +22,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         description="Draw accuracy over weights remaining from one or several run directories, or "
         "the figures of a transfer matrix.",
     )
-    parser.add_argument("workdirs", nargs="+", type=Path, metavar="WORKDIR")
-    parser.add_argument("--out", type=Path, help="default: report/ in the first directory")
+    parser.add_argument("workdirs", nargs="+", type=path_argument, metavar="WORKDIR")
+    parser.add_argument("--out", type=path_argument, help="default: report/ in the first directory")
     parser.add_argument(
         "--reference",
         action="append",

@@ -29,6 +29,7 @@ from rich.live import Live
 from lottery_jax import machine, signals
 from lottery_jax.config import misspelt_override
 from lottery_jax.errors import CommandParser, ConfigError, exit_status, one_line
+from lottery_jax.files import path_argument
 
 if TYPE_CHECKING:  # what brings in JAX is imported when a command needs it
     from lottery_jax.sweep.plan import Sweep
@@ -81,7 +82,7 @@ def _parser() -> CommandParser:
         metavar="FILE[:ARGUMENT]",
         help="may be repeated: each is combined with the grid; --config.KEY=VALUE is for all runs",
     )
-    run.add_argument("--workdir", required=True, type=Path, help="the sweep's directory")
+    run.add_argument("--workdir", required=True, type=path_argument, help="the sweep's directory")
     run.add_argument(
         "--grid",
         action="append",
@@ -125,10 +126,12 @@ def _parser() -> CommandParser:
     )
     run.add_argument("--dry_run", action="store_true", help="check, list the runs, start none")
     status = commands.add_parser("status", help="what each run is doing")
-    status.add_argument("workdir", type=Path)
+    status.add_argument("workdir", type=path_argument)
     report = commands.add_parser("report", help="draw the whole sweep")
-    report.add_argument("workdir", type=Path)
-    report.add_argument("--out", type=Path, help="default: report/ in the sweep's directory")
+    report.add_argument("workdir", type=path_argument)
+    report.add_argument(
+        "--out", type=path_argument, help="default: report/ in the sweep's directory"
+    )
     return parser
 
 
@@ -201,7 +204,7 @@ def _planned(args: argparse.Namespace, arguments: Sequence[str], at_once: int) -
         if not equals:
             raise ConfigError(f"{argument}: has no value; write {argument}=VALUE")
         overrides[key] = value
-    workdir = _absolute(args.workdir)
+    workdir = args.workdir.absolute()
     if (workdir / "config.json").is_file() and rundir.read_config(workdir).transfer.sources == ():
         raise ConfigError(f"{workdir}: is a run; choose another --workdir")
     values = grid.parse_grid(args.grid)
@@ -241,13 +244,6 @@ def _console() -> Console:
 def _logs(sweep: Sweep) -> Path:
     """Where submitit keeps its files."""
     return sweep.workdir / "jobs" / ".submitit"
-
-
-def _absolute(path: Path) -> Path:
-    try:
-        return path.expanduser().absolute()
-    except RuntimeError as error:  # ~somebody, whom the system does not know
-        raise ConfigError(f"{path}: {error}") from error
 
 
 @contextlib.contextmanager
@@ -327,7 +323,7 @@ def _status(workdir: Path) -> None:
     from lottery_jax.sweep.states import State
     from lottery_jax.sweep.tables import Overview
 
-    sweep = plan.read(_absolute(workdir))
+    sweep = plan.read(workdir.absolute())
     known = _look(sweep)
     console = _console()
     console.print(Overview(sweep).table(known))
@@ -344,7 +340,7 @@ def _report(workdir: Path, out: Path | None) -> None:
     """Draws the sweep and prints the files."""
     from lottery_jax.sweep import plan, report
 
-    sweep = plan.read(_absolute(workdir))
+    sweep = plan.read(workdir.absolute())
     for file in report.write(sweep, _look(sweep), out):
         print(file)
 

@@ -29,6 +29,7 @@ from lottery_jax.config import (
     validate,
 )
 from lottery_jax.errors import ConfigError, LotteryError, one_line
+from lottery_jax.files import local_path
 
 # Beside the runs in a sweep's directory.
 RESERVED = ("jobs", "report")
@@ -238,10 +239,7 @@ def _with_sources(found: Mapping[str, ConfigDict], workdir: Path) -> list[Planne
 
 
 def _absolute(path: str) -> Path:
-    try:
-        return Path(path).expanduser().absolute()
-    except RuntimeError as error:  # ~somebody, whom the system does not know
-        raise ConfigError(f"config.source: {path}: {error}") from error
+    return local_path(path, "config.source").absolute()
 
 
 def _in_order(runs: Sequence[PlannedRun]) -> list[PlannedRun]:

@@ -23,6 +23,7 @@ from pathlib import Path
 from rich.console import Console, RenderableType
 
 from lottery_jax.errors import CommandParser, ConfigError, TicketError, exit_status, one_line
+from lottery_jax.files import path_argument
 from lottery_jax.tickets import cards, compare, portable, pytorch, store
 from lottery_jax.tickets.ticket import Ticket
 
@@ -47,15 +48,36 @@ def find(paths: Sequence[Path]) -> list[Path]:
 
 
 def _below(folder: Path) -> list[Path]:
-    try:
-        directories = [file.parent for file in folder.rglob("metadata.json")]
-        files = [file for file in folder.rglob("*.safetensors") if _may_be_portable(file)]
-    except RecursionError as error:
-        raise TicketError(f"{folder}: has folders too deep to look for tickets in") from error
-    return sorted([*directories, *files])
+    """The tickets below a folder, each once, also through symbolic links to folders.
+
+    Each real folder is looked into once, so links in a circle end. Links within a ticket are not
+    followed: whoever made it is a stranger.
+    """
+    found: list[Path] = []
+    seen: set[tuple[int, int]] = set()
+    folders = [folder]  # and no recursion: they can be deeper than Python's stack
+    while folders:
+        here = folders.pop()
+        try:
+            status = here.stat()
+            if (status.st_dev, status.st_ino) in seen:
+                continue
+            seen.add((status.st_dev, status.st_ino))
+            inside = sorted(path for path in here.iterdir() if not path.name.startswith("._"))
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise TicketError(f"{here}: can't be looked into: {error.strerror}") from error
+        is_ticket = store.is_complete(here)
+        found += [here] if is_ticket else []
+        found += [p for p in inside if p.suffix == portable.SUFFIX and _may_be_portable(p)]
+        folders += [p for p in inside if p.is_dir() and not (is_ticket and p.is_symlink())]
+    return sorted(found)
 
 
 def _may_be_portable(file: Path) -> bool:
+    if file.is_dir():
+        return False
     try:
         return portable.is_portable(file)
     except TicketError:
@@ -94,7 +116,7 @@ def export(
     path: Path, file: Path, weights: str | None, *, force: bool, allow_nonfinite: bool = False
 ) -> None:
     """Writes a ticket to a portable file, or its weights to a PyTorch file."""
-    if file.suffix not in (".safetensors", *_PYTORCH):
+    if file.suffix not in (portable.SUFFIX, *_PYTORCH):
         raise ConfigError(f"{file}: must end in .safetensors (portable), or .pth or .pt (PyTorch)")
     if weights and file.suffix not in _PYTORCH:
         raise ConfigError("--weights is for .pth and .pt; a portable file has all of a ticket")
@@ -110,7 +132,7 @@ def export(
 def import_(args: argparse.Namespace) -> None:
     """Makes a ticket directory of a portable file or of a PyTorch file."""
     _check_free(args.ticket, args.force)
-    is_ticket = args.file.suffix == ".safetensors" and portable.is_portable(args.file)
+    is_ticket = args.file.suffix == portable.SUFFIX and portable.is_portable(args.file)
     given = [n for n in ("model", "data", "stem", "start", "mean", "std") if getattr(args, n)]
     if is_ticket and given:
         raise ConfigError(f"--{given[0]}: is for PyTorch files; {args.file} is a whole ticket")
@@ -179,32 +201,36 @@ def _parser() -> argparse.ArgumentParser:
                         help="take weights that are infinite or no numbers")  # fmt: skip
 
     a = command("list", "a table of all tickets below folders")
-    a.add_argument("paths", nargs="+", type=Path, metavar="RUN_OR_FOLDER")
+    a.add_argument("paths", nargs="+", type=path_argument, metavar="RUN_OR_FOLDER")
     a = command("show", "what a ticket is and where it came from")
-    a.add_argument("ticket", type=Path, metavar="TICKET")
+    a.add_argument("ticket", type=path_argument, metavar="TICKET")
     a = command("verify", "load tickets and check all that can be checked")
-    a.add_argument("paths", nargs="+", type=Path, metavar="TICKET_OR_FOLDER")
+    a.add_argument("paths", nargs="+", type=path_argument, metavar="TICKET_OR_FOLDER")
     allow_nonfinite(a)
     a = command("compare", "the overlap of two tickets of a network, beside that of chance")
-    a.add_argument("a", type=Path, metavar="A")
-    a.add_argument("b", type=Path, metavar="B")
+    a.add_argument("a", type=path_argument, metavar="A")
+    a.add_argument("b", type=path_argument, metavar="B")
     allow_nonfinite(a)
     a = command("export", "write a ticket to a portable file or its weights to a PyTorch file")
-    a.add_argument("ticket", type=Path, metavar="TICKET")
-    a.add_argument("file", type=Path, metavar="FILE", help="ends in .safetensors, .pth or .pt")
+    a.add_argument("ticket", type=path_argument, metavar="TICKET")
+    a.add_argument(
+        "file", type=path_argument, metavar="FILE", help="ends in .safetensors, .pth or .pt"
+    )
     a.add_argument("--weights", choices=pytorch.WEIGHTS, help="for PyTorch; default: trained")
     a.add_argument("--force", action="store_true", help="replace FILE")
     allow_nonfinite(a)
     a = command("import", "make a ticket directory of a portable or a PyTorch file")
-    a.add_argument("file", type=Path, metavar="FILE")
-    a.add_argument("ticket", type=Path, metavar="TICKET_DIR")
+    a.add_argument("file", type=path_argument, metavar="FILE")
+    a.add_argument("ticket", type=path_argument, metavar="TICKET_DIR")
     a.add_argument("--force", action="store_true", help="replace the ticket in TICKET_DIR")
     allow_nonfinite(a)
     b = a.add_argument_group("for a PyTorch file (state dict or checkpoint)")
     b.add_argument("--model", help="the network, such as vgg19")
     b.add_argument("--stem", help="of a ResNet: cifar or imagenet")
     b.add_argument("--data", help="what it was trained on, such as cifar10")
-    b.add_argument("--start", type=Path, help="the weights to start from; default: FILE's own")
+    b.add_argument(
+        "--start", type=path_argument, help="the weights to start from; default: FILE's own"
+    )
     b.add_argument("--mean", type=_numbers(float), help="of its normalisation; default: 0 each")
     b.add_argument("--std", type=_numbers(float), help="likewise; default: 1 each")
     b.add_argument("--input_shape", type=_numbers(int), default=[32, 32, 3],

@@ -27,6 +27,8 @@ PyTree = Any
 _MOST_BYTES_OF_A_BYTE = 32768
 # A ticket's metadata has a few KiB, and Orbax's a few hundred bytes for each array.
 _MOST_BYTES_OF_JSON = 2**24
+# A cache of downloads may consist of links, such as that of Hugging Face.
+_COPY = "copy the ticket with the files that its links name (cp -rL) and use the copy"
 _CODECS = {"bytes", "zstd", "crc32c"}
 
 
@@ -59,7 +61,7 @@ def _checked_size(path: Path, inside: Path) -> int:
     status = path.lstat()
     if stat.S_ISLNK(status.st_mode):
         if not path.resolve(strict=True).is_relative_to(inside):
-            raise TicketError(f"{path}: is a symbolic link out of the ticket; copy what it names")
+            raise TicketError(f"{path}: is a symbolic link out of the ticket; {_COPY}")
     elif stat.S_ISREG(status.st_mode):
         return status.st_size
     elif not stat.S_ISDIR(status.st_mode):
@@ -74,6 +76,8 @@ def read_json(file: Path) -> Any:
         OSError, ValueError, RecursionError: it can't be read, or is none.
     """
     status = file.lstat()
+    if stat.S_ISLNK(status.st_mode):
+        raise OSError(f"is a symbolic link; {_COPY}")
     if not stat.S_ISREG(status.st_mode):
         raise OSError("is not a plain file")
     if status.st_size > _MOST_BYTES_OF_JSON:

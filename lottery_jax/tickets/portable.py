@@ -45,6 +45,7 @@ from lottery_jax.tickets.ticket import (
 PyTree = Any
 Array = np.ndarray[Any, np.dtype[Any]]
 
+SUFFIX = ".safetensors"  # of the files' names
 _FORMAT, _VERSION = "lottery_jax ticket", 1
 _ENTRY = "ticket"  # one entry of text, for safetensors does not keep the order of several
 _SPARSE = ("params", "trained")

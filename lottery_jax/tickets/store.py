@@ -29,7 +29,14 @@ import orbax.checkpoint as orbax
 from orbax.checkpoint import v1 as ocp
 
 from lottery_jax.errors import TicketError, TrainingError, one_line
-from lottery_jax.files import remove, replacing_folder, sync_tree, temporary_in, write_text
+from lottery_jax.files import (
+    local_path,
+    remove,
+    replacing_folder,
+    sync_tree,
+    temporary_in,
+    write_text,
+)
 from lottery_jax.signals import postponed
 from lottery_jax.tickets import directory, portable
 from lottery_jax.tickets.ticket import (
@@ -51,19 +58,23 @@ _CHECKPOINT = re.compile(r"\d{9}")  # the step is its name
 
 
 def save_ticket(path: str | os.PathLike[str], ticket: Ticket) -> Ticket:
-    """Writes a trained ticket, with counts, hashes and the format's version in its metadata.
+    """Write a trained ticket, with counts, hashes and the format's version in its metadata.
 
+    A path that ends in `.safetensors` becomes a portable file, any other a ticket directory.
     Whatever is at `path` is replaced. When this returns the ticket is on disk.
 
     Returns:
         The ticket with NumPy arrays and the completed metadata.
 
     Raises:
+        ConfigError: the path is a URL.
         TicketError: it is not trained, has weights that its mask prunes, or its metadata lacks
             what `load_ticket` needs.
         OSError: it can't be written; what was at `path` stays.
     """
-    folder = Path(path)
+    folder = local_path(path)
+    if folder.suffix == portable.SUFFIX:
+        return portable.save_portable(folder, ticket)
     ticket = completed(folder, ticket)
     text = json.dumps(ticket.metadata, indent=1, allow_nan=False)
     with replacing_folder(folder) as temporary:
@@ -105,13 +116,15 @@ def load_ticket(
 
     Args:
         path: a ticket directory or a portable file.
-        model: the network it must fit; by default the one its metadata describes.
+        model: the network it must fit, also one of your own; by default the one of this package
+            that its metadata describes.
         allow_nonfinite: take weights and BatchNorm statistics that are infinite or no numbers.
 
     Raises:
+        ConfigError: the path is a URL.
         TicketError: it is missing or damaged, or does not fit; says which leaf differs.
     """
-    folder = Path(path)
+    folder = local_path(path)
     if folder.is_file():
         return portable.load_portable(folder, model, allow_nonfinite=allow_nonfinite)
     metadata = read_metadata(folder)

@@ -18,8 +18,8 @@ import numpy as np
 from jax.tree_util import keystr, tree_flatten_with_path
 
 from lottery_jax import masks
-from lottery_jax.errors import TicketError
-from lottery_jax.models import abstract_variables, build_model
+from lottery_jax.errors import ConfigError, TicketError
+from lottery_jax.models import MODELS, abstract_variables, build_model
 
 PyTree = Any
 PathLike = str | os.PathLike[str]
@@ -265,8 +265,13 @@ def expected_arrays(
         TicketError: the metadata does not describe a model.
     """
     try:
-        built, shape = model_of(metadata)
-        variables = abstract_variables(model or built, shape)
+        if model is None and (name := metadata["model"].get("name")) not in MODELS:
+            raise ConfigError(
+                f"{short_repr(name)} is no network of this package; "
+                "load_ticket(path, model=...) takes one of your own"
+            )
+        network = model_of(metadata)[0] if model is None else model
+        variables = abstract_variables(network, tuple(metadata["input_shape"]))
     except Exception as error:  # what Flax raises for nonsense is not its interface
         raise TicketError(f"{where}: its metadata does not describe a model: {error}") from error
     params, batch_stats = variables["params"], variables["batch_stats"]

@@ -107,7 +107,7 @@ def test_metadata_is_a_plain_file(originals, path, load):
     file = path / "metadata.json"
     file.unlink()
     file.symlink_to(originals / "ticket" / "metadata.json")
-    refused(path, "metadata.json: can't be read as a ticket's metadata: is not a plain", load)
+    refused(path, "metadata.json: can't be read as a ticket's metadata: is a symbolic", load)
     file.unlink()
     os.mkfifo(file)
     refused(path, "metadata.json: can't be read as a ticket's metadata: is not a plain", load)

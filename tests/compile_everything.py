@@ -1,0 +1,161 @@
+"""Compile a program of every kind, narrow, for the CPU; an abort within XLA ends this process.
+
+    python tests/compile_everything.py                  with the switches that users get
+    python tests/compile_everything.py --with_switches  with all switches, whatever the jaxlib is
+
+Nothing is run. If the second command ends with "all compiled" for a new jaxlib, the version may be
+added to `compilation.TESTED_JAXLIB`.
+"""
+
+import os
+import sys
+import time
+
+# Four devices, to put replicates on. What can abort comes before LLVM, whose passes take longest.
+os.environ["XLA_FLAGS"] = (
+    "--xla_force_host_platform_device_count=4"
+    " --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+)
+os.environ["JAX_PLATFORMS"] = "cpu"
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lottery_jax import compilation, masks, optim, scores
+from lottery_jax.experiment import _STEPS_AT_ONCE
+from lottery_jax.models import DENSE, MODELS, abstract_variables, build_model, init_variables
+from lottery_jax.pipeline import Split, covering_order, make_mesh
+from lottery_jax.replicates import over_replicates
+from lottery_jax.train import Start, Totals, compiled, make_program, state_of
+
+# The smallest image each family takes; batches down to a single image.
+SHAPES = {"vgg": (32, 32, 3), "alexnet": (32, 32, 3), "resnet": (8, 8, 3)}
+
+
+def shape_of(name):
+    return next((s for family, s in SHAPES.items() if name.startswith(family)), (8, 8, 1))
+
+
+def build(name, dtype="float32"):
+    width = 0.02 if name.startswith(("vgg", "alexnet", "lenet", "conv")) else 0.125
+    return build_model(name, 10, width=width, dtype=dtype)
+
+
+def programs(name, batch, *, replicas=1, stacked=0, vmapped=False, dtype="float32", streamed=False,
+             optimizer="sgd", augment="none"):  # fmt: skip
+    """(a name, a jitted function, its arguments) of each program that trains a network."""
+    model, shape, examples = build(name, dtype), shape_of(name), 3 * batch
+    mesh = make_mesh(jax.devices()[: max(replicas, 1)], replicas)
+    loops = name in DENSE and not streamed
+    program = make_program(
+        model,
+        optim.make_optimizer(optimizer, momentum=0.9, weight_decay=1e-4),
+        optim.make_schedule("cosine", 0.1, steps_per_epoch=3, epochs=2, warmup_epochs=1),
+        mesh=mesh, examples=examples, batch_size=batch, mean=(0.5,) * shape[2],
+        std=(0.2,) * shape[2], augment=augment, steps_at_once=_STEPS_AT_ONCE if loops else 1,
+        vmapped=vmapped,
+    )  # fmt: skip
+    variables = jax.tree.map(
+        lambda leaf: np.zeros(leaf.shape, leaf.dtype), abstract_variables(model, shape)
+    )
+    state = state_of(program.optimizer, Start(masks.dense(variables["params"]), variables, 0))
+    totals, key = jax.device_get(Totals.zero()), jax.random.key(0)
+    images = batch if streamed else examples
+    data = Split(np.zeros((images, *shape), np.uint8), np.zeros(images, np.int32))
+    order = None if streamed else np.zeros((3, batch), np.int32)
+    cover = (None, np.ones(batch, bool)) if streamed else covering_order(examples, batch)
+
+    def several(tree):
+        return jax.tree.map(lambda leaf: jnp.stack([leaf] * stacked), tree) if stacked else tree
+
+    of = program.together if stacked else program
+    own = several((state, totals, order, key))
+    yield "step", of.train_step, (*own[:2], data, own[2], own[3], 1)
+    yield "order", of.epoch_order, (own[3], np.int32(0))
+    yield "evaluation", of.eval_pass, (own[0].params, own[0].batch_stats, data, *cover)
+    options = compilation.compiler_options("cpu", run_once=True)
+    init = jax.jit(lambda key: init_variables(model, key, shape), compiler_options=options)
+    yield "initialisation", init, (key,)
+
+
+def score_programs(name, batch):
+    """The programs of the scores that need gradients."""
+    model, shape = build(name), shape_of(name)
+    variables = abstract_variables(model, shape)
+    images = np.zeros((batch, *shape), np.float32), np.zeros(batch, np.int32)
+    arguments, key = (variables["params"], variables["batch_stats"]), jax.random.key(0)
+    yield "gradient", scores._compiled(scores._gradient), (model, 1.0, *arguments, *images, key)
+    product = scores._compiled(scores._hessian_product)
+    yield "hessian", product, (model, 200.0, *arguments, variables["params"], *images, key)
+    ones = np.ones((1, *shape), np.float32)
+    yield "flow", scores._flow_gradient, (model, *arguments, ones)
+
+
+def nested(count):
+    """Loops within calls, within loops, over replicates, each with barriers in it."""
+
+    def inner(_, pair):
+        return jax.lax.optimization_barrier((pair[0] * 2 + pair[1], pair[1] @ pair[1].T))
+
+    def outer(x, n):
+        call = jax.jit(lambda pair: jax.lax.fori_loop(0, n, inner, pair), inline=False)
+        return jax.lax.scan(lambda pair, _: (jax.lax.optimization_barrier(call(pair)), None),
+                            (x, x), length=3)[0]  # fmt: skip
+
+    mesh = make_mesh(jax.devices()[:2], 2)
+    for vmapped in (False, True):
+        function = over_replicates(outer, mesh, (1,), vmapped=vmapped)
+        yield "nested", compiled(function, mesh, out_shardings=None), (
+            np.ones((4, count, count), np.float32), 2,
+        )  # fmt: skip
+
+
+def everything():
+    """(a description, a jitted function, its arguments) of all that is compiled here."""
+    for name in sorted(MODELS):
+        few = name in ("lenet_300_100", "conv2", "resnet20", "vgg11")
+        for batch in (1, 2, 32) if few else (1,):
+            found = programs(name, batch)
+            yield from described(f"{name}, batch {batch}", found if few else [next(found)])
+    for name in ("lenet_300_100", "conv2"):
+        for batch in (1, 16):
+            for vmapped in (False, True):
+                what = f"{name}, batch {batch}, stacked, vmapped={vmapped}"
+                make = partial(programs, name, batch, stacked=4, vmapped=vmapped)
+                yield from described(what, make(replicas=2))
+            yield from described(f"{name}, batch {batch}, one place", make(replicas=1))
+    for dtype, augment, optimizer in (("bfloat16", "crop_flip", "adam"),):
+        for name in ("lenet_300_100", "resnet20", "alexnet"):
+            make = partial(programs, dtype=dtype, augment=augment, optimizer=optimizer)
+            yield from described(f"{name}, {dtype}, {augment}, {optimizer}", make(name, 1))
+    yield from described("streamed", programs("resnet20", 1, streamed=True))
+    for name in ("lenet_300_100", "resnet20", "vgg11"):
+        yield from described(f"{name}, scores", score_programs(name, 1))
+    for count in (2, 64):
+        yield from described(f"nested, {count}", nested(count))
+
+
+def described(what, found):
+    for kind, function, arguments in found:
+        yield f"{what}: {kind}", function, arguments
+
+
+def main():
+    if "--with_switches" in sys.argv:
+        compilation.is_tested = lambda: True
+    count = 0
+    for what, function, arguments in everything():
+        print(what, end="", flush=True)  # or an abort would not say where
+        began = time.perf_counter()
+        function.lower(*arguments).compile()
+        print(f" ({time.perf_counter() - began:.1f} s)", flush=True)
+        count += 1
+    print(f"jaxlib {jax.lib.__version__}: all compiled, {count} programs, with the switches "
+          f"{', '.join(compilation.compiler_options('cpu')) or 'none'}")  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
