@@ -98,10 +98,15 @@ def multiply_adds(model: Any, shape: tuple[int, int, int]) -> int:
 
 def machine() -> Row:
     """What the figures were measured on."""
-    from importlib.metadata import version
+    from importlib.metadata import PackageNotFoundError, version
 
     import jax
-    import torch
+
+    def installed(package: str) -> str:
+        try:
+            return version(package)
+        except PackageNotFoundError:
+            return "not installed"
 
     model = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
@@ -116,7 +121,7 @@ def machine() -> Row:
         "cores": len(os.sched_getaffinity(0)),
         "python": platform.python_version(),
         "jax": jax.__version__,
-        "torch": torch.__version__,
+        "torch": installed("torch"),
         "numpy": version("numpy"),
     }
 

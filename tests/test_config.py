@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -270,11 +271,13 @@ def test_values_that_mean_the_same_share_a_fingerprint():
         (["--config.seeds=4"], (4,), ()),
     ],
 )  # fmt: skip
-def test_of_a_tuple_given_twice_the_last_one_wins(arguments, seeds, controls):
+def test_of_a_tuple_given_twice_the_last_one_wins(arguments, seeds, controls, monkeypatch):
+    levels = ["main", "--config.ladder.levels=3", "--config.ladder.levels=2"]
+    monkeypatch.setattr(sys, "argv", [*levels, *arguments])  # says which keys become flags
     values = flags.FlagValues()
     holder = config_flags.DEFINE_config_dict("config", default_config(), flag_values=values)
     values(configuration.with_last_overrides(["main", *arguments]))
     assert holder.value.seeds == seeds and holder.value.controls == controls
     # Of others the library itself takes the last one.
-    values(["main", "--config.ladder.levels=3", "--config.ladder.levels=2"])
+    values(levels)
     assert holder.value.ladder.levels == 2

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from jax.test_util import check_grads
 from numpy.lib.stride_tricks import sliding_window_view
 
-from lottery_jax import compilation, convolution, layers, masks, optim
+from lottery_jax import convolution, layers, masks, optim
 from lottery_jax.compilation import compiler_options
 from lottery_jax.models import build_model, init_variables
 from lottery_jax.pipeline import Split, epoch_order, make_mesh, put
@@ -186,25 +186,6 @@ def test_weights_are_updated_in_place():
     assert not re.search(rf"= f32\[{shape}\]\S* copy\(%state_params", compiled.as_text())
     step(*arguments)
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state))
-
-
-def test_barriers_hold_until_operations_are_fused():
-    function = jax.jit(
-        lambda x: jax.lax.optimization_barrier(x * 2) + 1, compiler_options=compiler_options("cpu")
-    )
-    assert "opt-barrier" in function.lower(jnp.ones(4)).compile().as_text()
-
-
-def test_compiler_options_leave_alone_what_the_user_chose(monkeypatch):
-    first, second = compiler_options("cpu")
-    monkeypatch.setenv("XLA_FLAGS", f"--{first}=LIBRARY_FUSION_TYPE_REDUCE")
-    assert set(compiler_options("cpu")) == {second}
-
-
-def test_compiler_options_leave_out_what_this_xla_does_not_know(monkeypatch):
-    monkeypatch.setitem(compilation._ON_CPU, "xla_cpu_no_such_option", "1")
-    assert "xla_cpu_no_such_option" not in compiler_options("cpu")
-    assert len(compiler_options("cpu")) == 2
 
 
 def test_batch_norm_is_flaxs():

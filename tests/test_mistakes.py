@@ -156,6 +156,19 @@ FLAGS = [
     key("train.epochs.more=3", "did you mean 'train.epochs'?"),
     key("train.epochs", "--config.train.epochs"),
 ]
+URLS = [
+    key("seeds=0", "--workdir: s3://bucket/run is a URL of s3; name a local path",
+        more=[*SHORT, "--workdir=s3://bucket/run"]),
+    key("data.dir=gs://bucket/data", "config.data.dir: gs://bucket/data is a URL of gs"),
+    key("seeds=0", "hf://org/name is a URL of hf", more=[*SHORT], TFDS_DATA_DIR="hf://org/name"),
+    key("source=file://host/run", "config.source: file://host/run is a URL of file"),
+    mistake("evaluate", "--ticket=s3://bucket/ticket", says="--ticket: s3://bucket/ticket is a URL"),
+    mistake("tickets", "import", "https://host/a.pth", "mine", "--model=vgg11", "--data=digits",
+            says="argument FILE: https://host/a.pth is a URL"),
+    mistake("sweep", "run", QUICKSTART, "--workdir=gs://bucket/sweep", "--grid", "seeds=0,1",
+            says="argument --workdir: gs://bucket/sweep is a URL"),
+    mistake("datasets", "--data_dir=gs://bucket", "list", says="gs://bucket is a URL of gs"),
+]  # fmt: skip
 WRONG_TYPES = [
     key("train.epochs=many", "--config.train.epochs=many"),
     key("train.epochs=1.5", "--config.train.epochs=1.5"),
@@ -276,7 +289,7 @@ RAISING_CONFIG_FILES = [
 ]  # fmt: skip
 SOURCES = [
     key("source=nowhere", "config.source: nowhere is not a run directory", "run the source's"),
-    key("source=~nosuchuser/run", "config.source: ~nosuchuser/run can't be opened"),
+    key("source=~nosuchuser/run", "config.source: ~nosuchuser/run"),
     key(f"source={'a' * 5000}", "config.source", more=SHORT),
     source("--config.seeds=1", says=("config.source: run has no seed 1", "it has 0")),
     source("--config.model.name=conv2", says=("config.source: run has config.model.name",)),
@@ -425,7 +438,7 @@ TICKETS = [
             says="--mean and --std must be 3 numbers"),
 ]  # fmt: skip
 MISTAKES = [
-    *FLAGS, *WRONG_TYPES, *OUT_OF_RANGE, *DOES_NOT_FIT, *NAMES, *CONFIG_FILES,
+    *FLAGS, *URLS, *WRONG_TYPES, *OUT_OF_RANGE, *DOES_NOT_FIT, *NAMES, *CONFIG_FILES,
     *RAISING_CONFIG_FILES, *SOURCES, *MATRICES, *WORKDIRS, *DATA, *EVALUATE, *REPORT, *DATASETS, *TICKETS,
 ]  # fmt: skip
 
