@@ -23,6 +23,7 @@ from pathlib import Path
 from rich.console import Console, RenderableType
 
 from lottery_jax.errors import CommandParser, ConfigError, TicketError, exit_status, one_line
+from lottery_jax.files import is_temporary
 from lottery_jax.tickets import cards, compare, portable, pytorch, store
 from lottery_jax.tickets.ticket import Ticket
 
@@ -48,7 +49,11 @@ def find(paths: Sequence[Path]) -> list[Path]:
 
 def _below(folder: Path) -> list[Path]:
     try:
-        directories = [file.parent for file in folder.rglob("metadata.json")]
+        directories = [
+            file.parent
+            for file in folder.rglob("metadata.json")
+            if not any(map(is_temporary, file.relative_to(folder).parents))
+        ]
         files = [file for file in folder.rglob("*.safetensors") if _may_be_portable(file)]
     except RecursionError as error:
         raise TicketError(f"{folder}: has folders too deep to look for tickets in") from error
