@@ -833,6 +833,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 print(f"{args.name}: prepared in {_prepare_streamed(args.name, known, folder)}")
                 return
             data = load_dataset(args.name, folder)
+            for note in data.notes:
+                print(note)
             print(f"{data.name}: {len(data.x_train)} training and {len(data.x_test)} test images")
         else:
             files = {p.stem for p in folder.glob("*.npz") if _NAME.fullmatch(p.stem)}
