@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import itertools
 import json
@@ -30,6 +31,7 @@ def default_config() -> ConfigDict:
     c.data.name = "digits"  # a built-in set, a half of one (cifar10_a), or <data.dir>/<name>.npz
     c.data.dir = ""  # where data sets are; empty: $TFDS_DATA_DIR or ~/tensorflow_datasets
     c.data.input_shape = ()  # (height, width, channels) to adapt images to; empty: as they are
+    c.data.resize = "pad"  # of images smaller than input_shape: pad (with black), bilinear
     c.data.augment = "auto"  # auto (what is usual for the set), none, crop, flip, crop_flip
     c.data.validation_fraction = 0.0  # of the training set, held out and measured
     # Processes that decode the images of a set that stays on disk; -1: one for each core, 0: threads
@@ -116,6 +118,10 @@ WITHOUT_EFFECT = re.compile(
     r"wandb\..*|data\.(dir|workers)|train\.checkpoint_every_epochs|train\.together|transfer\.density"
 )
 
+# Keys that configs of earlier versions lack, each with the default that gives what those gave. At
+# its default such a key is no part of the fingerprint.
+ADDED_LATER: dict[str, Any] = {"data.resize": "pad"}
+
 # (what is legal, in words; the check)
 Rule = tuple[str, Callable[[Any], bool]]
 
@@ -142,6 +148,7 @@ _SEED: Rule = ("a whole number, 0 to 2**32 - 1", lambda v: type(v) is int and 0 
 
 # Keys whose legal values are few and known here; others are looked up in tables later.
 _CHOICES = {
+    "data.resize": ("pad", "bilinear"),
     "data.augment": ("auto", "none", "crop", "flip", "crop_flip"),
     "ladder.scope": ("global", "layer"),
     "ladder.draw": ("iterative", "oneshot", "init", "init_nested"),
@@ -214,6 +221,7 @@ _RULES: dict[str, Rule] = {
     "data.name": _NAME,
     "data.dir": _TEXT,
     "data.input_shape": _SHAPE,
+    "data.resize": _TEXT,
     "data.augment": _TEXT,
     "data.validation_fraction": _within(0, 1, open_high=True),
     "data.workers": _whole(-1, 1024),
@@ -385,9 +393,14 @@ def _check_transfer(flat: dict[str, Any]) -> None:
 def fingerprint(config: ConfigDict) -> str:
     """16 hex digits that are the same for configs that must give the same results.
 
-    It is a SHA-256 of the values as canonical JSON, without the keys that can't change a result.
+    It is a SHA-256 of the values as canonical JSON, without the keys that can't change a result and
+    without those of `ADDED_LATER` that have their default.
     """
-    flat = {k: v for k, v in flatten(config).items() if not WITHOUT_EFFECT.fullmatch(k)}
+    flat = {
+        k: v
+        for k, v in flatten(config).items()
+        if not WITHOUT_EFFECT.fullmatch(k) and not (k in ADDED_LATER and v == ADDED_LATER[k])
+    }
     flat["ladder.rewind"] = str(flat["ladder.rewind"])
     text = json.dumps(flat, sort_keys=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -398,7 +411,8 @@ def differing_keys(a: ConfigDict, b: ConfigDict) -> list[str]:
 
     A source is told by its own fingerprint (`rundir.check_workdir`), wherever it lies.
     """
-    left, right = flatten(a), flatten(b)
+    # Either may be of a config.json from before a key was added.
+    left, right = ({**ADDED_LATER, **flatten(config)} for config in (a, b))
     return [
         f"config.{key}: {left.get(key)!r}, {right.get(key)!r}"
         for key in sorted(set(left) | set(right))
@@ -414,14 +428,27 @@ def to_json(config: ConfigDict) -> dict[str, Any]:
 
 
 def from_json(values: dict[str, Any]) -> ConfigDict:
-    """The config that `to_json` wrote, validated.
+    """The config that `to_json` wrote, in this version or an earlier one, validated.
 
     Raises:
         ConfigError: a key or value that this version does not know.
     """
     if not isinstance(values, dict):
         raise ConfigError("the stored config is not a table of keys and values")
-    return validate(ConfigDict(values))
+    return validate(ConfigDict(_with_added_keys(values)))
+
+
+def _with_added_keys(values: dict[str, Any]) -> dict[str, Any]:
+    """The nested values with those keys of `ADDED_LATER` that an earlier version did not write."""
+    filled = copy.deepcopy(values)
+    for key, default in ADDED_LATER.items():
+        *groups, name = key.split(".")
+        node: Any = filled
+        for group in groups:
+            node = node.get(group) if isinstance(node, dict) else None
+        if isinstance(node, dict):
+            node.setdefault(name, default)
+    return filled
 
 
 def returned_by(file: str, value: Any) -> ConfigDict:

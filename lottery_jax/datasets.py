@@ -33,8 +33,15 @@ from typing import IO, Any
 import numpy as np
 
 from lottery_jax import machine, tfds_source
-from lottery_jax.errors import CommandParser, DataError, describe_unknown, exit_status, one_line
-from lottery_jax.files import replacing
+from lottery_jax.errors import (
+    CommandParser,
+    ConfigError,
+    DataError,
+    describe_unknown,
+    exit_status,
+    one_line,
+)
+from lottery_jax.files import local_path, replacing
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Arrays = dict[str, Array]  # x_train, y_train, x_test, y_test
@@ -74,6 +81,11 @@ _DEFLATE_LIMIT = 1032
 _NPY_HEADER = 4096  # bytes; numpy's own are 128
 _PIECE = 2**20  # bytes that are unpacked at once
 _IDX_RANK = 4
+# Beyond so many channels, channels that outnumber the rows are a sign of another order of the axes.
+_USUAL_CHANNELS = 4
+# What becomes of images that are smaller than they are asked for.
+RESIZES = ("pad", "bilinear")
+_ENLARGED = 2**21  # values that are made at once, of 8 bytes each
 # Splits belong to a data set, not to a run: every run and every replicate sees the same ones.
 _SPLIT_SEED = 0
 
@@ -91,6 +103,8 @@ class Dataset:
         augment: the usual augmentation: none, crop, flip or crop_flip.
         mean: of each channel over the training images, as pixel value / 255.
         std: standard deviation, likewise.
+        notes: lines for the user on how the file was understood, where that is no matter of course.
+        padded: whether there is black around the images that they did not come with.
     """
 
     name: str
@@ -104,6 +118,8 @@ class Dataset:
     y_test: Array
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    notes: tuple[str, ...] = ()
+    padded: bool = False
 
     @property
     def arrays(self) -> Arrays:
@@ -122,19 +138,35 @@ class Dataset:
         height, width, channels = self.x_train.shape[1:]
         return height, width, channels
 
+    @property
+    def chance(self) -> float:
+        """`chance` of the test images."""
+        return chance(np.bincount(self.y_test).max() / len(self.y_test), len(self.y_test))
+
+
+def chance(share: float, images: int) -> float:
+    """The test accuracy up to which nothing need have been learnt.
+
+    Args:
+        share: of the most frequent class, which is the accuracy of naming it always.
+        images: how many there are; two standard errors of a share of them are added.
+
+    >>> round(chance(0.1, 10_000), 3)
+    0.106
+    """
+    return float(share + 2 * math.sqrt(share * (1 - share) / images))
+
 
 def default_data_dir() -> Path:
     """`$TFDS_DATA_DIR`, or tensorflow-datasets' own default, `~/tensorflow_datasets`."""
-    return _folder(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
+    return _folder(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets", "TFDS_DATA_DIR")
 
 
-def _folder(data_dir: str | os.PathLike[str]) -> Path:
-    if not str(data_dir):
-        return default_data_dir()
+def _folder(data_dir: str | os.PathLike[str], what: str = "config.data.dir") -> Path:
     try:
-        return Path(data_dir).expanduser()
-    except RuntimeError as error:  # ~somebody, whom the system does not know
-        raise DataError(f"config.data.dir: {data_dir}: {error}") from error
+        return local_path(data_dir, what) if str(data_dir) else default_data_dir()
+    except ConfigError as error:
+        raise DataError(str(error)) from error
 
 
 def load_dataset(
@@ -142,6 +174,7 @@ def load_dataset(
     data_dir: str | os.PathLike[str] = "",
     *,
     input_shape: tuple[int, ...] = (),
+    resize: str = "pad",
     validation_fraction: float = 0.0,
 ) -> Dataset:
     """Loads a data set by name.
@@ -152,20 +185,24 @@ def load_dataset(
             the two disjoint and together all of it). The test set is always whole.
         data_dir: where files are; empty for `default_data_dir()`.
         input_shape: (height, width, channels) to which images are adapted, alike in training and
-            test: smaller ones padded with black, larger ones averaged down, one channel repeated,
-            three made grey; empty: as they are.
+            test: smaller ones padded with black or resized, larger ones averaged down, one channel
+            repeated, three made grey; empty: as they are.
+        resize: what becomes of smaller ones: `pad`, or `bilinear` (`enlarge`). Mean and standard
+            deviation are of the pixels that the network sees, without the black of a padding.
         validation_fraction: in [0, 1), of the training set, held out (stratified).
 
     Raises:
         DataError: the data can't be had, or a file is not what it should be.
+        ConfigError: there is no such way to resize.
 
     >>> data = load_dataset("digits_a", input_shape=(12, 12, 3))
     >>> data.x_train.shape, data.x_train.dtype, data.num_classes
     ((719, 12, 12, 3), dtype('uint8'), 10)
     """
+    check_resize(resize)
     folder = _folder(data_dir)
     base, half = _parse_name(name, folder)
-    arrays = _arrays_of(base, folder)
+    arrays, reshaped = _in_normal_form(_arrays_of(base, folder))
     where = base if base == "digits" else str(folder / f"{base}.npz")
     known = BUILT_IN.get(base)
     num_classes = _check(arrays, where, known.num_classes if known else None)
@@ -184,6 +221,8 @@ def load_dataset(
             f"is {len(held_out)} of them; one at least must be on each side"
         )
     _check_adapted_size(len(y) + len(arrays["y_test"]), input_shape)
+    if resize == "bilinear":
+        x = enlarge(x, input_shape)
     mean, std = _channel_statistics(x[rest])
     channels = input_shape[2] if input_shape else x.shape[-1]
     return Dataset(
@@ -194,11 +233,19 @@ def load_dataset(
         y_train=y[rest],
         x_val=pad(x[held_out], input_shape),
         y_val=y[held_out],
-        x_test=fit_shape(arrays["x_test"], input_shape),
+        x_test=fit_shape(arrays["x_test"], input_shape, resize),
         y_test=arrays["y_test"].astype(np.int32),
         mean=mean * (channels // len(mean)),
         std=std * (channels // len(std)),
+        notes=(f"note: {where}: {reshaped}",) if reshaped else (),
+        padded=bool(input_shape) and x.shape[1:3] != tuple(input_shape[:2]),
     )
+
+
+def check_resize(resize: str) -> None:
+    """Raises a ConfigError if there is no such way to resize."""
+    if resize not in RESIZES:
+        raise ConfigError(describe_unknown("config.data.resize", resize, RESIZES))
 
 
 def _check_adapted_size(images: int, shape: tuple[int, ...]) -> None:
@@ -229,8 +276,8 @@ def stratified_split(labels: Array, fraction: float, seed: int) -> tuple[Array, 
     return np.sort(by_class[taken]), np.sort(by_class[~taken])
 
 
-def fit_shape(images: Array, shape: tuple[int, ...]) -> Array:
-    """Adapts images to (height, width, channels): `shrink`, then `pad`.
+def fit_shape(images: Array, shape: tuple[int, ...], resize: str = "pad") -> Array:
+    """Adapts images to (height, width, channels): `shrink`, `enlarge` if `bilinear`, then `pad`.
 
     Raises:
         DataError: the images have another number of channels that is neither 1 nor 3.
@@ -238,7 +285,8 @@ def fit_shape(images: Array, shape: tuple[int, ...]) -> Array:
     >>> fit_shape(np.full((2, 28, 28, 1), 7, np.uint8), (32, 32, 3))[0, 1:3, 2, :].tolist()
     [[0, 0, 0], [7, 7, 7]]
     """
-    return pad(shrink(images, shape), shape)
+    images = shrink(images, shape)
+    return pad(enlarge(images, shape) if resize == "bilinear" else images, shape)
 
 
 def shrink(images: Array, shape: tuple[int, ...]) -> Array:
@@ -275,6 +323,49 @@ def _averages(old: int, new: int) -> Array:
     starts, pixels = edges[:-1, None], np.arange(old)
     covered = np.minimum(edges[1:, None], pixels + 1) - np.maximum(starts, pixels)
     return (np.clip(covered, 0, 1) * (new / old)).astype(np.float32)
+
+
+def enlarge(images: Array, shape: tuple[int, ...]) -> Array:
+    """Images no smaller than the height and width of `shape`, by bilinear interpolation.
+
+    The centre of pixel i is at i + 1/2 (half-pixel centres); beyond the outermost centres the
+    pixels at the border are continued. Computed in whole numbers and rounded once, half up: the
+    same on every machine. Images that are large enough come back as they are.
+
+    >>> enlarge(np.array([0, 40], np.uint8).reshape(1, 1, 2, 1), (1, 4, 1)).ravel().tolist()
+    [0, 10, 30, 40]
+    """
+    if not shape:
+        return images
+    count, *old, channels = images.shape
+    new = [max(have, want) for have, want in zip(old, shape[:2], strict=True)]
+    if old == new:
+        return images
+    enlarged = np.empty((count, *new, channels), np.uint8)
+    (above, below, down), (left, right, across) = (
+        _neighbours(*lengths) for lengths in zip(old, new, strict=True)
+    )
+    down, across = down[:, None, None], across[:, None]
+    whole = 4 * new[0] * new[1]
+    at_once = max(1, _ENLARGED // math.prod(enlarged.shape[1:]))
+    for first in range(0, count, at_once):
+        part = images[first : first + at_once].astype(np.int64)
+        part = part[:, above] * (2 * new[0] - down) + part[:, below] * down
+        part = part[:, :, left] * (2 * new[1] - across) + part[:, :, right] * across
+        enlarged[first : first + at_once] = (part + whole // 2) // whole
+    return enlarged
+
+
+def _neighbours(old: int, new: int) -> tuple[Array, Array, Array]:
+    """For each of `new` pixels the two of `old` that it lies between.
+
+    Returns:
+        Their indices, and the weight of the second in parts of `2 * new`.
+    """
+    # At (i + 1/2) * old / new - 1/2 of the old pixels, here in parts of 2 * new.
+    place = (2 * np.arange(new) + 1) * old - new
+    low, weight = np.divmod(np.clip(place, 0, 2 * new * (old - 1)), 2 * new)
+    return low, np.minimum(low + 1, old - 1), weight
 
 
 def pad(images: Array, shape: tuple[int, ...]) -> Array:
@@ -351,24 +442,34 @@ def _read_whole(file: IO[bytes] | io.BufferedIOBase, count: int, dtype: np.dtype
 
 
 def from_idx(folder: str | os.PathLike[str], output: str | os.PathLike[str]) -> None:
-    """Turns the four idx files of an MNIST-like set (gzipped or not) into one npz.
+    """Turns the four idx files of an MNIST-like set into one npz.
+
+    They are called train-images-idx3-ubyte or train-images.idx3-ubyte, gzipped (.gz) or not, in the
+    folder or each in one of its own that has such a name.
 
     Raises:
-        DataError: a file is missing or damaged.
+        DataError: a file is missing or damaged, or the arrays can't be those of a data set.
     """
     arrays: Arrays = {}
     for split, stem in (("train", "train"), ("test", "t10k")):
         for letter, kind in (("x", "images-idx3"), ("y", "labels-idx1")):
-            name = f"{stem}-{kind}-ubyte"
-            found = [p for p in (Path(folder) / name, Path(folder) / f"{name}.gz") if p.exists()]
-            if not found:
-                raise DataError(f"{folder}: has no {name}[.gz]")
-            arrays[f"{letter}_{split}"] = read_idx(found[0])
-    for split in ("train", "test"):
-        if arrays[f"x_{split}"].ndim == 3:
-            arrays[f"x_{split}"] = arrays[f"x_{split}"][..., None]
+            arrays[f"{letter}_{split}"] = read_idx(_find_idx(Path(folder), stem, kind))
+    arrays, _ = _in_normal_form(arrays)
     _check(arrays, str(folder))
     write_npz(output, arrays)
+
+
+def _find_idx(folder: Path, stem: str, kind: str) -> Path:
+    """The first file there is of the names under which an idx file is handed on."""
+    names = (f"{stem}-{kind}-ubyte", f"{stem}-{kind}-ubyte".replace("-idx", ".idx"))
+    files = [name + ending for name in names for ending in ("", ".gz")]
+    for place in (folder, *(folder / name for name in names)):
+        for path in (place / file for file in files):
+            if path.exists() and not path.is_dir():
+                return path
+    raise DataError(
+        f"{folder}: has no {', '.join(files)}, nor one of them in a folder {' or '.join(names)}"
+    )
 
 
 def write_npz(path: str | os.PathLike[str], arrays: Arrays) -> None:
@@ -379,6 +480,8 @@ def write_npz(path: str | os.PathLike[str], arrays: Arrays) -> None:
 
 def read_npz(path: str | os.PathLike[str]) -> Arrays:
     """Reads what `write_npz` writes, or a user's own file of the same four arrays.
+
+    Images may lack the channel axis, and labels may be `[n, 1]`.
 
     A file may be a stranger's: nothing in it is executed or extracted, other entries than the four
     arrays are not looked at, and no more memory is taken than the file can fill.
@@ -554,16 +657,65 @@ def _digits() -> Arrays:
     }
 
 
+def _in_normal_form(arrays: Arrays) -> tuple[Arrays, str]:
+    """Images with a channel axis and labels of one axis, as other programs leave them out or add.
+
+    Returns:
+        The arrays, and what was done to them in words; empty if nothing was.
+    """
+    normal = dict(arrays)
+    done = {}
+    for key in _ARRAYS:
+        array = arrays[key]
+        if key.startswith("x") and array.ndim == 3:
+            normal[key] = array[..., None]
+            done["images"] = f"images {array.shape[1:]} are taken as {normal[key].shape[1:]}"
+        if key.startswith("y") and array.ndim == 2 and array.shape[1] == 1:
+            normal[key] = array[:, 0]
+            done["labels"] = "labels (n, 1) are taken as (n,)"
+    return normal, ", ".join(done.values())
+
+
 def _check_array(where: str, key: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
     if key.startswith("x"):
-        if dtype != np.uint8 or len(shape) != 4 or min(shape) < 1:
+        if dtype != np.uint8 or len(shape) not in (3, 4) or min(shape) < 1:
             raise DataError(
                 f"{where}: {key} is {dtype} {shape}; images must be uint8 "
                 "[n, height, width, channels], each 1 or more"
             )
-    elif len(shape) != 1 or dtype.kind not in "iu":
+        if len(shape) == 4:
+            _check_layout(where, key, shape)
+    elif not (len(shape) == 1 or shape[1:] == (1,)) or dtype.kind not in "iu":
         raise DataError(
             f"{where}: {key} is {dtype} {shape}; labels must be integers, one for each image"
+        )
+
+
+def _check_layout(where: str, key: str, shape: tuple[int, ...]) -> None:
+    """Refuses images whose channels are in the place of their rows.
+
+    Of such images the second and the third side, which are those of a picture, differ by no more
+    than twice. Square ones with many channels are not refused: patches of hyper-spectral images
+    are like that; nor are long rows, which are signals of several channels.
+    """
+    _, height, width, channels = shape
+    if channels > max(height, _USUAL_CHANNELS) and height != width and width <= 2 * channels:
+        raise DataError(
+            f"{where}: {key} is {shape}: images of {height} x {width} pixels with {channels} "
+            "channels; expected is [n, height, width, channels]: if the channels come first, store "
+            f"{key}.transpose(0, 2, 3, 1)"
+        )
+
+
+def _check_values(where: str, key: str, images: Array) -> None:
+    """Refuses images in which there is nothing to see, or that have lost their grey levels."""
+    low, high = int(images.min()), int(images.max())
+    if low == high:
+        raise DataError(f"{where}: {key} holds nothing but {low}: all images are the same")
+    if high == 1:
+        raise DataError(
+            f"{where}: {key} holds nothing but 0 and 1; pixels go from 0 to 255: multiply by 255, "
+            "and if they were fractions from 0 to 1, before they are made uint8"
         )
 
 
@@ -589,7 +741,14 @@ def _check(arrays: Arrays, where: str, num_classes: int | None = None) -> int:
             f"{where}: training images {arrays['x_train'].shape[1:]} and test images "
             f"{arrays['x_test'].shape[1:]} differ in shape"
         )
+    for split in ("train", "test"):
+        if len(arrays[f"x_{split}"]) > 1:
+            _check_values(where, f"x_{split}", arrays[f"x_{split}"])
     present = np.unique(arrays["y_train"])
+    if len(present) == 1 < len(arrays["y_train"]):
+        raise DataError(
+            f"{where}: all labels of y_train are {present[0]}; there must be two classes or more"
+        )
     classes = num_classes or int(present[-1]) + 1
     for split in ("train", "test"):
         y = arrays[f"y_{split}"]
@@ -649,7 +808,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     commands = parser.add_subparsers(dest="command", required=True)
     idx = commands.add_parser("from-idx", help="turn MNIST-style idx files into an npz")
-    idx.add_argument("folder", help="where train-images-idx3-ubyte[.gz] and the others are")
+    idx.add_argument("folder", help="where train-images-idx3-ubyte and the others are")
     idx.add_argument("name", help="of the data set, such as fashion_mnist")
     prepare = commands.add_parser("prepare", help="fetch or convert a built-in set once")
     prepare.add_argument("name", choices=sorted(BUILT_IN))
@@ -657,7 +816,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
 
     def command() -> None:
-        folder = _folder(args.data_dir)
+        folder = _folder(args.data_dir, "--data_dir")
         if folder.exists() and not folder.is_dir():
             raise DataError(f"--data_dir: {folder} is not a directory")
         if args.command == "from-idx":
@@ -672,6 +831,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 print(f"{args.name}: prepared in {_prepare_streamed(args.name, known, folder)}")
                 return
             data = load_dataset(args.name, folder)
+            for note in data.notes:
+                print(note)
             print(f"{data.name}: {len(data.x_train)} training and {len(data.x_test)} test images")
         else:
             files = {p.stem for p in folder.glob("*.npz") if _NAME.fullmatch(p.stem)}

@@ -38,7 +38,8 @@ def evaluate_ticket(
     """
     metadata = ticket.metadata
     model, shape = model_of(metadata)
-    dataset = open_data(data or metadata["data"], data_dir, input_shape=shape)
+    resize = metadata.get("resize", "pad")  # as in training
+    dataset = open_data(data or metadata["data"], data_dir, input_shape=shape, resize=resize)
     if dataset.num_classes != metadata["num_classes"]:
         raise DataError(
             f"{dataset.name} has {dataset.num_classes} classes, the ticket "

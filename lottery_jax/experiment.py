@@ -136,6 +136,7 @@ def set_up(config: ConfigDict, devices: list[jax.Device] | None = None) -> Setup
         config.data.name,
         config.data.dir,
         input_shape=source.input_shape if source else shape,
+        resize=config.data.resize,
         validation_fraction=config.data.validation_fraction,
     )
     model = build_model(num_classes=dataset.num_classes, **_model_options(config))

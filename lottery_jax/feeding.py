@@ -27,6 +27,7 @@ def open_data(
     data_dir: str | os.PathLike[str] = "",
     *,
     input_shape: tuple[int, ...] = (),
+    resize: str = "pad",
     validation_fraction: float = 0.0,
 ) -> Dataset | Stream:
     """A data set in memory, or one that stays on the disk, by name.
@@ -36,7 +37,13 @@ def open_data(
     """
     streamed = name in BUILT_IN and BUILT_IN[name].streamed
     opened = streaming.open_stream if streamed else load_dataset
-    return opened(name, data_dir, input_shape=input_shape, validation_fraction=validation_fraction)
+    return opened(
+        name,
+        data_dir,
+        input_shape=input_shape,
+        resize=resize,
+        validation_fraction=validation_fraction,
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -116,6 +116,8 @@ def run_ladder(
         tidy(config, workdir)
         run.open_logs()
         held.callback(run.close_logs)
+        for note in setup.dataset.notes:
+            display.say(note)
 
     total = len(units(config, workdir)) * config.train.epochs
     with logs.Display(total, console) as display, ExitStack() as held:

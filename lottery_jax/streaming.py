@@ -65,6 +65,8 @@ class Stream:
             the labels of their test images are not published.
         sha256: of what is prepared; it changes when the data are prepared anew from other archives.
         folder: where it is prepared.
+        notes: lines for the user on how the config was understood.
+        padded: no image is padded: all are scaled.
     """
 
     name: str
@@ -78,6 +80,13 @@ class Stream:
     num_test: int
     sha256: str
     folder: Path
+    notes: tuple[str, ...] = ()
+    padded: bool = False
+
+    @property
+    def chance(self) -> float:
+        """`datasets.chance` of the test images, whose classes are about equally frequent."""
+        return datasets.chance(1 / self.num_classes, self.num_test)
 
 
 def open_stream(
@@ -85,6 +94,7 @@ def open_stream(
     data_dir: str | os.PathLike[str] = "",
     *,
     input_shape: tuple[int, ...] = (),
+    resize: str = "pad",
     validation_fraction: float = 0.0,
 ) -> Stream:
     """Describes a prepared data set; its images are not read.
@@ -93,17 +103,19 @@ def open_stream(
         name: `imagenet2012` or `places365_small`.
         data_dir: where it is prepared; empty for `datasets.default_data_dir()`.
         input_shape: (height, width, 3) to crop images to; empty: 224 x 224.
+        resize: `pad` or `bilinear`, which are the same here: crops are scaled bilinearly always.
         validation_fraction: in [0, 1), of the training images, held out: the first in the order in
             which they were prepared, which is random.
 
     Raises:
         DataError: it is not prepared, or damaged, or grain is not installed.
-        ConfigError: a shape or a fraction that can't be.
+        ConfigError: a shape, a way to resize or a fraction that can't be.
     """
     streamed = {key: info for key, info in datasets.BUILT_IN.items() if info.streamed}
     if name not in streamed:
         raise DataError(describe_unknown("config.data.name", name, streamed, noun="streamed set"))
     known = streamed[name]
+    datasets.check_resize(resize)
     shape = _check_shape(input_shape)
     for package in ("grain", "array_record"):
         if importlib.util.find_spec(package) is None:
@@ -127,6 +139,12 @@ def open_stream(
             f"config.data.validation_fraction: {validation_fraction:g} of {sizes['train']} training "
             f"images is {held_out} of them; one at least must be on each side"
         )
+    notes: tuple[str, ...] = ()
+    if resize != "pad":
+        notes = (
+            f"note: config.data.resize={resize} changes nothing for {name}: its images are always "
+            "cropped and scaled bilinearly, and never padded",
+        )
     return Stream(
         name=name,
         num_classes=classes,
@@ -139,6 +157,7 @@ def open_stream(
         num_test=sizes["validation"],
         sha256=digest,
         folder=folder,
+        notes=notes,
     )
 
 

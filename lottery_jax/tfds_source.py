@@ -23,6 +23,8 @@ from lottery_jax.errors import DataError
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
+_VERSION = re.compile(r"(\d+)\.(\d+)\.(\d+)", re.ASCII)
+
 
 def read_prepared(name: str, data_dir: Path) -> dict[str, Array] | None:
     """Reads a prepared data set into memory: x_train, y_train, x_test, y_test.
@@ -60,9 +62,17 @@ def read_prepared(name: str, data_dir: Path) -> dict[str, Array] | None:
 
 
 def find_prepared(name: str, data_dir: Path) -> Path | None:
-    """The folder of the newest prepared version of a data set, or None."""
-    prepared = [path.parent for path in data_dir.glob(f"{name}/*/dataset_info.json")]
-    return max(prepared, key=lambda p: [int(n) for n in re.findall(r"\d+", p.name)], default=None)
+    """The folder of the newest prepared version of a data set, or None.
+
+    While a version is prepared it is in a folder of another name, which a process that was killed
+    leaves behind.
+    """
+    prepared = {
+        tuple(int(number) for number in match.groups()): path.parent
+        for path in sorted(data_dir.glob(f"{name}/*/dataset_info.json"))
+        if (match := _VERSION.fullmatch(path.parent.name))
+    }
+    return prepared[max(prepared)] if prepared else None
 
 
 def _unreadable(folder: Path, error: Exception) -> DataError:
@@ -89,6 +99,8 @@ def describe_prepared(folder: Path) -> tuple[int, dict[str, int], str]:
     digest = hashlib.sha256()
     try:
         for path in sorted(folder.iterdir()):
+            if path.name.startswith("incomplete."):  # of a process that was killed
+                continue
             digest.update(f"{path.name} {path.stat().st_size}\n".encode())
             if path.suffix == ".json":
                 digest.update(path.read_bytes())

@@ -7,6 +7,7 @@ checkpoint, and becomes a ticket. All of this is for the first process alone (`p
 from __future__ import annotations
 
 import contextlib
+import math
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,6 +26,8 @@ from lottery_jax.tickets import Checkpoint, Ticket
 from lottery_jax.train import LOWER_RATE, Begun, Program, Start, Totals, TrainState, state_of
 
 PyTree = Any
+
+_UNMOVED = 0.01  # of the loss of a network that knows nothing; within it a loss has not moved
 
 
 class Keys(NamedTuple):
@@ -158,6 +161,8 @@ def keep_ticket(run: Run, training: Training, state: TrainState, rows: list[Row]
     run.metrics.sync()
     ticket = tickets.save_ticket(unit.ticket, ticket)
     discard_checkpoints(unit)
+    if unit.level == 0:
+        warn_of_chance(run, unit, rows)
     return ticket if unit.control == WINNING else None
 
 
@@ -179,10 +184,13 @@ def ticket_metadata(run: Run, unit: Unit, start_step: int, rows: list[Row]) -> d
             "optimizer": optimizer,
             "config_fingerprint": run.fingerprint,
         }
+    # Only where it is not the usual way, so that the metadata of other tickets stay what they were.
+    resize = {} if config.data.resize == "pad" else {"resize": config.data.resize}
     return {
         "model": setup.model_options,
         "num_classes": setup.dataset.num_classes,
         "input_shape": list(setup.dataset.image_shape),
+        **resize,
         "layer_order": list(setup.layers),
         "data": setup.dataset.name,
         "mean": list(setup.dataset.mean),
@@ -225,3 +233,37 @@ def warn_of_collapse(run: Run, unit: Unit, mask: PyTree) -> None:
             f"warning: {name_of(unit)}: no weight is left in {', '.join(empty)}; unless a shortcut "
             "leads around it, accuracy drops to chance"
         )
+
+
+def warn_of_chance(run: Run, unit: Unit, rows: list[Row]) -> None:
+    """Says that a dense network has learnt nothing, and what that may come from."""
+    dataset = run.setup.dataset
+    signs = signs_of_chance(rows, dataset.num_classes, dataset.chance)
+    if not signs:
+        return
+    images = "the scale of the images"
+    if dataset.padded:
+        images += " and the black they were padded with (try config.data.resize=bilinear)"
+    run.display.say(
+        f"warning: {name_of(unit)}: the dense network has learnt nothing: {signs}; look at "
+        f"config.optimizer.learning_rate, {images}, and whether labels belong to their images"
+    )
+
+
+def signs_of_chance(rows: list[Row], num_classes: int, chance: float) -> str:
+    """What shows that a training, of whose epochs these are the rows, has led to nothing.
+
+    Args:
+        rows: the last one with the test accuracy at the end.
+        num_classes: what a network that knows nothing has a loss of the logarithm of.
+        chance: the test accuracy up to which nothing need have been learnt.
+
+    Returns:
+        A few words, empty for a network that has learnt something.
+    """
+    accuracy, nothing = rows[-1]["test_accuracy"], math.log(num_classes)
+    if accuracy <= chance:
+        return f"its test accuracy of {accuracy:.1%} is no better than chance (up to {chance:.1%})"
+    if all(abs(row["train_loss"] - nothing) <= _UNMOVED * nothing for row in rows):
+        return f"its training loss has stayed at ln({num_classes}) = {nothing:.2f}"
+    return ""

@@ -67,6 +67,7 @@ WRONG = [
     ("data.name", "", "a name"),
     ("data.input_shape", (28, 28), "height, width, channels"),
     ("data.augment", "crops", "did you mean 'crop'"),
+    ("data.resize", "nearest", "legal: bilinear, pad"),
     ("data.validation_fraction", 1.0, "[0, 1)"),
     ("data.workers", -2, "-1 or more, 1,024 at most"),
     ("model.width", 0.0, "above 0"),
@@ -239,6 +240,7 @@ def test_the_fingerprint_changes_with_what_matters_and_with_nothing_else():
         ("optimizer.learning_rate", 0.2, False),
         ("seeds", (0, 1), False),
         ("ladder.rewind", "2ep", False),
+        ("data.resize", "bilinear", False),
         ("data.dir", "/elsewhere", True),
         ("data.workers", 3, True),
         ("wandb.mode", "offline", True),
@@ -253,6 +255,33 @@ def test_json_gives_the_same_config_back():
     config = validate(default_config())
     restored = from_json(json.loads(json.dumps(to_json(config))))
     assert configuration.flatten(restored) == configuration.flatten(config)
+
+
+def test_a_config_from_before_a_key_was_added_is_that_of_its_default():
+    config = validate(default_config())
+    flat = configuration.flatten(config)
+    for key, default in configuration.ADDED_LATER.items():
+        assert flat[key] == default
+        *groups, name = key.split(".")
+        stored = to_json(config)
+        node = stored
+        for group in groups:
+            node = node[group]
+        del node[name]
+        before = json.dumps(stored)
+        assert configuration.flatten(from_json(stored)) == flat
+        assert json.dumps(stored) == before  # what was given is not changed
+        assert fingerprint(from_json(stored)) == fingerprint(config)
+        assert configuration.differing_keys(ConfigDict(stored), config) == []
+    other = default_config()
+    other.data.resize = "bilinear"
+    stored = to_json(config)
+    del stored["data"]["resize"]
+    (differs,) = configuration.differing_keys(ConfigDict(stored), validate(other))
+    assert differs == "config.data.resize: 'pad', 'bilinear'"
+    assert from_json(to_json(validate(other))).data.resize == "bilinear"
+    with pytest.raises(ConfigError, match="config.data: is a group of keys"):
+        from_json({**stored, "data": 3})
 
 
 def test_values_that_mean_the_same_share_a_fingerprint():

@@ -7,13 +7,27 @@ import struct
 import subprocess
 import sys
 import tarfile
+from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
+from PIL import Image
+from rich.console import Console
 
 from lottery_jax import datasets
-from lottery_jax.datasets import BUILT_IN, fit_shape, load_dataset, stratified_split, write_npz
-from lottery_jax.errors import DataError
+from lottery_jax.datasets import (
+    BUILT_IN,
+    enlarge,
+    fit_shape,
+    load_dataset,
+    stratified_split,
+    write_npz,
+)
+from lottery_jax.errors import ConfigError, DataError
+from lottery_jax.ladder import run_ladder
+from lottery_jax.tfds_source import find_prepared
+from tests.conftest import make_tiny_config
 
 
 def some_arrays(seed=0, n=20, shape=(6, 6, 1), classes=4):
@@ -132,6 +146,62 @@ def test_statistics_are_those_of_the_adapted_images_without_the_padding(tmp_path
     np.testing.assert_allclose([data.mean[0], data.std[0]], [inner.mean(), inner.std()], rtol=1e-5)
 
 
+@pytest.mark.parametrize("new", [(28, 28), (9, 8), (16, 24), (8, 31), (13, 100)])
+def test_images_are_enlarged_as_other_libraries_do(new):
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (5, 8, 8, 3), np.uint8)
+    enlarged = enlarge(images, (*new, 3))
+    assert enlarged.dtype == np.uint8 and enlarged.shape == (5, *new, 3)
+    exact = jax.image.resize(images.astype(np.float32), (5, *new, 3), "bilinear")
+    np.testing.assert_allclose(enlarged, exact, atol=0.501)
+    pillow = [
+        Image.fromarray(image).resize(new[::-1], Image.Resampling.BILINEAR) for image in images
+    ]
+    np.testing.assert_allclose(enlarged, np.stack(pillow).astype(int), atol=1)
+    # A few at a time give the same, and what is not smaller stays.
+    np.testing.assert_array_equal(enlarge(images[2:3], (*new, 3)), enlarged[2:3])
+    np.testing.assert_array_equal(enlarge(images, (8, 8, 3)), images)
+
+
+def test_images_are_enlarged_a_few_at_a_time(monkeypatch):
+    images = np.random.default_rng(0).integers(0, 256, (7, 3, 5, 2), np.uint8)
+    whole = enlarge(images, (6, 6, 2))
+    monkeypatch.setattr(datasets, "_ENLARGED", 3 * 72)
+    np.testing.assert_array_equal(enlarge(images, (6, 6, 2)), whole)
+
+
+def test_training_validation_and_test_images_are_resized_alike():
+    plain = load_dataset("digits", validation_fraction=0.1)
+    padded = load_dataset("digits", input_shape=(12, 11, 3), validation_fraction=0.1)
+    data = load_dataset(
+        "digits", input_shape=(12, 11, 3), resize="bilinear", validation_fraction=0.1
+    )
+    for split in ("train", "val", "test"):
+        images = getattr(data, f"x_{split}")
+        assert images.shape[1:] == (12, 11, 3)
+        expected = jax.image.resize(
+            getattr(plain, f"x_{split}").astype(np.float32), (len(images), 12, 11, 1), "bilinear"
+        )
+        np.testing.assert_allclose(images, np.repeat(expected, 3, axis=3), atol=0.501)
+        np.testing.assert_array_equal(getattr(data, f"y_{split}"), getattr(plain, f"y_{split}"))
+    # Of the pixels that the network sees.
+    np.testing.assert_allclose(data.mean, data.x_train.mean((0, 1, 2)) / 255, rtol=1e-9)
+    np.testing.assert_allclose(data.std, data.x_train.std((0, 1, 2)) / 255, rtol=1e-9)
+    assert (plain.padded, padded.padded, data.padded) == (False, True, False)
+    with pytest.raises(ConfigError, match="config.data.resize: .*did you mean 'bilinear'"):
+        load_dataset("digits", resize="biliner")
+
+
+def test_larger_images_are_averaged_down_however_smaller_ones_are_resized():
+    images = np.random.default_rng(0).integers(0, 256, (5, 8, 6, 3), np.uint8)
+    for shape in ((4, 3, 3), (8, 6, 1), (5, 6, 1), (8, 6, 3)):
+        np.testing.assert_array_equal(
+            fit_shape(images, shape, "bilinear"), fit_shape(images, shape, "pad")
+        )
+    both = fit_shape(images, (4, 12, 1), "bilinear")  # larger one way, smaller the other
+    np.testing.assert_array_equal(both, enlarge(fit_shape(images, (4, 6, 1)), (4, 12, 1)))
+
+
 def test_users_bring_their_own_npz(tmp_path):
     arrays = some_arrays()
     write_npz(tmp_path / "mine.npz", arrays)
@@ -146,7 +216,8 @@ def test_users_bring_their_own_npz(tmp_path):
     "change, says",
     [
         (lambda a: a.update(x_train=a["x_train"] / 255), "images must be uint8"),
-        (lambda a: a.update(x_train=a["x_train"][..., 0]), "images must be uint8"),
+        (lambda a: a.update(x_train=a["x_train"][..., 0, 0]), "images must be uint8"),
+        (lambda a: a.update(y_train=a["y_train"][None]), "labels must be integers"),
         (lambda a: a.update(y_test=a["y_test"][1:]), "one for each of the 10 images"),
         (lambda a: a.update(y_train=a["y_train"].astype(str)), "labels must be integers"),
         (lambda a: a.update(y_train=a["y_train"][:0]), "one for each of the 20 images"),
@@ -177,6 +248,119 @@ def test_wrong_arrays_are_errors_that_name_the_file(tmp_path, change, says):
     with pytest.raises(DataError, match=says) as caught:
         load_dataset("mine", tmp_path)
     assert str(caught.value).startswith(f"{tmp_path}/mine.npz: ")
+
+
+def enter_as_npz(monkeypatch, folder, arrays):
+    write_npz(folder / "fashion_mnist.npz", arrays)
+
+
+def enter_as_idx(monkeypatch, folder, arrays):
+    write_idx(folder, arrays, compress=False, axes=4)
+    datasets.from_idx(folder, folder / "fashion_mnist.npz")
+
+
+def enter_from_tfds(monkeypatch, folder, arrays):
+    monkeypatch.setattr("lottery_jax.tfds_source.read_prepared", lambda name, folder: arrays)
+
+
+def with_values(values):
+    """Images that hold nothing but these values."""
+
+    def change(arrays):
+        rng = np.random.default_rng(0)
+        for key in ("x_train", "x_test"):
+            arrays[key] = rng.choice(np.array(values, np.uint8), arrays[key].shape)
+
+    return change
+
+
+def with_one_class(arrays):
+    arrays["y_train"][:] = 3
+
+
+ENTER = (enter_as_npz, enter_as_idx, enter_from_tfds)
+NOT_IMAGES = [
+    ((3, 32, 32), None, r"\(20, 3, 32, 32\): images of 3 x 32 pixels with 32 channels; expected is "
+     r"\[n, height, width, channels\].*x_train.transpose\(0, 2, 3, 1\)"),
+    ((1, 28, 28), None, r"x_train.transpose\(0, 2, 3, 1\)"),
+    ((3, 48, 32), None, r"x_train.transpose\(0, 2, 3, 1\)"),
+    ((3, 32, 48), None, r"x_train.transpose\(0, 2, 3, 1\)"),
+    ((13, 64, 64), None, r"x_train.transpose\(0, 2, 3, 1\)"),
+    ((2, 3, 9), None, "2 x 3 pixels with 9 channels"),
+    ((6, 6, 1), with_values([0, 1]), "x_train holds nothing but 0 and 1; .* multiply by 255"),
+    ((6, 6, 1), with_values([255]), "x_train holds nothing but 255: all images are the same"),
+    ((6, 6, 1), with_values([0]), "x_train holds nothing but 0: all images are the same"),
+    ((6, 6, 1), lambda a: a["x_test"].__ifloordiv__(128), "x_test holds nothing but 0 and 1"),
+    ((6, 6, 1), with_one_class, "all labels of y_train are 3; there must be two classes"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("enter", ENTER)
+@pytest.mark.parametrize("shape, change, says", NOT_IMAGES)
+def test_what_can_not_be_images_or_labels_is_refused(
+    tmp_path, monkeypatch, enter, shape, change, says
+):
+    arrays = some_arrays(shape=shape, classes=10)
+    if change:
+        change(arrays)
+    with pytest.raises(DataError, match=says) as caught:
+        enter(monkeypatch, tmp_path, arrays)
+        load_dataset("fashion_mnist", tmp_path)
+    assert str(caught.value).startswith(f"{tmp_path}") and "\n" not in str(caught.value)
+
+
+def mostly_black(arrays):
+    for key in ("x_train", "x_test"):
+        arrays[key][...] = 0
+        arrays[key][3, 0, 0, 0] = 7
+
+
+@pytest.mark.parametrize(
+    "shape, change",
+    [
+        *(((h, w, c), None) for h, w, c in [
+            (1, 1, 1), (1, 1, 3), (2, 2, 3), (1, 50, 1), (50, 1, 1), (32, 32, 4), (64, 64, 13),
+            (64, 40, 13), (1, 1, 50), (9, 9, 30), (1, 128, 9), (16, 1, 9),
+        ]),
+        ((6, 6, 1), with_values([0, 255])),
+        ((6, 6, 1), mostly_black),
+    ],
+)  # fmt: skip
+def test_unusual_images_and_vectors_are_not_refused(tmp_path, shape, change):
+    arrays = some_arrays(shape=shape)
+    if change:
+        change(arrays)
+    write_npz(tmp_path / "mine.npz", arrays)
+    data = load_dataset("mine", tmp_path)
+    assert data.image_shape == shape and data.notes == ()
+    np.testing.assert_array_equal(data.x_test, arrays["x_test"])
+
+
+def test_axes_that_other_programs_leave_out_or_add_are_mended_and_said_once(tmp_path, one_device):
+    """Keras' mnist.npz has no axis for the channel, the labels of its cifar10 are a column."""
+    arrays = some_arrays(shape=(7, 6, 1))
+    for change, taken in (
+        (lambda key, a: a[..., 0] if key[0] == "x" else a, "images (7, 6) are taken as (7, 6, 1)"),
+        (lambda key, a: a[:, None] if key[0] == "y" else a, "labels (n, 1) are taken as (n,)"),
+        (
+            lambda key, a: a[..., 0] if key == "x_test" else a,
+            "images (7, 6) are taken as (7, 6, 1)",
+        ),
+    ):
+        theirs = {key: change(key, array) for key, array in arrays.items()}
+        write_npz(tmp_path / "mine.npz", theirs)
+        data = load_dataset("mine", tmp_path)
+        for key, array in arrays.items():
+            np.testing.assert_array_equal(getattr(data, key), array)
+        assert data.notes == (f"note: {tmp_path}/mine.npz: {taken}",)
+    config = make_tiny_config(
+        **{"data.name": "mine_a", "data.dir": str(tmp_path), "train.batch_size": 5,
+           "train.epochs": 1, "ladder.levels": 0, "ladder.rewind": 0, "model.width": 0.1},
+    )  # fmt: skip
+    with (tmp_path / "said").open("w") as file:
+        console = Console(file=file, width=300)
+        run_ladder(config, tmp_path / "run", devices=one_device, console=console)
+    assert (tmp_path / "said").read_text().count("note: ") == 1
 
 
 def test_a_built_in_set_has_its_number_of_classes(tmp_path):
@@ -253,16 +437,42 @@ def idx(array):
     return header + array.astype(np.uint8).tobytes()
 
 
-def write_idx(folder, arrays, compress):
+def write_idx(folder, arrays, compress, *, axes=3, path="{name}", separator="-"):
     for split, stem in (("train", "train"), ("test", "t10k")):
-        for letter, kind in (("x", "images-idx3"), ("y", "labels-idx1")):
+        for letter, of, kind in (("x", "images", "idx3"), ("y", "labels", "idx1")):
             array = arrays[f"{letter}_{split}"]
-            raw = idx(array[..., 0] if letter == "x" else array)
-            name = f"{stem}-{kind}-ubyte"
+            raw = idx(array[..., 0] if letter == "x" and axes == 3 else array)
+            file = folder / path.format(name=f"{stem}-{of}{separator}{kind}-ubyte")
+            file.parent.mkdir(exist_ok=True)
             if compress:
-                (folder / f"{name}.gz").write_bytes(gzip.compress(raw))
+                file.with_name(f"{file.name}.gz").write_bytes(gzip.compress(raw))
             else:
-                (folder / name).write_bytes(raw)
+                file.write_bytes(raw)
+
+
+@pytest.mark.parametrize("compress", [False, True])
+@pytest.mark.parametrize("path", ["{name}", "{name}/{name}"])
+@pytest.mark.parametrize("separator", "-.")
+def test_idx_files_have_several_names(tmp_path, separator, path, compress):
+    arrays, folder = some_arrays(), tmp_path / "their"
+    folder.mkdir()
+    write_idx(folder, arrays, compress, path=path, separator=separator)
+    datasets.from_idx(folder, tmp_path / "mine.npz")
+    data = load_dataset("mine", tmp_path)
+    for key, array in arrays.items():
+        np.testing.assert_array_equal(getattr(data, key), array)
+
+
+def test_the_names_of_a_missing_idx_file_are_said(tmp_path):
+    write_idx(tmp_path, some_arrays(), compress=False)
+    (tmp_path / "t10k-labels-idx1-ubyte").unlink()
+    (tmp_path / "t10k-labels-idx1-ubyte").mkdir()  # empty, and no file
+    with pytest.raises(DataError) as caught:
+        datasets.from_idx(tmp_path, tmp_path / "mine.npz")
+    names = ("t10k-labels-idx1-ubyte", "t10k-labels.idx1-ubyte")
+    for name in (*names, *(f"{name}.gz" for name in names)):
+        assert f" {name}," in str(caught.value)
+    assert str(caught.value).endswith(f"nor one of them in a folder {' or '.join(names)}")
 
 
 @pytest.mark.parametrize("compress", [False, True])
@@ -461,6 +671,27 @@ def test_without_tensorflow_the_error_says_what_to_install(tmp_path, monkeypatch
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(DataError, match=r"pip install 'lottery_jax\[tfds\]'"):
         load_dataset("svhn", tmp_path)
+
+
+def test_what_an_interrupted_preparation_leaves_is_not_taken_for_a_version(tmp_path):
+    from tensorflow_datasets.core.utils import file_utils
+
+    root = tmp_path / "cifar10"
+    with file_utils.incomplete_dir(root / "3.0.2") as temporary:
+        unfinished = Path(temporary).name
+    assert unfinished.endswith("_3.0.2")
+    for leftover in (unfinished, "3.0.2.incomplete_ABC123", "incomplete.XYZ789_9.0.0", "3.0.2.bak",
+                     "3.0.2-old", "4.0", "plain_text"):  # fmt: skip
+        (root / leftover).mkdir(parents=True)
+        (root / leftover / "dataset_info.json").write_text("{}")
+    assert find_prepared("cifar10", tmp_path) is None
+    for version in ("3.0.2", "3.0.10", "2.11.0"):  # the newest by its numbers
+        (root / version).mkdir(exist_ok=True)
+        (root / version / "dataset_info.json").write_text("{}")
+    assert find_prepared("cifar10", tmp_path) == root / "3.0.10"
+    (tmp_path / "other" / "a_config" / "1.0.0").mkdir(parents=True)
+    (tmp_path / "other" / "a_config" / "1.0.0" / "dataset_info.json").write_text("{}")
+    assert find_prepared("other", tmp_path) is None
 
 
 def test_prepared_data_that_is_damaged_is_an_error(tmp_path):

@@ -8,10 +8,12 @@ import shutil
 import jax
 import numpy as np
 import pytest
+from rich.console import Console
 
-from lottery_jax import experiment, ladder, logs, masks, rundir, tickets
+from lottery_jax import experiment, ladder, logs, masks, rundir, tickets, units
 from lottery_jax.config import validate
 from lottery_jax.controls import CONTROLS, Substitutes
+from lottery_jax.datasets import chance
 from lottery_jax.errors import ConfigError, LotteryError, TrainingError
 from lottery_jax.ladder import run_ladder
 from lottery_jax.pipeline import put
@@ -389,8 +391,6 @@ def test_logs_that_other_programs_have_spoilt_do_not_stop_a_run(tmp_path, one_de
 
 
 def test_a_collapsed_layer_is_named(tmp_path, one_device):
-    from rich.console import Console
-
     config = make_tiny_config(
         **{"ladder.levels": 1, "ladder.prune_fraction": 0.9999, "optimizer.learning_rate": 0.01}
     )
@@ -402,6 +402,69 @@ def test_a_collapsed_layer_is_named(tmp_path, one_device):
     assert "warning: seed 0, level 1, winning: no weight is left in" in said
     empty = masks.collapsed_layers(load(tmp_path / "run", 0, 1).mask)
     assert empty and all(name in said for name in empty)
+
+
+def what_is_said(config, folder, devices):
+    with (folder / "out").open("w") as file:
+        console = Console(file=file, width=400)
+        run_ladder(config, folder / "run", devices=devices, console=console)
+    return (folder / "out").read_text()
+
+
+def test_a_network_that_learns_nothing_is_named_once_a_seed(tmp_path, one_device):
+    config = make_tiny_config(
+        seeds=(0, 1),
+        **{"ladder.levels": 1, "optimizer.learning_rate": 1e-9, "data.input_shape": (12, 12, 1),
+           "model.width": 0.1},
+    )  # fmt: skip
+    warnings = [
+        line for line in what_is_said(config, tmp_path, one_device).splitlines()
+        if "has learnt nothing" in line
+    ]  # fmt: skip
+    for seed, warning in enumerate(warnings):
+        assert warning.startswith(f"warning: seed {seed}, level 0, winning: ")
+        for cause in ("config.optimizer.learning_rate", "data.resize=bilinear", "labels"):
+            assert cause in warning
+    assert len(warnings) == 2
+
+
+def test_a_network_that_learns_is_not_warned_of(tmp_path, one_device):
+    config = make_tiny_config(**{"ladder.levels": 0, "model.width": 0.2})
+    assert "warning" not in what_is_said(config, tmp_path, one_device)
+
+
+@pytest.mark.parametrize(
+    "losses, accuracy, signs",
+    [
+        ([2.0, 1.5], 0.106, "accuracy of 10.6% is no better than chance"),
+        ([2.0, 1.5], 0.107, ""),
+        ([2.31, 2.30], 0.11, "loss has stayed at ln(10) = 2.30"),
+        ([2.30, 2.27], 0.11, ""),
+        ([2.27, 2.30], 0.11, ""),
+    ],
+)
+def test_a_network_at_chance_is_told_by_accuracy_or_loss(losses, accuracy, signs):
+    rows = [{"train_loss": loss} for loss in losses]
+    rows[-1]["test_accuracy"] = accuracy
+    found = units.signs_of_chance(rows, 10, chance(share=0.1, images=10_000))
+    assert signs in found and bool(signs) == bool(found)
+
+
+def test_a_run_begun_before_a_key_was_added_goes_on(tmp_path, one_device):
+    config = make_tiny_config(**{"ladder.levels": 1, "model.width": 0.2})
+    rows = run_ladder(config, tmp_path, devices=one_device, console=quiet_console())
+    record = json.loads((tmp_path / "config.json").read_text())
+    del record["config"]["data"]["resize"]
+    (tmp_path / "config.json").write_text(json.dumps(record))
+    shutil.rmtree(rundir.Unit(tmp_path, 0, 1, logs.WINNING).ticket)
+    again = run_ladder(config, tmp_path, devices=one_device, console=quiet_console())
+    for row in (*rows, *again):
+        del row["seconds"]
+    assert again == rows
+    assert "resize" not in load(tmp_path, 0, 0).metadata
+    config.data.resize = "bilinear"
+    with pytest.raises(ConfigError, match=r"config.data.resize: 'pad', 'bilinear'"):
+        run_ladder(config, tmp_path, devices=one_device, console=quiet_console())
 
 
 def test_bfloat16_and_validation_split_run(tmp_path, one_device):

@@ -356,7 +356,9 @@ WORKDIRS = [
 ]
 DATA = [
     npz("images must be uint8", change=lambda a: a.update(x_train=a["x_train"] / 255)),
-    npz("images must be uint8", change=lambda a: a.update(x_train=a["x_train"][..., 0])),
+    npz("images must be uint8", change=lambda a: a.update(x_train=a["x_train"][..., 0, 0])),
+    npz("x_train.transpose(0, 2, 3, 1)", change=lambda a: a.update(
+        {k: a[k].transpose(0, 3, 1, 2) for k in ("x_train", "x_test")})),
     npz("each 1 or more", change=lambda a: a.update({k: v[:0] for k, v in a.items()})),
     npz("x_train is object", change=lambda a: a.update(x_train=np.array([{}], object))),
     npz("labels must be integers", change=lambda a: a.update(y_test=a["y_test"] + 0.5)),

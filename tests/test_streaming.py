@@ -1,5 +1,6 @@
 """Data on disk: the real builders' archives, batches that nothing but (seed, epoch) decides."""
 
+import dataclasses
 import hashlib
 import io
 import json
@@ -504,6 +505,24 @@ def test_missing_packages_are_named_with_their_extra(data_dir, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(DataError, match=r"needs grain; pip install 'lottery_jax\[streaming\]'"):
         open_stream("imagenet2012", data_dir)
+
+
+def test_a_way_to_resize_changes_nothing_and_that_is_said(stream, data_dir):
+    other = open_stream("imagenet2012", data_dir, input_shape=SHAPE, resize="bilinear")
+    (note,) = other.notes
+    assert "config.data.resize=bilinear changes nothing for imagenet2012" in note
+    assert dataclasses.replace(other, notes=()) == stream and not other.padded
+    with pytest.raises(ConfigError, match="config.data.resize: unknown value 'crop'"):
+        open_stream("imagenet2012", data_dir, resize="crop")
+    assert other.chance == pytest.approx(0.001 + 2 * (0.001 * 0.999 / other.num_test) ** 0.5)
+
+
+def test_leftovers_in_the_folder_of_a_version_are_no_data(data_dir, tmp_path):
+    shutil.copytree(data_dir / "imagenet2012", tmp_path / "imagenet2012")
+    first = open_stream("imagenet2012", tmp_path)
+    (first.folder / f"incomplete.{'0a' * 16}.labels.txt").write_text("cut sh")
+    shutil.copytree(first.folder, first.folder.with_name("incomplete.ABC123_9.9.9"))
+    assert open_stream("imagenet2012", tmp_path) == first
 
 
 def test_the_list_says_what_is_prepared(data_dir, tmp_path, capsys):

@@ -76,6 +76,13 @@ def test_list_has_a_line_for_each_ticket(run_directory, call):
     ]
 
 
+def test_what_a_killed_process_left_is_no_ticket(copy, call):
+    listed = call("list", copy)
+    unfinished = copy / "seed_0/level_03/.ticket.host-7-abcd1234.tmp"
+    shutil.copytree(copy / TICKET, unfinished)
+    assert call("list", copy) == listed
+
+
 def test_list_and_verify_say_what_is_wrong_and_go_on(copy, call):
     (copy / "shared.safetensors").write_bytes(b"not safetensors")
     file = copy / "seed_0/level_03/random/metadata.json"

@@ -1,15 +1,18 @@
 """Transfer: another run's masks and rewind weights, bit for bit, on other data or optimizers."""
 
+import dataclasses
 import json
 import shutil
 
 import jax
 import numpy as np
 import pytest
+from rich.console import Console
 
 from lottery_jax import logs, masks, rundir, tickets
-from lottery_jax.datasets import write_npz
-from lottery_jax.errors import ConfigError, DataError
+from lottery_jax.datasets import fit_shape, write_npz
+from lottery_jax.errors import ConfigError, DataError, TicketError
+from lottery_jax.evaluate import evaluate_ticket
 from lottery_jax.ladder import run_ladder
 from lottery_jax.matrix import run_matrix
 from tests.conftest import make_tiny_config
@@ -87,6 +90,43 @@ def test_the_sources_tickets_are_trained_bit_for_bit(source, tmp_path):
     np.testing.assert_array_equal(
         initial.params["dense1"]["kernel"], np.where(kept, began["dense1"]["kernel"], 0)
     )
+
+
+def test_images_are_resized_to_the_ticket_and_for_its_evaluation(source, data_dir, tmp_path):
+    """Images of 10 x 7 pixels for tickets of 8 x 8: averaged down one way, enlarged the other."""
+    config = target_config(
+        source, **{"data.name": "four", "data.dir": str(data_dir), "train.batch_size": 50,
+                   "ladder.levels": 1, "data.resize": "bilinear"},
+    )  # fmt: skip
+    rows = transfer(config, tmp_path)
+    ticket = load(tmp_path, 1, 1)
+    assert ticket.metadata["resize"] == "bilinear" and "resize" not in load(source, 1, 1).metadata
+    with np.load(data_dir / "four.npz") as arrays:
+        images = fit_shape(arrays["x_train"], (8, 8, 1), "bilinear") / 255
+    np.testing.assert_allclose(ticket.metadata["mean"], [images.mean()], rtol=1e-6)
+    measured = evaluate_ticket(ticket, data_dir)
+    assert measured.accuracy == rows[1]["test_accuracy"]
+    assert measured.loss == pytest.approx(rows[1]["test_loss"], rel=1e-4)
+    padded = {key: value for key, value in ticket.metadata.items() if key != "resize"}
+    other = evaluate_ticket(dataclasses.replace(ticket, metadata=padded), data_dir)
+    assert other.loss != pytest.approx(rows[1]["test_loss"], rel=1e-2)
+    # What it can't be is refused as a ticket.
+    file = rundir.Unit(tmp_path, 1, 1, logs.WINNING).ticket / "metadata.json"
+    file.write_text(file.read_text().replace("bilinear", "bicubic!"))
+    with pytest.raises(TicketError, match="a value is of no use"):
+        load(tmp_path, 1, 1)
+
+
+def test_a_transferred_network_that_learns_nothing_is_named(source, tmp_path):
+    config = target_config(
+        source, **{"transfer.head": "reinit", "ladder.levels": 0, "optimizer.learning_rate": 1e-9}
+    )
+    with (tmp_path / "out").open("w") as file:
+        console = Console(file=file, width=400)
+        run_ladder(config, tmp_path / "run", devices=jax.devices()[:1], console=console)
+    said = (tmp_path / "out").read_text()
+    assert said.count("seed 1, level 0, winning: the dense network has learnt nothing") == 1
+    assert "data.resize" not in said  # no image was padded
 
 
 def test_the_ladder_keys_are_the_sources(source, tmp_path):

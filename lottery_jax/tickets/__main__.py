@@ -23,7 +23,7 @@ from pathlib import Path
 from rich.console import Console, RenderableType
 
 from lottery_jax.errors import CommandParser, ConfigError, TicketError, exit_status, one_line
-from lottery_jax.files import path_argument
+from lottery_jax.files import is_temporary, path_argument
 from lottery_jax.tickets import cards, compare, portable, pytorch, store
 from lottery_jax.tickets.ticket import Ticket
 
@@ -63,7 +63,7 @@ def _below(folder: Path) -> list[Path]:
             if (status.st_dev, status.st_ino) in seen:
                 continue
             seen.add((status.st_dev, status.st_ino))
-            inside = sorted(path for path in here.iterdir() if not path.name.startswith("._"))
+            inside = sorted(path for path in here.iterdir() if not _is_passed_over(path))
         except FileNotFoundError:
             continue
         except OSError as error:
@@ -73,6 +73,11 @@ def _below(folder: Path) -> list[Path]:
         found += [p for p in inside if p.suffix == portable.SUFFIX and _may_be_portable(p)]
         folders += [p for p in inside if p.is_dir() and not (is_ticket and p.is_symlink())]
     return sorted(found)
+
+
+def _is_passed_over(path: Path) -> bool:
+    """Whether a killed process left it unfinished, or a Mac's file manager made it."""
+    return is_temporary(path) or path.name.startswith("._")
 
 
 def _may_be_portable(file: Path) -> bool:

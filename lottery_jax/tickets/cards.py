@@ -83,6 +83,8 @@ def _facts(path: Path, metadata: Metadata) -> Iterator[tuple[str, str]]:
     yield "network", f"{metadata['model']['name']} ({_joined(options)})"
     yield "classes", str(metadata["num_classes"])
     yield "images", "x".join(map(str, metadata["input_shape"]))
+    if "resize" in metadata:
+        yield "resize", str(metadata["resize"])
     yield (
         "data",
         f"{metadata['data']}, mean {_numbers(metadata['mean'])}, std {_numbers(metadata['std'])}",

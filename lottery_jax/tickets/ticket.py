@@ -209,6 +209,7 @@ def _is_described(metadata: dict[str, Any]) -> bool:
         and len(shape) == 3
         and all(type(n) is int and n > 0 for n in shape)
         and math.prod(shape) <= _LARGEST_IMAGE
+        and metadata.get("resize", "pad") in ("pad", "bilinear")
         and numbers(metadata["mean"])
         and numbers(metadata["std"])
         and len(metadata["mean"]) == len(metadata["std"]) == shape[2]

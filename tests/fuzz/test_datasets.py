@@ -212,8 +212,8 @@ def other_ranks(rng, arrays):
     key = rng.choice(KEYS)
     a = arrays[key]
     wrong = rng.choice([a.reshape(-1), a[None], a[..., None, None], a[:0], np.array(a.ravel()[0])])
-    if key[0] == "y" and wrong.ndim == 1:
-        wrong = a[None]
+    if key[0] == "y" and wrong.ndim in (1, 2):
+        wrong = a[None, None]
     return with_entry(rng, arrays, key, npy(wrong)), REFUSED
 
 
