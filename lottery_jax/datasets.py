@@ -41,7 +41,7 @@ from lottery_jax.errors import (
     exit_status,
     one_line,
 )
-from lottery_jax.files import local_path, replacing
+from lottery_jax.files import local_path, path_argument, replacing
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Arrays = dict[str, Array]  # x_train, y_train, x_test, y_test
@@ -808,7 +808,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     commands = parser.add_subparsers(dest="command", required=True)
     idx = commands.add_parser("from-idx", help="turn MNIST-style idx files into an npz")
-    idx.add_argument("folder", help="where train-images-idx3-ubyte and the others are")
+    idx.add_argument("folder", type=path_argument, help="where train-images-idx3-ubyte and the others are")
     idx.add_argument("name", help="of the data set, such as fashion_mnist")
     prepare = commands.add_parser("prepare", help="fetch or convert a built-in set once")
     prepare.add_argument("name", choices=sorted(BUILT_IN))
