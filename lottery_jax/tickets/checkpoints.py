@@ -235,10 +235,12 @@ def _unpickled(file: Path) -> Any:
     try:
         return torch.load(content, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever a damaged file makes of PyTorch's reader
-        if foreign := re.search(r"(?:Unsupported global: GLOBAL|load GLOBAL) (\S+)", str(error)):
+        if foreign := re.search(r"(?i)unsupported (?:global: )?GLOBAL (\S+)", str(error)):
             raise TicketError(
                 f"{file}: holds other objects than tensors and plain containers, which are not "
                 f"read: {foreign[1]}; save model.state_dict() alone"
             ) from error
-        lines = re.sub(r"(?s).*WeightsUnpickler error: ", "", str(error)).splitlines() or [""]
-        raise TicketError(f"{file}: can't be read: {type(error).__name__}: {lines[0]}") from error
+        # PyTorch's own advice comes first: to run the file.
+        lines = str(error).rpartition("WeightsUnpickler error: ")[2].split("\n")
+        says = next((line for line in lines if line.strip()), "")
+        raise TicketError(f"{file}: can't be read: {type(error).__name__}: {says}") from error
