@@ -284,6 +284,13 @@ def _abstract(
     return abstract_variables(build_model(name, classes, **dict(options)), shape)
 
 
+@functools.lru_cache(maxsize=4)
+def _layer_order(
+    classes: int, shape: tuple[int, ...], options: tuple[tuple[str, Any], ...]
+) -> tuple[str, ...]:
+    return tuple(layer_names(build_model(num_classes=classes, **dict(options)), shape))
+
+
 def _part(
     state: Mapping[str, Any],
     expected: PyTree,
@@ -295,10 +302,10 @@ def _part(
     for path, leaf in leaves(expected).items():
         tensor, wanted = state[names[path]], _torch_shape(leaf.shape)
         is_float = re.match(r"b?float", dtype_name(tensor))
-        size = tuple(tensor.shape) if is_tensor(tensor) else None
-        if size != wanted or not is_float:
+        size = f" {tuple(tensor.shape)}" if is_tensor(tensor) else ""
+        if size != f" {wanted}" or not is_float:
             raise TicketError(
-                f"{names[path]} is {dtype_name(tensor)} {size or ''}, but that of {name} is "
+                f"{names[path]} is {dtype_name(tensor)}{size}, but that of {name} is "
                 f"{np.dtype(leaf.dtype)} {wanted}"
             )
         try:
@@ -362,7 +369,7 @@ def import_pytorch(
         "model": options,
         "num_classes": classes,
         "input_shape": list(input_shape),
-        "layer_order": layer_names(build_model(num_classes=classes, **options), tuple(input_shape)),
+        "layer_order": [*_layer_order(classes, tuple(input_shape), tuple(options.items()))],
         "data": data,
         "mean": list(mean),
         "std": list(std),
