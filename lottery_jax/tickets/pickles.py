@@ -33,6 +33,7 @@ _COSTLY_WITH_ARGUMENTS = re.compile(
     r"builtins\.bytearray|torch\.([\w.]*\.)?(\w*Tensor|TypedStorage|UntypedStorage)"
 )
 # Codecs whose time grows with the square of the text, and one that can spell their names.
+_ENCODERS = ("_codecs.encode", "builtins.bytearray")
 _SLOW_CODECS = ("punycode", "idna", "rot13", "rot_13")
 _ITEM_SIZES = {
     "UntypedStorage": 1,
@@ -194,13 +195,13 @@ def _check(pickle: BinaryIO, parts: Mapping[str, bytes] | None = None) -> tuple[
                 raise ValueError("it has tuples too deep within tuples")
             stack.append(_Item(1 + sum(item.weight for item in items), items, depth=depth))
         else:  # a constant or an empty container
-            value = [] if name == "EMPTY_LIST" else argument
+            value = [] if name in ("EMPTY_LIST", "EMPTY_TUPLE") else argument
             stack.append(_Item(1 + (len(argument) if isinstance(argument, str) else 0), value))
             if isinstance(argument, str):
                 names.add(normalize_encoding(argument).lower())
         if spent > 4 * (pickle.tell() - start) + 2**16:
             raise ValueError("it does the same again and again, for more than its size")
-    if "_codecs.encode" in names and (slow := names & set(_SLOW_CODECS)):
+    if names & set(_ENCODERS) and (slow := names & set(_SLOW_CODECS)):
         raise ValueError(f"it may encode text as {min(slow)}")
     return stack[-1], used
 
@@ -217,9 +218,9 @@ def _popped(stack: list[_Item], count: int) -> list[_Item]:
 
 def _check_call(function: _Item, arguments: _Item) -> None:
     name, values = function.name, arguments.value
-    if not name or not isinstance(values, list | None):
-        raise ValueError("it calls what is not a function")
-    if name == "torch._tensor._rebuild_from_type_v2" and values and len(values) > 2:
+    if not name or not isinstance(values, list):  # the keys of a dict would be arguments too
+        raise ValueError("it calls what is not a function, or not with a tuple")
+    if name == "torch._tensor._rebuild_from_type_v2" and len(values) > 2:
         _check_call(values[0], values[2])
     text = name == "builtins.bytearray" and values and isinstance(values[0].value, str)
     costly = _COSTLY.fullmatch(name) or (values and _COSTLY_WITH_ARGUMENTS.fullmatch(name))

@@ -1,5 +1,6 @@
 """Tickets made by someone who means harm: each is one line, before it costs anything."""
 
+import collections
 import contextlib
 import io
 import json
@@ -537,6 +538,7 @@ def test_these_pickles_by_hand_are_what_pytorch_reads(tmp_path, wrap):
         (call("builtins.bytearray", number(2**32)), r"calls builtins\.bytearray"),
         (call("torch._tensor._rebuild_from_type_v2", name("builtins", "bytearray"),
               name("torch", "Tensor"), number(2**32) + b"\x85", b"N"), r"calls builtins\.bytearray"),
+        (name("builtins", "bytearray") + b"}" + number(2**32) + b"K\x01sR", "not with a tuple"),
         (call("torch.FloatTensor", number(2**31)), r"calls torch\.FloatTensor"),
         (call("torch.storage.UntypedStorage", number(2**32)), "UntypedStorage"),
         (call("torch._utils._rebuild_device_tensor_from_cpu_tensor", repeated(2**30),
@@ -557,6 +559,7 @@ def test_these_pickles_by_hand_are_what_pytorch_reads(tmp_path, wrap):
         (call("collections.OrderedDict", b"]q\x02]q\x03ah\x03(" + twice(100) + b"K\x01e"), "part of"),
         (name("builtins", "set") * 50 + b"](" + b"K\x01" * 5_000 + b"e" + b"\x85R" * 50, "again and again"),
         (call("_codecs.encode", text("x"), text("punycode")), "encode text as punycode"),
+        (call("builtins.bytearray", text("x"), text("idna")), "encode text as idna"),
         (call("_codecs.encode", text("x"), text("Rot 13")), "may encode text as rot_13"),
         (b"]q\x01" + b"](h\x01h\x01eq\x01" * 100 + b")R", "calls what is not a function"),
         # What would overflow the stack of the process.
@@ -720,6 +723,8 @@ def test_checkpoints_as_people_save_them_are_read(tmp_path, legacy):
             1j,
             torch.Size([1]),
             torch.float16,
+            bytearray(b"\x00\xff"),
+            collections.Counter("abba"),
         ],
     }
     path = tmp_path / "a.pth"
