@@ -146,6 +146,7 @@ def _check(pickle: BinaryIO, parts: Mapping[str, bytes] | None = None) -> tuple[
     memo: dict[int, _Item] = {}
     used: set[str] = set()
     names: set[str] = set()
+    numbers: dict[int, _Item] = {}
     start, spent = pickle.tell(), 0
     argument: Any
     for operation, argument, _ in pickletools.genops(pickle):
@@ -178,9 +179,12 @@ def _check(pickle: BinaryIO, parts: Mapping[str, bytes] | None = None) -> tuple[
             function, arguments = _popped(stack, 2)
             spent += arguments.weight
             _check_call(function, arguments)
-            stack.append(_Item(4 * arguments.weight + 1))  # encoding may make it longer
+            is_text = function.name == "_codecs.encode"  # or bytes
+            # Encoding may make it longer.
+            stack.append(_Item(4 * arguments.weight + 1, "" if is_text else None))
         elif name == "BINPERSID":
             reference = stack.pop()
+            spent += reference.weight
             used.add(_checked_storage(reference, parts))
             stack.append(_Item(reference.weight))
         elif name == "GLOBAL":
@@ -194,8 +198,10 @@ def _check(pickle: BinaryIO, parts: Mapping[str, bytes] | None = None) -> tuple[
             if depth > _DEEPEST_TUPLE:
                 raise ValueError("it has tuples too deep within tuples")
             stack.append(_Item(1 + sum(item.weight for item in items), items, depth=depth))
-        else:  # a constant or an empty container
-            value = [] if name in ("EMPTY_LIST", "EMPTY_TUPLE") else argument
+        elif name == "BININT1":  # of which there may be many
+            stack.append(numbers.setdefault(argument, _Item(1, argument)))
+        else:  # another constant or an empty container
+            value: Any = [] if name in ("EMPTY_LIST", "EMPTY_TUPLE") else argument
             stack.append(_Item(1 + (len(argument) if isinstance(argument, str) else 0), value))
             if isinstance(argument, str):
                 names.add(normalize_encoding(argument).lower())
@@ -228,13 +234,17 @@ def _check_call(function: _Item, arguments: _Item) -> None:
         raise ValueError(f"it calls {name}, which could take any amount of memory")
 
 
-def _text(value: Any) -> Any:
-    return value.decode("ascii") if isinstance(value, bytes) else value
+def _text(value: Any) -> str:
+    if isinstance(value, bytes):
+        return value.decode("ascii")
+    if not isinstance(value, str):
+        raise ValueError("the name of a storage is not text")
+    return value
 
 
 def _checked_storage(reference: _Item, parts: Mapping[str, bytes] | None) -> str:
     _, kind, key, _, numel, *_ = reference.value
-    name = str(_text(key.value))
+    name = _text(key.value)
     item_size = _ITEM_SIZES.get(kind.name.rpartition(".")[2])
     if parts is None or item_size is None:
         return name

@@ -538,6 +538,8 @@ def test_these_pickles_by_hand_are_what_pytorch_reads(tmp_path, wrap):
         (call("builtins.bytearray", number(2**32)), r"calls builtins\.bytearray"),
         (call("torch._tensor._rebuild_from_type_v2", name("builtins", "bytearray"),
               name("torch", "Tensor"), number(2**32) + b"\x85", b"N"), r"calls builtins\.bytearray"),
+        # An integer that only PyTorch knows to be one.
+        (call("builtins.bytearray", tensor(1, 1, kind="LongStorage")), r"calls builtins\.bytearray"),
         (name("builtins", "bytearray") + b"}" + number(2**32) + b"K\x01sR", "not with a tuple"),
         (call("torch.FloatTensor", number(2**31)), r"calls torch\.FloatTensor"),
         (call("torch.storage.UntypedStorage", number(2**32)), "UntypedStorage"),
@@ -555,6 +557,8 @@ def test_these_pickles_by_hand_are_what_pytorch_reads(tmp_path, wrap):
         # What would take for ever.
         (b"}" + twice(100) + b"K\x01s", "again and again"),
         (call("builtins.set", b"]" + twice(100) + b"a"), "again and again"),
+        (b"(" + text("storage") + name("torch", "FloatStorage") + twice(100) + text("cpu") + b"K\x02tQ",
+         "again and again|is not text|can't be read"),
         # Filled when it is part of another already, whose size is then no more what it was.
         (call("collections.OrderedDict", b"]q\x02]q\x03ah\x03(" + twice(100) + b"K\x01e"), "part of"),
         (name("builtins", "set") * 50 + b"](" + b"K\x01" * 5_000 + b"e" + b"\x85R" * 50, "again and again"),
