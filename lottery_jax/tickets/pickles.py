@@ -1,10 +1,9 @@
 """Files of `torch.save`, checked before PyTorch reads them.
 
-A pickle is a program. `torch.load(weights_only=True)` runs a few harmless functions alone, but even
-these can be told to take any amount of memory, or to hash tuples of tuples for ever. So the
-program is first followed here without running any of it: it may build tensors and plain
-containers, each tensor within its storage, each storage as large as the bytes the file has for it.
-What PyTorch is then given is a copy of just these parts.
+`torch.load(weights_only=True)` runs nothing of a file's own, but a pickle can still ask it for time
+and memory without end: for a tuple that holds one twice, that holds one twice, …, for a list that
+is copied a thousand times, or for a `bytearray` of any size. So the pickle's operations are counted
+here first, without running any. Everything else that PyTorch reads passes.
 
     file.pth                             archive/data.pkl     the pickle
     checked_for_torch  ->  torch.load    archive/data/0, …    the storages that it refers to
@@ -15,338 +14,241 @@ from __future__ import annotations
 import dataclasses
 import io
 import pickletools
-import struct
+import re
 import zipfile
 from collections.abc import Mapping
+from encodings import normalize_encoding
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO
 
 from lottery_jax.errors import TicketError
 
 _ZIP = b"PK\x03\x04"
-# Before version 1.6 and its archives: this number, the protocol's, facts on the machine, and the
-# object, each a pickle; then the keys of the storages, pickled, and the storages.
-_MAGIC, _PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
-_LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # the pickle of that number
-
+# Calls that take memory, time or care beyond what the file holds. None of them makes a dense tensor
+# of floats, apart from the empty tensors of the oldest files.
+_COSTLY = re.compile(
+    r"torch\._utils\._rebuild_(qtensor|sparse_tensor|nested_tensor|device_tensor_from_\w+)"
+)
+_COSTLY_WITH_ARGUMENTS = re.compile(
+    r"builtins\.bytearray|torch\.([\w.]*\.)?(\w*Tensor|TypedStorage|UntypedStorage)"
+)
+# Codecs whose time grows with the square of the text, and one that can spell their names.
+_ENCODERS = ("_codecs.encode", "builtins.bytearray")
+_SLOW_CODECS = ("punycode", "idna", "rot13", "rot_13")
 _ITEM_SIZES = {
+    "UntypedStorage": 1,
+    "HalfStorage": 2,
+    "BFloat16Storage": 2,
+    "FloatStorage": 4,
+    "DoubleStorage": 8,
     "BoolStorage": 1,
     "ByteStorage": 1,
     "CharStorage": 1,
     "ShortStorage": 2,
-    "HalfStorage": 2,
-    "BFloat16Storage": 2,
     "IntStorage": 4,
-    "FloatStorage": 4,
     "LongStorage": 8,
-    "DoubleStorage": 8,
-    "ComplexFloatStorage": 8,
-    "ComplexDoubleStorage": 16,
-}
-_DTYPES = ("bool", "uint8", "int8", "int16", "int32", "int64", "float16", "bfloat16", "float32",
-           "float64", "complex64", "complex128")  # fmt: skip
-# What a checkpoint makes of plain values: a set of parameter names, bytes, a complex number, …
-_PLAIN_CALLS = ("builtins.set", "builtins.complex", "torch.Size", "torch.device")
-_CALLS = (*_PLAIN_CALLS, "_codecs.encode", "collections.OrderedDict", "collections.Counter",
-          "torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_parameter")  # fmt: skip
-_GLOBALS = {*_CALLS, *(f"torch.{name}" for name in (*_ITEM_SIZES, *_DTYPES))}
-_MOST_DIMENSIONS = 64  # NumPy's limit
-_KEYS = (str, bytes, int, float, bool, type(None))
-_CONSTANTS = {
-    "NONE": None,
-    "NEWTRUE": True,
-    "NEWFALSE": False,
-    "EMPTY_TUPLE": (),
-}
-_VALUES = ("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE", "SHORT_BINSTRING")
+}  # others are of no use to a network here
+_DEEPEST_TUPLE = 1000  # hashing one takes the C stack; Python can't save a deeper one
 
 
-class _Global(NamedTuple):
-    name: str
+@dataclasses.dataclass(eq=False, slots=True)
+class _Item:
+    """Something on the stack.
 
+    Attributes:
+        weight: its size if everything it refers to were written out each time.
+        value: a constant; the items of a tuple or a list.
+        name: of a global.
+        depth: of tuples within tuples.
+        is_part: whether it is part of something else, whose weight counts its own.
+    """
 
-class _Storage(NamedTuple):
-    key: str
-    item_size: int
-    numel: int
-
-    @property
-    def nbytes(self) -> int:
-        return self.item_size * self.numel
-
-
-@dataclasses.dataclass(eq=False)
-class _Made:
-    """Something whose value doesn't matter: a tensor, a dict, a set."""
-
-    what: str
-    length: int = 0  # of a dict
-
-
-class _Foreign(Exception):
-    """An object that is neither a tensor nor a plain container."""
+    weight: int
+    value: Any = None
+    name: str = ""
+    depth: int = 0
+    is_part: bool = False
 
 
 def checked_for_torch(file: Path) -> BinaryIO:
-    """What `torch.load` may read of a file of `torch.save`: in a copy, nothing but its tensors.
+    """Return a copy of a file of `torch.save`, in memory, that is safe to give to `torch.load`.
 
     Raises:
-        TicketError: it is no such file, is damaged, holds other objects, or says that it holds
-            more than it does.
+        TicketError: it is damaged, or asks for more time or memory than its size accounts for.
     """
     try:
-        with file.open("rb") as opened:
-            start = opened.read(len(_LEGACY))
-        if start.startswith(_ZIP):
-            return _checked_archive(file)
-        if start == _LEGACY:
-            return _checked_legacy(file.read_bytes())
-    except _Foreign as error:
-        raise TicketError(
-            f"{file}: holds other objects than tensors and plain containers, which are not read: "
-            f"{error}"
-        ) from error
+        content = file.read_bytes()
+        if content.startswith(_ZIP):
+            return _checked_archive(content)
+        return _checked_legacy(content)
     except Exception as error:  # zipfile and pickletools raise many kinds for damaged files
         first = (str(error).splitlines() or [""])[0]
-        raise TicketError(f"{file}: can't be read: {type(error).__name__}: {first}") from error
-    raise TicketError(f"{file}: is no file of PyTorch")
+        raise TicketError(
+            f"{file}: can't be read as a file of PyTorch: {type(error).__name__}: {first}"
+        ) from error
 
 
-def _checked_archive(file: Path) -> BinaryIO:
-    with zipfile.ZipFile(file) as archive:
-        entries = {entry.filename: entry for entry in archive.infolist()}
-        names = [name for name in entries if name.endswith("/data.pkl")]
-        if len(names) != 1 or len(entries) < len(archive.infolist()):
+def _checked_archive(content: bytes) -> BinaryIO:
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        entries = archive.infolist()
+        names = [entry.filename.lower() for entry in entries]  # PyTorch ignores case
+        pickles = [e.filename for e in entries if e.filename.endswith("/data.pkl")]
+        if len(pickles) != 1 or len(set(names)) < len(names):
             raise ValueError("it has not one pickle, or a part twice")
         # PyTorch compresses nothing; a small file could grow to any size.
-        if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries.values()):
+        if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
             raise ValueError("a part of it is compressed; load and save it again with PyTorch")
-        if sum(entry.file_size for entry in entries.values()) > file.stat().st_size:
+        if sum(entry.file_size for entry in entries) > len(content):
             raise ValueError("its parts are larger than it is")
-        root = names[0].removesuffix("data.pkl")
-        pickle = archive.read(names[0])
-        parts = {"data.pkl": pickle, "version": b"3\n"}
-        for storage in _storages(io.BytesIO(pickle), legacy=False):
-            data = parts[f"data/{storage.key}"] = archive.read(f"{root}data/{storage.key}")
-            if len(data) != storage.nbytes:
-                raise ValueError(
-                    f"storage {storage.key} has {len(data)} bytes, not {storage.nbytes}"
-                )
-        if f"{root}byteorder" in entries:
-            parts["byteorder"] = archive.read(f"{root}byteorder")
+        root = pickles[0].removesuffix("data.pkl")
+        parts = {}
+        for entry in entries:
+            if entry.CRC == 0:  # PyTorch can be told not to compute it
+                del entry.CRC  # zipfile then checks none
+            if entry.filename.startswith(root):
+                parts[entry.filename.removeprefix(root)] = archive.read(entry)
+    _check(io.BytesIO(parts["data.pkl"]), parts)
     copy = io.BytesIO()
-    # A new archive has no second reading: what this module saw is what PyTorch sees.
+    # Of a file with two archives in it readers may see either; a new archive has no second reading.
     with zipfile.ZipFile(copy, "w", zipfile.ZIP_STORED) as archive:
-        for name, content in parts.items():
-            archive.writestr(f"archive/{name}", content)
+        for name, data in parts.items():
+            archive.writestr(f"archive/{name}", data)
     copy.seek(0)
     return copy
 
 
 def _checked_legacy(content: bytes) -> BinaryIO:
+    """Before PyTorch 1.6: a number, a version, facts, the object and its storages' keys."""
     file = io.BytesIO(content)
-    if (_follow(file)[0], _follow(file)[0]) != (_MAGIC, _PROTOCOL):
-        raise ValueError("it is of another protocol")
-    _follow(file)
-    storages = {storage.key: storage for storage in _storages(file, legacy=True)}
-    keys = _follow(file)[0]
-    texts = isinstance(keys, list) and all(isinstance(key, str) for key in keys)
-    if not texts or sorted(keys) != sorted(storages):
-        raise ValueError("its storages are not those of its tensors")
-    for key in keys:
-        (numel,) = struct.unpack("<q", file.read(8))
-        if numel != storages[key].numel:
-            raise ValueError(f"storage {key} has {numel} numbers, not {storages[key].numel}")
-        file.seek(storages[key].nbytes, io.SEEK_CUR)
-    if file.tell() > len(content):
-        raise ValueError("it is cut short")
+    for _ in range(3):
+        _check(file)
+    _, used = _check(file)
+    keys, _ = _check(file)
+    # The memory of others would stay as it was when it was freed.
+    if not used <= {_text(item.value) for item in keys.value}:
+        raise ValueError("a storage is missing")
     file.seek(0)
     return file
 
 
-def _storages(pickle: BinaryIO, *, legacy: bool) -> list[_Storage]:
-    return list(_follow(pickle, legacy=legacy)[1].values())
+def _check(pickle: BinaryIO, parts: Mapping[str, bytes] | None = None) -> tuple[_Item, set[str]]:
+    """Add up what a pickle would make PyTorch do; return its object and the storages it names.
 
+    Args:
+        pickle: at its beginning; afterwards at its end.
+        parts: of its archive, by name.
 
-def _follow(pickle: BinaryIO, *, legacy: bool = False) -> tuple[Any, Mapping[str, _Storage]]:
-    """What a pickle makes, as far as it matters here, and the storages it refers to.
-
-    Follows the operations that PyTorch writes and its own restricted reader knows, and calls
-    nothing. The position in `pickle` is then after it.
+    Raises:
+        ValueError: it is too much for a pickle of this length, or a storage does not fit its part.
     """
-    stack: list[Any] = []
-    below: list[list[Any]] = []
-    memo: dict[int, Any] = {}
-    storages: dict[str, _Storage] = {}
-    copied = 0
+    stack: list[_Item] = []
+    below: list[list[_Item]] = []
+    memo: dict[int, _Item] = {}
+    used: set[str] = set()
+    names: set[str] = set()
+    numbers: dict[int, _Item] = {}
+    start, spent = pickle.tell(), 0
     argument: Any
-    for operation, argument, position in pickletools.genops(pickle):
+    for operation, argument, _ in pickletools.genops(pickle):
         name = operation.name
-        if name in _CONSTANTS:
-            stack.append(_CONSTANTS[name])
-        elif name in _VALUES:
-            stack.append(argument)
-        elif name in ("BINGET", "LONG_BINGET"):
+        if name in ("PROTO", "STOP"):
+            continue
+        if name in ("BINGET", "LONG_BINGET"):
             stack.append(memo[argument])
         elif name in ("BINPUT", "LONG_BINPUT"):
             memo[argument] = stack[-1]
         elif name == "MARK":
             below.append(stack)
             stack = []
-        elif name == "EMPTY_DICT":
-            stack.append(_Made("dict"))
-        elif name == "EMPTY_LIST":
-            stack.append([])
-        elif name == "EMPTY_SET":
-            stack.append(_Made("set"))
-        elif name in ("TUPLE1", "TUPLE2", "TUPLE3"):
-            n = int(name[-1])
-            items = [stack.pop() for _ in range(n)]
-            stack.append(tuple(reversed(items)))
-        elif name == "TUPLE":
-            items, stack = stack, below.pop()
-            stack.append(tuple(items))
-        elif name == "APPEND":
-            item = stack.pop()
-            _list(stack[-1]).append(item)
-        elif name == "APPENDS":
-            items, stack = stack, below.pop()
-            _list(stack[-1]).extend(items)
-        elif name == "SETITEM":
-            items = [stack.pop(), stack.pop()]
-            _check_items(stack[-1], items[1:])
-        elif name == "SETITEMS":
-            items, stack = stack, below.pop()
-            _check_items(stack[-1], items[::2])
-        elif name == "GLOBAL":
-            stack.append(_global(argument))
-        elif name == "REDUCE":
-            arguments, function = stack.pop(), stack.pop()
-            stack.append(_made_by(function, arguments))
-            copied += sum(map(_length, arguments))
-        elif name == "BUILD":  # the attribute by which a state dict keeps its modules' versions
-            state = stack.pop()
-            if not _is(stack[-1], "OrderedDict") or not _is(state, "dict"):
-                raise _Foreign("the state of an object")
-            copied += _length(state)
+        elif name in ("APPEND", "SETITEM", "APPENDS", "SETITEMS"):
+            count = {"APPEND": 1, "SETITEM": 2}.get(name)
+            items = _popped(stack, len(stack) if count is None else count)
+            stack = stack if count else below.pop()
+            if (into := stack[-1]).is_part:
+                raise ValueError("it changes what is part of something already")
+            into.weight += sum(item.weight for item in items)
+            if name.startswith("APPEND"):
+                into.value.extend(items)
+            else:  # keys are hashed
+                spent += sum(item.weight for item in items[::2])
+        elif name == "BUILD":
+            (attributes,) = _popped(stack, 1)
+            spent += attributes.weight
+            stack[-1].weight += attributes.weight
+        elif name in ("REDUCE", "NEWOBJ"):
+            function, arguments = _popped(stack, 2)
+            spent += arguments.weight
+            _check_call(function, arguments)
+            is_text = function.name == "_codecs.encode"  # or bytes
+            # Encoding may make it longer.
+            stack.append(_Item(4 * arguments.weight + 1, "" if is_text else None))
         elif name == "BINPERSID":
-            storage = _storage(stack.pop(), legacy=legacy)
-            if storages.setdefault(storage.key, storage) != storage:
-                raise ValueError(f"storage {storage.key} is used as two")
-            stack.append(storage)
-        elif name == "STOP":
-            (made,) = stack
-            return made, storages
-        elif name != "PROTO" or argument != 2:
-            raise _Foreign(f"the operation {name}")
-        # A long list that is named once and made a set a thousand times fills any memory.
-        if copied > (position or 0):
-            raise ValueError("it copies the same again and again")
-    raise ValueError("it has no end")
+            reference = stack.pop()
+            spent += reference.weight
+            used.add(_checked_storage(reference, parts))
+            stack.append(_Item(reference.weight))
+        elif name == "GLOBAL":
+            full = argument.replace(" ", ".").replace("__builtin__.", "builtins.")
+            stack.append(_Item(1, name=full))
+            names.add(full)
+        elif name.startswith("TUPLE"):
+            items = _popped(stack, int(name[5:] or len(stack)))
+            stack = stack if name[5:] else below.pop()
+            depth = 1 + max((item.depth for item in items), default=0)
+            if depth > _DEEPEST_TUPLE:
+                raise ValueError("it has tuples too deep within tuples")
+            stack.append(_Item(1 + sum(item.weight for item in items), items, depth=depth))
+        elif name == "BININT1":  # of which there may be many
+            stack.append(numbers.setdefault(argument, _Item(1, argument)))
+        else:  # another constant or an empty container
+            value: Any = [] if name in ("EMPTY_LIST", "EMPTY_TUPLE") else argument
+            stack.append(_Item(1 + (len(argument) if isinstance(argument, str) else 0), value))
+            if isinstance(argument, str):
+                names.add(normalize_encoding(argument).lower())
+        if spent > 4 * (pickle.tell() - start) + 2**16:
+            raise ValueError("it does the same again and again, for more than its size")
+    if names & set(_ENCODERS) and (slow := names & set(_SLOW_CODECS)):
+        raise ValueError(f"it may encode text as {min(slow)}")
+    return stack[-1], used
 
 
-def _is(value: Any, what: str) -> bool:
-    return isinstance(value, _Made) and value.what == what
+def _popped(stack: list[_Item], count: int) -> list[_Item]:
+    if len(stack) < count:
+        raise ValueError("an operation has nothing to work on")
+    items = stack[len(stack) - count :]
+    del stack[len(stack) - count :]
+    for item in items:
+        item.is_part = True
+    return items
 
 
-def _list(value: Any) -> list[Any]:
-    if not isinstance(value, list):
-        raise ValueError("it appends to what is not a list")
+def _check_call(function: _Item, arguments: _Item) -> None:
+    name, values = function.name, arguments.value
+    if not name or not isinstance(values, list):  # the keys of a dict would be arguments too
+        raise ValueError("it calls what is not a function, or not with a tuple")
+    if name == "torch._tensor._rebuild_from_type_v2" and len(values) > 2:
+        _check_call(values[0], values[2])
+    text = name == "builtins.bytearray" and values and isinstance(values[0].value, str)
+    costly = _COSTLY.fullmatch(name) or (values and _COSTLY_WITH_ARGUMENTS.fullmatch(name))
+    if costly and not text:
+        raise ValueError(f"it calls {name}, which could take any amount of memory")
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bytes):
+        return value.decode("ascii")
+    if not isinstance(value, str):
+        raise ValueError("the name of a storage is not text")
     return value
 
 
-def _check_items(into: Any, keys: list[Any]) -> None:
-    if not any(_is(into, what) for what in ("dict", "OrderedDict", "Counter")):
-        raise ValueError("it puts items into what is not a dict")
-    into.length += len(keys)
-    # A tuple that has one twice that has one twice … takes for ever to be hashed.
-    if not all(isinstance(key, _KEYS) for key in keys):
-        raise _Foreign("a key that is neither text nor a number")
-
-
-def _global(argument: str) -> _Global:
-    # Python 2's name of the module, in which pickles of this protocol are written.
-    module, _, name = argument.replace("__builtin__", "builtins", 1).rpartition(" ")
-    if f"{module}.{name}" not in _GLOBALS:
-        raise _Foreign(f"{module}.{name}")
-    return _Global(f"{module}.{name}")
-
-
-def _made_by(function: Any, arguments: Any) -> Any:
-    name = function.name if isinstance(function, _Global) else "what is not a function"
-    fits = name in _CALLS and type(arguments) is tuple and _takes(name, arguments)
-    if not fits:
-        raise _Foreign(f"a call of {name}")
-    return _Made(name.rpartition(".")[2])
-
-
-def _takes(name: str, arguments: tuple[Any, ...]) -> bool:
-    """Whether PyTorch or Python would call a function so to save tensors and plain values."""
-    if name in _PLAIN_CALLS:
-        return all(map(_is_flat, arguments))
-    if name == "_codecs.encode":  # the bytes of a text
-        return len(arguments) == 2 and type(arguments[0]) is str and arguments[1] == "latin1"
-    if name == "collections.OrderedDict":
-        return not arguments
-    if name == "collections.Counter":
-        return len(arguments) == 1 and _is(arguments[0], "dict")
-    if name == "torch._utils._rebuild_parameter":
-        tensor, *rest = arguments
-        return _is(tensor, "_rebuild_tensor_v2") and _are_options(rest)
-    storage, offset, size, stride, *rest = arguments
-    return (
-        isinstance(storage, _Storage)
-        and _are_sizes((offset,))
-        and _are_sizes(size)
-        and _are_sizes(stride)
-        and len(size) == len(stride) <= _MOST_DIMENSIONS
-        and _extent(offset, size, stride) <= storage.numel
-        and _are_options(rest)
-    )
-
-
-def _length(value: Any) -> int:
-    if isinstance(value, _Made):
-        return value.length
-    return len(value) if isinstance(value, str | bytes | list | tuple) else 0
-
-
-def _is_flat(value: Any) -> bool:
-    return isinstance(value, _KEYS) or (
-        type(value) in (list, tuple) and all(isinstance(part, _KEYS) for part in value)
-    )
-
-
-def _are_sizes(values: Any) -> bool:
-    return type(values) is tuple and all(type(n) is int and 0 <= n < 2**63 for n in values)
-
-
-def _extent(offset: int, size: tuple[int, ...], stride: tuple[int, ...]) -> int:
-    """Where in its storage a tensor ends."""
-    if 0 in size:
-        return 0
-    return offset + 1 + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
-
-
-def _are_options(values: list[Any]) -> bool:
-    """Whether a gradient is wanted, and the hooks of the gradient, of which none are saved."""
-    return len(values) == 2 and type(values[0]) is bool and _is(values[1], "OrderedDict")
-
-
-def _storage(reference: Any, *, legacy: bool) -> _Storage:
-    kind, storage_type, key, location, numel, *view = reference
-    fits = (
-        type(reference) is tuple
-        and kind == "storage"
-        and isinstance(storage_type, _Global)
-        and isinstance(key, str)
-        and key.isdecimal()
-        and isinstance(location, str)
-        and type(numel) is int
-        and numel >= 0
-        and view == ([None] if legacy else [])
-    )
-    item_size = _ITEM_SIZES.get(storage_type.name.removeprefix("torch.")) if fits else None
-    if item_size is None:
-        raise _Foreign("what is not a storage of numbers")
-    return _Storage(key, item_size, numel)
+def _checked_storage(reference: _Item, parts: Mapping[str, bytes] | None) -> str:
+    _, kind, key, _, numel, *_ = reference.value
+    name = _text(key.value)
+    item_size = _ITEM_SIZES.get(kind.name.rpartition(".")[2])
+    if parts is None or item_size is None:
+        return name
+    # Earlier versions of PyTorch looked beyond the end of the part.
+    if len(found := parts[f"data/{name}"]) != (expected := item_size * numel.value):
+        raise ValueError(f"storage {name} has {len(found)} bytes, not {expected}")
+    return name

@@ -7,30 +7,37 @@
 | `alexnet` | `features.0`, `.3`, `.6`, `.8`, `.10`, `classifier.1`, `.4`, `.6` |
 
 Kernels are OIHW there and HWIO here, linear layers transposed, and where AlexNet flattens an image,
-PyTorch goes through channels first. Files are read without unpickling anything but tensors, and
-`pickles.py` first follows what even that would do.
+PyTorch goes through channels first. `checkpoints.py` reads files, `statedicts.py` names and masks.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
 
 from lottery_jax import masks
-from lottery_jax.errors import TicketError, choose
+from lottery_jax.errors import ConfigError, TicketError, choose
 from lottery_jax.files import replacing
 from lottery_jax.models import abstract_variables, build_model, layer_names
-from lottery_jax.tickets.pickles import checked_for_torch
+from lottery_jax.tickets.checkpoints import (
+    Checkpoint,
+    as_array,
+    dtype_name,
+    import_torch,
+    is_tensor,
+    read_checkpoint,
+    some,
+)
+from lottery_jax.tickets.statedicts import NUM_BATCHES, read_masks, read_names
 from lottery_jax.tickets.ticket import Ticket, check_finite, completed, leaves
 
 PyTree = Any
@@ -55,9 +62,8 @@ _LEAVES = {
     "mean": "running_mean",
     "var": "running_var",
 }
-# Under which name a checkpoint keeps the state dict itself.
-_NESTED = ("model_state_dict", "state_dict")
-_STEPS_SEEN = "num_batches_tracked"  # PyTorch counts BatchNorm's batches; nothing here does
+# Whatever prefix it has, the matrix that says how many classes there are.
+_HEAD = re.compile(r"(^|\.)(fc|head|head\.fc|classifier|classifier\.[016])\.weight(_orig)?$")
 
 
 def _vgg_names(modules: Iterable[str]) -> dict[str, str]:
@@ -157,147 +163,159 @@ def from_flax(variables: PyTree, name: str, input_shape: Sequence[int]) -> State
             state[torch_name] = np.ascontiguousarray(array)
     for torch_name in names["batch_stats"].values():
         module = torch_name.rpartition(".")[0]
-        state[f"{module}.{_STEPS_SEEN}"] = np.zeros((), np.int64)
+        state[f"{module}.{NUM_BATCHES}"] = np.zeros((), np.int64)
     return state
 
 
 def to_flax(
-    state: Mapping[str, Array], name: str, input_shape: Sequence[int], **options: Any
+    state: Mapping[str, Any], name: str, input_shape: Sequence[int], **options: Any
 ) -> PyTree:
-    """A PyTorch state dict of NumPy arrays as the variables of a network.
+    """A PyTorch state dict as the variables of a network.
 
     Args:
-        state: float32 arrays by name; `num_batches_tracked` is ignored.
+        state: tensors or arrays by name, floats of any size; names may have a prefix in common, and
+            scalars and what is no tensor are passed over.
         name: of the network, such as `vgg19`.
         input_shape: (height, width, channels).
         options: as `build_model` takes them; the number of classes is that of the output layer.
 
     Returns:
-        `params` and `batch_stats`, NumPy arrays.
+        `params` and `batch_stats`, NumPy arrays, float32.
 
     Raises:
         ConfigError: no PyTorch layout is known for the network.
         TicketError: a tensor is missing, unexpected or of another shape or dtype; names it.
     """
+    return _fitted(Checkpoint(dict(state)), name, input_shape, options).variables
+
+
+class _Fitted(NamedTuple):
+    """A checkpoint as a network takes it.
+
+    Attributes:
+        variables: `params` and `batch_stats`.
+        masks: of the kernels for which the file has one, by layer; bool, as kernels here.
+        says: for a ticket's metadata: what was recognised.
+    """
+
+    variables: PyTree
+    masks: dict[str, Array]
+    says: dict[str, str]
+
+
+def _fitted(
+    checkpoint: Checkpoint, name: str, input_shape: Sequence[int], options: Mapping[str, Any]
+) -> _Fitted:
     choose(_LAYOUTS, name, "PyTorch layout")
-    state = {key: value for key, value in state.items() if not key.endswith(f".{_STEPS_SEEN}")}
-    if name.startswith("vgg"):
-        state = {re.sub(r"^classifier\.0\.", "classifier.", k): v for k, v in state.items()}
-    variables = _expected(state, name, input_shape, options)
-    names = _torch_names(variables, name)
-    known = [torch_name for of_part in names.values() for torch_name in of_part.values()]
-    if missing := sorted(set(known) - set(state)):
-        raise TicketError(f"has no {_some(missing)}, which {name} has")
-    if unexpected := sorted(set(state) - set(known)):
-        raise TicketError(f"has {_some(unexpected)}, which {name} has not")
-    return {part: _part(state, variables[part], names[part], name, input_shape) for part in names}
+    shape = tuple(input_shape)
+    # How many classes there are says the output layer, which may have one of several names.
+    heads = [
+        len(value)
+        for key, value in checkpoint.entries.items()
+        if is_tensor(value) and value.ndim == 2 and _HEAD.search(key)
+    ]
+    expected = _expected(name, heads[-1] if heads else 1, shape, options)
+    names = _torch_names(expected, name)
+    known = {torch_name for of_part in names.values() for torch_name in of_part.values()}
+    found = read_names(checkpoint.entries, known, _head_name(name))
+    where = _found(checkpoint, found.prefix)
+    tensors = {
+        torch_name: checkpoint.entries[key]
+        for torch_name, key in found.weights.items()
+        # Beside the weights are counters, such as that of a moving average.
+        if torch_name in known or getattr(checkpoint.entries[key], "ndim", 0) > 0
+    }
+    head = f"{_head_name(name)}.weight"
+    if not is_tensor(tensors.get(head)) or tensors[head].ndim != 2:
+        raise TicketError(f"has no matrix {head}, the output layer of {name}; {where}")
+    expected = _expected(name, len(tensors[head]), shape, options)
+    if missing := sorted(known - set(tensors)):
+        raise TicketError(f"has no {some(missing)}, which {name} has; {where}")
+    if unexpected := sorted(set(tensors) - known):
+        raise TicketError(f"has {some(unexpected)}, which {name} has not; {where}")
+    variables = {part: _part(tensors, expected[part], names[part], name, shape) for part in names}
+    shapes = {torch_name: tuple(tensors[torch_name].shape) for torch_name in found.weights
+              if torch_name in known}  # fmt: skip
+    params = {torch_name: path for path, torch_name in names["params"].items()}
+    inside = {torch_name: checkpoint.entries[key] for torch_name, key in found.masks.items()}
+    masks = {}
+    for torch_name, mask in read_masks(
+        inside, checkpoint.masks, {n: s for n, s in shapes.items() if n in params}, _head_name(name)
+    ).items():
+        layer, _, leaf = params[torch_name].rpartition("/")
+        if leaf == "kernel":
+            masks[layer] = _to_kernel(mask, _flattened(name, params[torch_name], shape))
+    says = {
+        "wrapping": ", ".join([*checkpoint.nesting, *found.recognised]),
+        "converted_from": ", ".join(
+            sorted({dtype_name(tensors[n]) for n in known} - {"float32"})
+        ),
+        "mask": some([*(["weight_mask"] if inside else []), *checkpoint.masks])
+        if masks else "what is not zero",
+    }  # fmt: skip
+    return _Fitted(variables, masks, {key: text for key, text in says.items() if text})
 
 
-def _some(names: list[str]) -> str:
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return ", ".join(names[:3]) + more
+def _found(checkpoint: Checkpoint, prefix: str) -> str:
+    """The first few keys, and where they were, for messages."""
+    place = [*checkpoint.nesting, *([f"prefix {prefix}"] if prefix else [])]
+    return f"found {some(checkpoint.entries)}" + (f" in {', '.join(place)}" if place else "")
 
 
 def _head_name(name: str) -> str:
-    return _LAYOUTS[name](())["head"] + ".weight"
+    return _LAYOUTS[name](())["head"]
 
 
 def _expected(
-    state: StateDict, name: str, input_shape: Sequence[int], options: Mapping[str, Any]
+    name: str, classes: int, shape: tuple[int, ...], options: Mapping[str, Any]
 ) -> PyTree:
-    head = _head_name(name)
-    if head not in state or state[head].ndim != 2:
-        raise TicketError(f"has no matrix {head}, the output layer of {name}")
-    model = build_model(name, len(state[head]), **options)
     try:
-        return abstract_variables(model, tuple(input_shape))
+        return _abstract(name, classes, shape, tuple(options.items()))
+    except ConfigError:
+        raise
     except Exception as error:  # what Flax raises for nonsense is not its interface
-        raise TicketError(
-            f"{name} does not take images of {tuple(input_shape)}: {error}"
-        ) from error
+        raise TicketError(f"{name} does not take images of {shape}: {error}") from error
+
+
+@functools.lru_cache(maxsize=4)
+def _abstract(
+    name: str, classes: int, shape: tuple[int, ...], options: tuple[tuple[str, Any], ...]
+) -> PyTree:
+    return abstract_variables(build_model(name, classes, **dict(options)), shape)
+
+
+@functools.lru_cache(maxsize=4)
+def _layer_order(
+    classes: int, shape: tuple[int, ...], options: tuple[tuple[str, Any], ...]
+) -> tuple[str, ...]:
+    return tuple(layer_names(build_model(num_classes=classes, **dict(options)), shape))
 
 
 def _part(
-    state: StateDict, expected: PyTree, names: dict[str, str], name: str, shape: Sequence[int]
+    state: Mapping[str, Any],
+    expected: PyTree,
+    names: dict[str, str],
+    name: str,
+    shape: Sequence[int],
 ) -> PyTree:
     found = []
     for path, leaf in leaves(expected).items():
-        tensor = state[names[path]]
-        image = _flattened(name, path, shape)
-        wanted = _torch_shape(leaf.shape)
-        if tensor.shape != wanted or tensor.dtype != leaf.dtype:
+        tensor, wanted = state[names[path]], _torch_shape(leaf.shape)
+        is_float = re.match(r"b?float", dtype_name(tensor))
+        size = f" {tuple(tensor.shape)}" if is_tensor(tensor) else ""
+        if size != f" {wanted}" or not is_float:
             raise TicketError(
-                f"{names[path]} is {tensor.dtype} {tensor.shape}, but that of {name} is "
+                f"{names[path]} is {dtype_name(tensor)}{size}, but that of {name} is "
                 f"{np.dtype(leaf.dtype)} {wanted}"
             )
-        array = _to_kernel(tensor, image) if path.endswith("/kernel") else tensor
+        try:
+            array = as_array(tensor)
+        except ValueError as error:
+            raise TicketError(f"{names[path]} can't be read: {error}") from error
+        if path.endswith("/kernel"):
+            array = _to_kernel(array, _flattened(name, path, shape))
         found.append(np.array(array, order="C"))
     return jax.tree.unflatten(jax.tree.structure(expected), found)
-
-
-def read_state_dict(path: str | os.PathLike[str]) -> StateDict:
-    """The tensors of a state dict, or of a checkpoint that has one, as NumPy arrays.
-
-    Reads what `torch.save` wrote, and safetensors files, for which PyTorch is not needed. Of a
-    pickle only tensors and plain containers are read; nothing in it is run.
-
-    Raises:
-        TicketError: it can't be read, or holds something else; or PyTorch is not installed.
-    """
-    file = Path(path)
-    if not file.is_file():
-        raise TicketError(f"{file}: is not a file")
-    if file.suffix == ".safetensors":
-        try:
-            tensors: Any = load_file(file)
-        except (SafetensorError, OSError, KeyError) as error:
-            raise TicketError(f"{file}: is not a readable safetensors file: {error}") from error
-    else:
-        tensors = _unpickled(file)
-    if not isinstance(tensors, dict):
-        raise TicketError(f"{file}: holds a {type(tensors).__name__}, not a state dict")
-    # `dict.get` and not a method of the object: a pickle can give an OrderedDict any attribute.
-    for key in _NESTED:
-        if isinstance(inner := dict.get(tensors, key), dict):
-            tensors = inner
-    state = {key: _array(file, key, value) for key, value in dict.items(tensors)}
-    if all(key.startswith("module.") for key in state):  # saved from a DataParallel model
-        state = {key.removeprefix("module."): value for key, value in state.items()}
-    return state
-
-
-def _torch(path: str | os.PathLike[str]) -> Any:
-    try:
-        import torch
-    except ImportError as error:
-        raise TicketError(f"{path}: needs PyTorch: pip install 'lottery_jax[torch]'") from error
-    return torch
-
-
-def _unpickled(file: Path) -> Any:
-    torch = _torch(file)
-    content = checked_for_torch(file)
-    try:
-        return torch.load(content, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever a damaged file makes of PyTorch's reader
-        first = (str(error).splitlines() or [""])[0]
-        raise TicketError(f"{file}: can't be read: {type(error).__name__}: {first}") from error
-
-
-def _array(file: Path, key: Any, value: Any) -> Array:
-    if isinstance(key, str) and isinstance(value, np.ndarray):
-        return value
-    try:
-        if value.untyped_storage().nbytes() < value.numel() * value.element_size():
-            # Repeated by strides: a small file could ask for any amount of memory.
-            raise TypeError("it is larger than what the file holds of it")
-        array: Array = value.detach().numpy()
-    except (AttributeError, TypeError, RuntimeError, ValueError) as error:
-        what = getattr(value, "dtype", type(value).__name__)
-        raise TicketError(f"{file}: {key!r} is {what}, not a float32 tensor") from error
-    if not isinstance(key, str):
-        raise TicketError(f"{file}: a tensor is named {key!r}, which is not text")
-    return array
 
 
 def import_pytorch(
@@ -311,7 +329,10 @@ def import_pytorch(
     start: str | os.PathLike[str] | None = None,
     allow_nonfinite: bool = False,
 ) -> Ticket:
-    """A ticket from a PyTorch file of trained weights; its mask keeps what is not zero.
+    """A ticket from a PyTorch file of trained weights.
+
+    Its mask is the file's: of `torch.nn.utils.prune`, or an entry beside the weights. A kernel for
+    which there is none keeps what is not zero.
 
     Args:
         path: a state dict or a checkpoint.
@@ -324,20 +345,23 @@ def import_pytorch(
         allow_nonfinite: take weights and BatchNorm statistics that are infinite or no numbers.
 
     Returns:
-        The ticket, complete. Its metadata has `imported` in place of seed, level and control.
+        The ticket, complete. Its metadata has `imported` in place of seed, level and control: the
+        file, and what was recognised in it.
 
     Raises:
         ConfigError: no PyTorch layout is known for the network.
-        TicketError: a file can't be read or does not fit the network; names the tensor.
+        TicketError: a file can't be read or does not fit the network; names the tensor or mask.
     """
     options = {"dtype": "float32", "width": 1.0, **model}
-    trained = _read_variables(path, options, input_shape, allow_nonfinite)
-    first = (
-        trained if start is None else _read_variables(start, options, input_shape, allow_nonfinite)
-    )
-    mask = masks.dense(trained["params"])
-    for name, kernel in masks.kernels(trained["params"]).items():
-        np.not_equal(kernel, 0.0, out=masks.kernels(mask)[name])
+    trained, given, says = _read_variables(path, options, input_shape, allow_nonfinite)
+    kept = {n: given.get(n, k != 0.0) for n, k in masks.kernels(trained["params"]).items()}
+    mask = masks.with_kernels(masks.dense(trained["params"]), kept)
+    first = trained
+    if start is not None:
+        first, others, _ = _read_variables(start, options, input_shape, allow_nonfinite)
+        for name, other in others.items():
+            if (kept[name] & ~other).any():
+                raise TicketError(f"{start}: its mask of {name} prunes weights that {path} keeps")
     classes = len(trained["params"]["head"]["bias"])
     if len(first["params"]["head"]["bias"]) != classes:
         raise TicketError(f"{start}: has another number of classes than {path}")
@@ -345,7 +369,7 @@ def import_pytorch(
         "model": options,
         "num_classes": classes,
         "input_shape": list(input_shape),
-        "layer_order": layer_names(build_model(num_classes=classes, **options), tuple(input_shape)),
+        "layer_order": [*_layer_order(classes, tuple(input_shape), tuple(options.items()))],
         "data": data,
         "mean": list(mean),
         "std": list(std),
@@ -353,6 +377,7 @@ def import_pytorch(
             "file": Path(path).name,
             "sha256": _file_hash(path),
             "start": "the trained weights" if start is None else Path(start).name,
+            **says,
         },
         "lottery_jax_version": version("lottery_jax"),
         "result": {},
@@ -378,15 +403,18 @@ def _read_variables(
     model: Mapping[str, Any],
     input_shape: Sequence[int],
     allow_nonfinite: bool,
-) -> PyTree:
-    state = read_state_dict(path)
+) -> _Fitted:
+    checkpoint = read_checkpoint(path)
+    options = {key: value for key, value in model.items() if key != "name"}
     try:
-        variables = to_flax(state, input_shape=input_shape, **model)
+        fitted = _fitted(checkpoint, model["name"], input_shape, options)
     except TicketError as error:
         raise TicketError(f"{path}: {error}") from error
     if not allow_nonfinite:
-        check_finite(path, state)
-    return variables
+        for part, names in _torch_names(fitted.variables, model["name"]).items():
+            arrays = leaves(fitted.variables[part])
+            check_finite(path, {torch_name: arrays[p] for p, torch_name in names.items()})
+    return fitted
 
 
 def _file_hash(path: str | os.PathLike[str]) -> str:
@@ -406,7 +434,7 @@ def export_pytorch(path: str | os.PathLike[str], ticket: Ticket, weights: str = 
         ConfigError: no PyTorch layout is known for the network.
         TicketError: PyTorch is not installed.
     """
-    torch = _torch(path)
+    torch = import_torch(path)
     variables = {"trained": ticket.trained_variables, "start": ticket.variables}
     chosen = choose(variables, weights, "weights")
     name, shape = ticket.metadata["model"]["name"], ticket.metadata["input_shape"]

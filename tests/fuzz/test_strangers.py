@@ -1,5 +1,6 @@
 """Tickets made by someone who means harm: each is one line, before it costs anything."""
 
+import collections
 import contextlib
 import io
 import json
@@ -19,7 +20,9 @@ from lottery_jax import machine, masks, tickets
 from lottery_jax.errors import TicketError
 from lottery_jax.tickets import is_portable, pickles, pytorch, store
 from lottery_jax.tickets.__main__ import main
+from lottery_jax.tickets.checkpoints import as_array
 from tests.fuzz.cases import example, parts_of, safetensors_of, sealed
+from tests.fuzz.worker import peak
 
 
 @pytest.fixture(scope="module")
@@ -492,57 +495,134 @@ def str_of(value):
     return value if isinstance(value, str) else "bytes"
 
 
+def twice(count):
+    """A tuple that has one twice, that has one twice, …: 2**count steps to hash it."""
+    return b")q\x01" + b"h\x01\x86q\x01" * count
+
+
+def call(function, *arguments):
+    return name(*function.rsplit(".", 1)) + b"(" + b"".join(arguments) + b"tR"
+
+
+def copies(function, length, count):
+    """A list that is made once and copied again and again, all copies being kept."""
+    items = b"".join(b"J" + i.to_bytes(4, "little") for i in range(length))
+    again = name(*function.rsplit(".", 1)) + b"q\x02h\x01\x85R" + b"h\x02h\x01\x85R" * count
+    return b"](" + items + b"eq\x01(" + again + b"t\x86"
+
+
+def repeated(numel):
+    return tensor(2, numel, stride=0)
+
+
 @pytest.mark.parametrize("wrap", [archive, legacy])
 def test_these_pickles_by_hand_are_what_pytorch_reads(tmp_path, wrap):
     pytest.importorskip("torch")
     path = tmp_path / "a.pth"
     path.write_bytes(wrap(state(tensor(2, 2))))
-    assert pytorch.read_state_dict(path)["a"].tolist() == [0, 0]
+    assert pytorch.read_checkpoint(path).entries["a"].tolist() == [0, 0]
 
 
 @pytest.mark.parametrize("wrap", [archive, legacy])
 @pytest.mark.parametrize(
     "value, says",
     [
-        # What would be run.
+        # What would be run. PyTorch refuses it.
         (name("os", "system") + text("touch sprung") + b"\x85R", r"not read: os\.system"),
-        (name("builtins", "exec") + text("open('sprung', 'w')") + b"\x85R", r"builtins\.exec"),
-        (name("torch.hub", "load") + text("x") + b"\x85R", r"torch\.hub\.load"),
-        (name("torch", "load") + text("sprung") + b"\x85R", r"torch\.load"),
-        (b"ios\nsystem\n", "the operation INST"),
-        (name("collections", "OrderedDict") + b")\x81", "the operation NEWOBJ"),
-        (text("x") + b"\x85R", "a call of what is not a function|can't be read"),
-        # What would take memory: 400 GB each.
-        (name("torch", "FloatTensor") + number(10**11) + b"\x85R", r"torch\.FloatTensor"),
-        (name("torch.storage", "UntypedStorage") + number(10**11) + b"\x85R", "UntypedStorage"),
-        (name("torch", "FloatStorage") + number(10**11) + b"\x85R", r"a call of torch\.FloatStorage"),
-        (name("builtins", "bytearray") + number(10**11) + b"\x85R", r"builtins\.bytearray"),
-        (name("torch._utils", "_rebuild_tensor_v3"), "_rebuild_tensor_v3"),
-        (tensor(10**11, 2), "storage 0 has"),
-        (tensor(2, 10**11), "a call of torch._utils._rebuild_tensor_v2"),
-        (tensor(2, 2, stride=10**11), "a call of torch._utils._rebuild_tensor_v2"),
-        (tensor(2, 2, offset=1), "a call of torch._utils._rebuild_tensor_v2"),
-        (tensor(2, -1), "a call of torch._utils._rebuild_tensor_v2"),
-        (tensor(-2, 0), "what is not a storage of numbers"),
-        (storage(2, key="../../x"), "what is not a storage of numbers"),
-        (storage(2, kind="OrderedDict"), r"torch\.OrderedDict"),
-        # One long list named once, and a set of it each time it is asked for again.
-        (b"](" + b"K\x01" * 3000 + b"eq\x01" + (name("builtins", "set") + b"h\x01\x85R") * 50,
-         "again and again"),
-        # What would take for ever: 2**100 steps to hash this key.
-        (name("collections", "OrderedDict") + b"]](K\x01)ea\x85R", r"a call of collections\.OrderedDict"),
-        (b"})q\x01" + b"h\x01\x86q\x01" * 100 + b"K\x01s", "a key that is neither text nor a number"),
+        (name("builtins", "exec") + text("open('sprung', 'w')") + b"\x85R", "not read: exec"),
+        (name("torch.hub", "load") + text("x") + b"\x85R", r"not read: torch\.hub\.load"),
+        (name("torch", "load") + text("sprung") + b"\x85R", r"not read: torch\.load"),
+        (b"ios\nsystem\n", "can't be read"),
+        (text("x") + b"\x85R", "nothing to work on|calls what is not a function"),
+        # What would take memory at once, 4 GB and more. PyTorch does as it is told.
+        (call("builtins.bytearray", number(2**32)), r"calls builtins\.bytearray"),
+        (call("torch._tensor._rebuild_from_type_v2", name("builtins", "bytearray"),
+              name("torch", "Tensor"), number(2**32) + b"\x85", b"N"), r"calls builtins\.bytearray"),
+        # An integer that only PyTorch knows to be one.
+        (call("builtins.bytearray", tensor(1, 1, kind="LongStorage")), r"calls builtins\.bytearray"),
+        (name("builtins", "bytearray") + b"}" + number(2**32) + b"K\x01sR", "not with a tuple"),
+        (call("torch.FloatTensor", number(2**31)), r"calls torch\.FloatTensor"),
+        (call("torch.storage.UntypedStorage", number(2**32)), "UntypedStorage"),
+        (call("torch._utils._rebuild_device_tensor_from_cpu_tensor", repeated(2**30),
+              name("torch", "float64"), text("cpu"), b"\x89"), "_from_cpu_tensor, which could take"),
+        (call("torch._utils._rebuild_qtensor"), "_rebuild_qtensor, which could take"),
+        (call("torch._utils._rebuild_nested_tensor"), "_rebuild_nested_tensor, which could take"),
+        (call("torch._utils._rebuild_sparse_tensor"), "_rebuild_sparse_tensor, which could take"),
+        # The bytes of a text as hexadecimal digits, as hexadecimal digits, …
+        (name("_codecs", "encode") * 40 + call("_codecs.encode", text("x"), text("latin1"))
+         + (text("hex") + b"\x86R") * 40, "again and again"),
+        # Copies of one long list, all kept: 80 kB for each of the 8 bytes that ask for one.
+        (copies("torch.Size", 10_000, 5_000), "again and again"),
+        (copies("builtins.set", 10_000, 5_000), "again and again"),
+        # What would take for ever.
+        (b"}" + twice(100) + b"K\x01s", "again and again"),
+        (call("builtins.set", b"]" + twice(100) + b"a"), "again and again"),
+        (b"(" + text("storage") + name("torch", "FloatStorage") + twice(100) + text("cpu") + b"K\x02tQ",
+         "again and again|is not text|can't be read"),
+        # Filled when it is part of another already, whose size is then no more what it was.
+        (call("collections.OrderedDict", b"]q\x02]q\x03ah\x03(" + twice(100) + b"K\x01e"), "part of"),
+        (name("builtins", "set") * 50 + b"](" + b"K\x01" * 5_000 + b"e" + b"\x85R" * 50, "again and again"),
+        (call("_codecs.encode", text("x"), text("punycode")), "encode text as punycode"),
+        (call("builtins.bytearray", text("x"), text("idna")), "encode text as idna"),
+        (call("_codecs.encode", text("x"), text("Rot 13")), "may encode text as rot_13"),
+        (b"]q\x01" + b"](h\x01h\x01eq\x01" * 100 + b")R", "calls what is not a function"),
+        # What would overflow the stack of the process.
+        (b"})" + b"\x85" * 100_000 + b"K\x01s", "too deep"),
+        # Tensors that are not in the file.
+        (tensor(2, 10**11), "can't be read"),
+        (tensor(2, 2, stride=10**11), "can't be read"),
+        (tensor(2, 2, offset=1), "can't be read"),
+        (tensor(2, -1), "can't be read"),
+        (tensor(-2, 0), "can't be read"),
+        (storage(2, key="../../x"), "can't be read"),
+        (storage(2, kind="OrderedDict"), "can't be read|not read"),
     ],
     ids=str_of,
 )  # fmt: skip
 def test_pickles_that_mean_harm_are_not_given_to_pytorch(tmp_path, monkeypatch, wrap, value, says):
+    """Or PyTorch refuses them itself; in either case soon, and at no cost."""
+    pytest.importorskip("torch")
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "a.pth"
     path.write_bytes(wrap(state(value)))
+    before = peak()
     with within(10), pytest.raises(TicketError, match=says) as error:
-        pickles.checked_for_torch(path)
+        pytorch.read_checkpoint(path)
     assert str(error.value).startswith(f"{path}: ")
+    assert peak() < before + 2**28
     assert [p.name for p in tmp_path.iterdir()] == ["a.pth"]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        call("builtins.bytearray", number(2**10)),
+        call("torch.FloatTensor", number(2**10)),
+        call("torch._utils._rebuild_device_tensor_from_cpu_tensor", repeated(2**10),
+             name("torch", "float64"), text("cpu"), b"\x89"),
+        name("_codecs", "encode") * 3 + call("_codecs.encode", text("x"), text("latin1"))
+        + (text("hex") + b"\x86R") * 3,
+        copies("torch.Size", 100, 50),
+        b"}" + twice(10) + b"K\x01s",
+        b"})" + b"\x85" * 1_000 + b"K\x01s",
+        call("_codecs.encode", text("x"), text("punycode")),
+    ],
+    ids=str_of,
+)  # fmt: skip
+def test_pytorch_itself_would_do_these(value):
+    """What it refuses in any case needs no guard; of these, much more would be harmful."""
+    torch = pytest.importorskip("torch")
+    content = io.BytesIO(archive(b"\x80\x02" + value + b"\x85."))
+    assert len(torch.load(content, weights_only=True)) == 1
+
+
+def test_a_tensor_that_repeats_a_number_takes_no_memory(tmp_path):
+    pytest.importorskip("torch")
+    path, before = tmp_path / "a.pth", peak()
+    path.write_bytes(archive(state(repeated(2**30))))
+    with pytest.raises(ValueError, match="larger than what the file holds of it"):
+        as_array(pytorch.read_checkpoint(path).entries["a"])
+    assert peak() < before + 2**28
 
 
 @pytest.mark.parametrize(
@@ -553,27 +633,27 @@ def test_pickles_that_mean_harm_are_not_given_to_pytorch(tmp_path, monkeypatch, 
          "a part of it is compressed"),
         (archive(state(tensor(2, 2, key="7"))), r"data/7"),
         (archive(state(tensor(2, 2)), {"data/0": bytes(12)}), "storage 0 has 12 bytes, not 8"),
-        (archive(state(tensor(2, 2) + b"0" + tensor(1, 1, kind="DoubleStorage"))), "the operation POP"),
-        (archive(b"\x80\x02(" + tensor(2, 2) + tensor(1, 1, kind="DoubleStorage") + b"t."),
-         "storage 0 is used as two"),
+        (archive(state(tensor(10**11, 2))), "storage 0 has 8 bytes, not 400000000000"),
+        (archive(b"\x80\x02(" + tensor(2, 2) + tensor(1, 1, kind="HalfStorage") + b"t."),
+         "storage 0 has 8 bytes, not 2"),
         (archive(state(tensor(2, 2)), {"x/data.pkl": state(tensor(2, 2))}), "has not one pickle"),
-        (legacy(state(tensor(2, 2)), sizes=(3,)), "storage 0 has 3 numbers, not 2"),
-        (legacy(state(tensor(2, 2)), sizes=(-1,)), "storage 0 has -1 numbers, not 2"),
-        (legacy(state(tensor(2, 2)), data=bytes(7)), "it is cut short"),
-        (legacy(state(tensor(2, 2)), keys=()), "not those of its tensors"),
-        (legacy(state(tensor(2, 2)), keys=("0", "0")), "not those of its tensors"),
-        (legacy(state(tensor(2, 2)), keys=("1",)), "not those of its tensors"),
-        (legacy(state(tensor(10**11, 2)), sizes=(10**11,)), "it is cut short"),
-        (legacy(state(tensor(2, 2, view=text("1") + number(0) + number(2) + b"\x87"))), "not a storage"),
-        (legacy(b"\x80\x05N."), "the operation PROTO"),
-        (b"\x80\x02}.", "is no file of PyTorch"),
+        (archive(state(tensor(2, 2)), {"DATA.PKL": state(tensor(2, 2))}), "a part twice"),
+        (legacy(state(tensor(2, 2)), sizes=(3,)), "wrong byte size"),
+        (legacy(state(tensor(2, 2)), sizes=(-1,)), "wrong byte size"),
+        (legacy(state(tensor(2, 2)), data=bytes(7)), "can't be read"),
+        (legacy(state(tensor(2, 2)), keys=()), "a storage is missing"),
+        (legacy(state(tensor(2, 2)), keys=("1",)), "a storage is missing"),
+        (legacy(state(tensor(10**11, 2)), sizes=(10**11,)), "can't be read"),
+        (legacy(b"\x80\x05N."), "can't be read"),
+        (b"\x80\x02}.", "can't be read"),
     ],
     ids=str_of,
 )  # fmt: skip
 def test_files_whose_parts_do_not_fit_are_not_given_to_pytorch(tmp_path, content, says):
+    pytest.importorskip("torch")
     path = tmp_path / "a.pth"
     path.write_bytes(content)
-    refused(path, says, pickles.checked_for_torch)
+    refused(path, says, pytorch.read_checkpoint)
 
 
 def test_parts_within_parts_are_not_read(tmp_path):
@@ -594,16 +674,6 @@ def test_parts_within_parts_are_not_read(tmp_path):
     refused(path, "its parts are larger than it is", pickles.checked_for_torch)
 
 
-def test_state_dicts_are_checked_before_pytorch_reads_them(tmp_path):
-    pytest.importorskip("torch")
-    path = tmp_path / "a.pth"
-    # PyTorch itself would load both.
-    path.write_bytes(archive(state(tensor(2, 2)), compression=zipfile.ZIP_DEFLATED))
-    refused(path, "a part of it is compressed", pytorch.read_state_dict)
-    path.write_bytes(archive(state(name("torch", "FloatTensor") + number(3) + b"\x85R")))
-    refused(path, r"not read: torch\.FloatTensor", pytorch.read_state_dict)
-
-
 def test_pytorch_sees_the_archive_that_was_checked(tmp_path):
     """Of a file with two archives in it readers may see either."""
     torch = pytest.importorskip("torch")
@@ -612,7 +682,7 @@ def test_pytorch_sees_the_archive_that_was_checked(tmp_path):
     path.write_bytes(bad + good)
     assert torch.load(pickles.checked_for_torch(path), weights_only=True)["a"].tolist() == [0, 0]
     copy = zipfile.ZipFile(pickles.checked_for_torch(path))
-    assert copy.namelist() == ["archive/data.pkl", "archive/version", "archive/data/0"]
+    assert copy.namelist() == ["archive/data.pkl", "archive/data/0", "archive/version"]
 
 
 def test_an_attribute_of_a_dict_is_not_mistaken_for_its_method(tmp_path):
@@ -624,7 +694,7 @@ def test_an_attribute_of_a_dict_is_not_mistaken_for_its_method(tmp_path):
     )
     path = tmp_path / "a.pth"
     path.write_bytes(archive(b"\x80\x02" + items + attributes + b"b."))
-    assert list(pytorch.read_state_dict(path)) == ["a"]
+    assert list(pytorch.read_checkpoint(path).entries) == ["a"]
 
 
 @pytest.mark.parametrize("legacy", [False, True])
@@ -657,14 +727,16 @@ def test_checkpoints_as_people_save_them_are_read(tmp_path, legacy):
             1j,
             torch.Size([1]),
             torch.float16,
+            bytearray(b"\x00\xff"),
+            collections.Counter("abba"),
         ],
     }
     path = tmp_path / "a.pth"
     torch.save(checkpoint, path, _use_new_zipfile_serialization=not legacy)
-    found = pytorch.read_state_dict(path)
-    assert found.keys() == checkpoint["state_dict"].keys()
+    found = pytorch.read_checkpoint(path)
+    assert found.nesting == ("state_dict",) and not found.masks
+    assert found.entries.keys() == checkpoint["state_dict"].keys()
     for key, value in checkpoint["state_dict"].items():
-        assert found[key].dtype == value.numpy().dtype
-        np.testing.assert_array_equal(found[key], value.numpy())
+        assert torch.equal(found.entries[key], value)
     whole = torch.load(pickles.checked_for_torch(path), weights_only=True)
     assert whole["more"] == checkpoint["more"]
