@@ -12,8 +12,8 @@ directory: curve.csv, metrics.jsonl, report/curve.png and the tickets themselves
 With --distributed the same command is started on every machine: docs/pods.md.
 
 Exit status: 0 done; 2 a mistake in the command, the config or the data, or a full disk, said in one
-line; 75 another process of the run is gone; 130 and 143 stopped by Ctrl-C or SIGTERM, with what was
-trained saved.
+line; 75 another process of the run is gone; 128 and the signal's number (130 for Ctrl-C, 143 for
+SIGTERM, 129 SIGHUP, 138 SIGUSR1, 140 SIGUSR2) stopped by a signal, with what was trained saved.
 """
 
 from __future__ import annotations
@@ -229,7 +229,7 @@ def _said_by_the_system(error: OSError) -> str:
 def main() -> None:
     """The entry point of `python -m lottery_jax.main`."""
     try:
-        signals.raise_on_sigterm()
+        signals.raise_when_asked_to_stop()
         app.run(_main, flags_parser=_parse_flags)
     except KeyboardInterrupt as interrupt:
         print("stopped; run the same command again to resume", file=sys.stderr)

@@ -30,7 +30,7 @@ from lottery_jax.errors import (
     TrainingError,
     one_line,
 )
-from lottery_jax.signals import Terminated, handled_elsewhere, postponed
+from lottery_jax.signals import Terminated, handled_elsewhere, not_ignored, postponed
 
 T = TypeVar("T")
 
@@ -58,7 +58,8 @@ def start(coordinator: str | None, count: int | None, index: int | None) -> None
         ConfigError: the others can't be found or reached.
     """
     # While it waits for the others there is nothing to save, and Python's handlers do not run.
-    for number in (signal.SIGINT, signal.SIGTERM):
+    asking = not_ignored()
+    for number in asking:
         signal.signal(number, signal.SIG_DFL)
     # To be told of a lost process, and not to be aborted.
     jax.config.update("jax_enable_recoverability", True)
@@ -70,9 +71,12 @@ def start(coordinator: str | None, count: int | None, index: int | None) -> None
             f"--distributed: the processes of this run don't come together ({one_line(error)}); give "
             "--coordinator=HOST:PORT, --processes=N and --process=I to each"
         ) from error
-    # The runtime has put its own handler in SIGTERM's place, which tells all processes.
+    # The runtime has put its own handler in SIGTERM's place, which tells all processes. The other
+    # signals count as SIGTERM.
     handled_elsewhere(signal.SIGTERM)
-    signal.signal(signal.SIGINT, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    for number in asking:
+        if number != signal.SIGTERM:
+            signal.signal(number, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
     if are_several():
         threading.Thread(target=_watch, args=(devices,), daemon=True).start()
 
@@ -157,7 +161,7 @@ def check_same(value: str, what: str) -> None:
 
 @contextmanager
 def asked_to_stop() -> Iterator[Callable[[], bool]]:
-    """Puts Ctrl-C and SIGTERM off in the block; gives the question whether there was one.
+    """Puts signals that ask to stop off in the block; gives the question whether there was one.
 
     All processes must ask it at the same points, and get the same answer there. With several
     processes the block raises for itself when it has stopped (`stop`).

@@ -30,6 +30,7 @@ import numpy as np
 
 from lottery_jax import datasets, machine, tfds_source
 from lottery_jax.errors import ConfigError, DataError, choose, describe_unknown, one_line
+from lottery_jax.signals import ASK_TO_STOP
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Box = tuple[float, float, float, float]  # left, upper, right, lower, in pixels of the image
@@ -561,7 +562,7 @@ def _first_line(error: Exception) -> str:
 
 def _begin_worker(index: int, count: int) -> None:
     """A worker leaves signals to the process that it works for, and ends when that does."""
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in ASK_TO_STOP:
         signal.signal(number, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None

@@ -30,7 +30,7 @@ MAY_IMPORT = {
     "models": {"errors", "layers", "masks"},
     "tfds_source": {"errors"},
     "datasets": {"errors", "files", "machine", "tfds_source"},
-    "streaming": {"datasets", "errors", "machine", "tfds_source"},
+    "streaming": {"datasets", "errors", "machine", "signals", "tfds_source"},
     "pipeline": {"errors"},
     "feeding": {"datasets", "pipeline", "streaming"},
     "replicates": {"pipeline"},

@@ -1,5 +1,6 @@
-"""Ctrl-C and SIGTERM: what was trained is saved, to the step, and nothing differs in the end."""
+"""Signals that ask to stop: what was trained is saved, to the step, and nothing differs in the end."""
 
+import faulthandler
 import random
 import re
 import signal
@@ -10,7 +11,7 @@ import time
 
 import pytest
 
-from lottery_jax import tickets
+from lottery_jax import signals, tickets
 from lottery_jax.signals import postponed
 from tests.faults import runs
 
@@ -25,7 +26,7 @@ SLOW = {
     "ladder.levels": "1",
 }
 STEPS = 1438
-STATUS = {signal.SIGTERM: 143, signal.SIGINT: 130}
+STATUS = {signal.SIGTERM: 143, signal.SIGINT: 130, signal.SIGHUP: 129, signal.SIGUSR1: 138}
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +50,8 @@ def test_a_stopped_run_is_saved_within_the_epoch_and_goes_on_bit_for_bit(tmp_pat
     expected, env = undisturbed
     assert len(expected.rows) == 3 + 3
     workdir = tmp_path / "run"
-    for number, lines in ((signal.SIGTERM, 1), (signal.SIGINT, 2), (signal.SIGTERM, 4)):
+    stops = [(signal.SIGUSR1, 1), (signal.SIGINT, 2), (signal.SIGTERM, 4), (signal.SIGHUP, 5)]
+    for number, lines in stops:
         status, out, error = stop(number, lines, workdir, env, tmp_path)
         assert status == STATUS[number]
         assert error == "stopped; run the same command again to resume\n"
@@ -189,15 +191,73 @@ def test_of_two_signals_the_one_that_ends_more_is_obeyed():
         signal.signal(signal.SIGTERM, before)
 
 
-def test_a_signal_that_is_ignored_stays_ignored(monkeypatch):
-    """As Ctrl-C is in what a shell runs in the background."""
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
+@pytest.fixture
+def handlers():
+    """Puts the handlers back that a test changes."""
+    before = {number: signal.getsignal(number) for number in signals.ASK_TO_STOP}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_a_signal_that_is_ignored_stays_ignored(handlers, number):
+    """As Ctrl-C is in what a shell runs in the background, and SIGHUP under nohup."""
+    signal.signal(number, signal.SIG_IGN)
+    signals.raise_when_asked_to_stop()
+    with postponed() as arrived:
+        signal.raise_signal(number)
+    assert arrived == []
+
+
+@pytest.mark.parametrize(
+    "name, status",
+    [("SIGHUP", 129), ("SIGINT", 130), ("SIGUSR1", 138), ("SIGUSR2", 140), ("SIGTERM", 143)],
+)
+def test_each_signal_is_put_off_and_then_ends_the_command_with_its_status(handlers, name, status):
+    """A second one, as both a shell and the system send when a terminal is closed, changes nothing."""
+    signals.raise_when_asked_to_stop()
+    number, after = signal.Signals[name], []
+    with pytest.raises(KeyboardInterrupt) as stopped:
         with postponed() as arrived:
-            signal.raise_signal(signal.SIGINT)
-        assert arrived == []
-    finally:
-        signal.signal(signal.SIGINT, before)
+            signal.raise_signal(number)
+            signal.raise_signal(number)
+            assert arrived == [number, number]
+            after.append("saved")
+    assert after == ["saved"]
+    assert signals.exit_status(stopped.value) == status == 128 + number
+    if name not in ("SIGINT", "SIGTERM"):
+        signal.raise_signal(number)
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2"])
+def test_a_users_own_handler_is_called_and_put_back(handlers, name):
+    """In a notebook. SIGUSR1 and SIGUSR2 are not for us to read anything into."""
+    number, seen = signal.Signals[name], []
+
+    def own(number, frame):
+        seen.append(number)
+
+    signal.signal(number, own)
+    with postponed() as arrived:
+        signal.raise_signal(number)
+        within = list(seen)
+    assert seen == [number] and signal.getsignal(number) is own
+    assert (arrived, within) == (([], seen) if name.startswith("SIGUSR") else ([number], []))
+
+
+def test_a_handler_that_python_does_not_know_of_is_left_in_place(tmp_path):
+    """faulthandler's, by which people look into a process that hangs."""
+    with (tmp_path / "stacks").open("w+") as file:
+        faulthandler.register(signal.SIGUSR1, file)
+        try:
+            with postponed() as arrived:
+                signal.raise_signal(signal.SIGUSR1)
+            signal.raise_signal(signal.SIGUSR1)
+        finally:
+            faulthandler.unregister(signal.SIGUSR1)
+        file.seek(0)
+        assert arrived == [] and file.read().count("most recent call first") == 2
 
 
 def test_other_threads_are_left_alone():
