@@ -6,7 +6,9 @@ import argparse
 import difflib
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from typing import NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
+
+from lottery_jax.terminal import may_be_closed
 
 T = TypeVar("T")
 
@@ -23,6 +25,10 @@ class LotteryError(Exception):
 
 class ConfigError(LotteryError):
     """A config key, a command-line flag or a run directory that does not fit."""
+
+
+class EnvironmentFault(LotteryError):
+    """A machine or an installation that can't do it, such as a device that JAX does not find."""
 
 
 class DataError(LotteryError):
@@ -74,6 +80,11 @@ def describe_unknown(kind: str, name: object, legal: Iterable[str], *, noun: str
 class CommandParser(argparse.ArgumentParser):
     """argparse without the lines on usage that it puts before a mistake; --help has them."""
 
+    def print_help(self, file: Any = None) -> None:
+        """Prints the help, to whoever reads it."""
+        with may_be_closed():
+            super().print_help(file)
+
     def error(self, message: str) -> NoReturn:
         """Prints the mistake and ends the process with status 2."""
         self.exit(2, f"error: {one_line(message)}; --help says more\n")
@@ -81,12 +92,13 @@ class CommandParser(argparse.ArgumentParser):
 
 def exit_status(command: Callable[[], None]) -> int:
     """Runs a command; a mistake the user can mend becomes one line on stderr and status 2."""
-    try:
-        command()
-    except (LotteryError, OSError) as error:
-        print(f"error: {one_line(error)}", file=sys.stderr)
-        return 2
-    return 0
+    with may_be_closed():
+        try:
+            command()
+        except (LotteryError, OSError) as error:
+            print(f"error: {one_line(error)}", file=sys.stderr)
+            return 2
+        return 0
 
 
 def choose(table: Mapping[str, T], name: str, kind: str) -> T:

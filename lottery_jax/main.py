@@ -31,6 +31,7 @@ from ml_collections import ConfigDict, config_flags
 from lottery_jax import machine, signals
 from lottery_jax.config import cannot_load, misspelt_override, returned_by, validate
 from lottery_jax.errors import ConfigError, LotteryError, one_line
+from lottery_jax.terminal import may_be_closed
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -228,12 +229,13 @@ def _said_by_the_system(error: OSError) -> str:
 
 def main() -> None:
     """The entry point of `python -m lottery_jax.main`."""
-    try:
-        signals.raise_when_asked_to_stop()
-        app.run(_main, flags_parser=_parse_flags)
-    except KeyboardInterrupt as interrupt:
-        print("stopped; run the same command again to resume", file=sys.stderr)
-        sys.exit(signals.exit_status(interrupt))
+    with may_be_closed():
+        try:
+            signals.raise_when_asked_to_stop()
+            app.run(_main, flags_parser=_parse_flags)
+        except KeyboardInterrupt as interrupt:
+            print("stopped; run the same command again to resume", file=sys.stderr)
+            sys.exit(signals.exit_status(interrupt))
 
 
 if __name__ == "__main__":

@@ -16,7 +16,9 @@ from types import FrameType
 from typing import NoReturn
 
 _NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
-ASK_TO_STOP = tuple(signal.Signals[name] for name in _NAMES if hasattr(signal, name))  # on Windows 2
+ASK_TO_STOP = tuple(
+    signal.Signals[name] for name in _NAMES if hasattr(signal, name)
+)  # on Windows 2
 # Signals that mean nothing by themselves.
 _USERS_OWN = tuple(number for number in ASK_TO_STOP if number.name.startswith("SIGUSR"))
 _elsewhere: set[int] = set()  # handlers are a process's, and so is this

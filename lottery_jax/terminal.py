@@ -49,13 +49,14 @@ def may_be_closed() -> Iterator[None]:
 
 
 def _tolerant(stream: Any) -> Any:
-    raw = getattr(getattr(stream, "buffer", None), "raw", None)
+    buffer = getattr(stream, "buffer", None)
+    raw = getattr(buffer, "raw", buffer)  # without a buffer between them where Python runs with -u
     if type(raw) is not io.FileIO:
         return stream
     stream.flush()
-    output = io.BufferedWriter(_Output(raw.fileno(), "w", closefd=False))
+    output = _Output(raw.fileno(), "w", closefd=False)
     return io.TextIOWrapper(
-        output,
+        output if buffer is raw else io.BufferedWriter(output),
         encoding=stream.encoding,
         errors=stream.errors,
         line_buffering=stream.line_buffering,

@@ -13,7 +13,8 @@ PACKAGE = Path(lottery_jax.__file__).parent
 
 # Each module may import those named here and what these may import; docs/architecture.md draws it.
 MAY_IMPORT = {
-    "errors": set(),
+    "terminal": set(),
+    "errors": {"terminal"},
     "signals": set(),
     "files": {"signals"},
     "lock": {"errors", "files"},
@@ -56,9 +57,9 @@ MAY_IMPORT = {
     "report": {"errors", "figures", "files", "logs", "references"},
     "evaluate": {"errors", "feeding", "masks", "pipeline", "tickets", "train"},
     "main": {"config", "errors", "experiment", "ladder", "machine", "matrix", "models", "processes",
-             "replicates", "report", "signals"},
+             "replicates", "report", "signals", "terminal"},
     "sweep": {"config", "errors", "experiment", "files", "lock", "logs", "machine", "matrix", "report",
-              "rundir", "signals", "tickets"},
+              "rundir", "signals", "terminal", "tickets"},
 }  # fmt: skip
 
 # Third-party packages that one module alone may know.

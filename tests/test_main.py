@@ -98,6 +98,24 @@ def test_evaluate_on_data_with_other_classes_is_an_error(finished, tmp_path, cap
     assert "four has 4 classes, the ticket 10" in capsys.readouterr().err
 
 
+def test_a_training_goes_on_when_nobody_reads_what_it_prints(tmp_path):
+    """`| head -1`: it is trained and reported on to the end, with status 0; so end short commands."""
+    for module, *arguments in (
+        ("main", QUICKSTART, *SHORT, "--workdir=run"),
+        ("tickets", "list", "run"),
+        ("tickets", "--help"),
+    ):
+        reads, writes = os.pipe()
+        os.close(reads)
+        with open(writes, "wb") as nobody:
+            done = subprocess.run(
+                [sys.executable, "-m", f"lottery_jax.{module}", *arguments],
+                cwd=tmp_path, stdout=nobody, stderr=subprocess.PIPE, text=True, timeout=120,
+            )  # fmt: skip
+        assert (done.returncode, done.stderr) == (0, ""), module
+    assert (tmp_path / "run" / "report" / "table.md").is_file()
+
+
 def test_default_directories_are_told_apart():
     a, b = (main.default_workdir("configs/x.py", f) for f in ("0" * 16, "1" * 16))
     assert str(a) == "runs/x-00000000" and a != b

@@ -30,6 +30,7 @@ from rich.live import Live
 from lottery_jax import machine, signals
 from lottery_jax.config import misspelt_override
 from lottery_jax.errors import CommandParser, ConfigError, exit_status, one_line
+from lottery_jax.terminal import may_be_closed
 
 if TYPE_CHECKING:  # what brings in JAX is imported when a command needs it
     from lottery_jax.sweep.plan import Sweep
@@ -57,14 +58,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         else:
             _report(args.workdir, args.out)
 
-    try:
-        status = exit_status(command)
-    except KeyboardInterrupt as interrupt:
-        print("stopped; run the same command again to resume", file=sys.stderr)
-        return signals.exit_status(interrupt)
-    for line in failed:
-        print(f"error: {one_line(line)}", file=sys.stderr)
-    return status or int(bool(failed))
+    with may_be_closed():
+        try:
+            status = exit_status(command)
+        except KeyboardInterrupt as interrupt:
+            print("stopped; run the same command again to resume", file=sys.stderr)
+            return signals.exit_status(interrupt)
+        for line in failed:
+            print(f"error: {one_line(line)}", file=sys.stderr)
+        return status or int(bool(failed))
 
 
 def _parser() -> CommandParser:

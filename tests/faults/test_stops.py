@@ -1,11 +1,15 @@
 """Signals that ask to stop: what was trained is saved, to the step, and nothing differs in the end."""
 
 import faulthandler
+import fcntl
+import os
+import pty
 import random
 import re
 import signal
 import subprocess
 import sys
+import termios
 import threading
 import time
 
@@ -64,6 +68,27 @@ def test_a_stopped_run_is_saved_within_the_epoch_and_goes_on_bit_for_bit(tmp_pat
     done = runs.run(runs.command(workdir, SLOW), env, tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert runs.outcome(workdir) == expected
+
+
+def test_a_run_whose_terminal_is_closed_is_saved(tmp_path, undisturbed):
+    """What it then says reaches nobody, which is no failure of its own."""
+    _, env = undisturbed
+    workdir = tmp_path / "run"
+    ours, theirs = pty.openpty()
+
+    def take_terminal():
+        os.setsid()
+        fcntl.ioctl(theirs, termios.TIOCSCTTY, 0)
+
+    process = subprocess.Popen(
+        runs.command(workdir, SLOW), env=env, cwd=tmp_path, preexec_fn=take_terminal,
+        stdin=theirs, stdout=theirs, stderr=theirs,
+    )  # fmt: skip
+    os.close(theirs)
+    runs.wait_for_lines(process, workdir, 1)
+    os.close(ours)
+    assert process.wait(timeout=60) == 129
+    assert tickets.latest_step(workdir / "seed_0/level_00/state/winning") % STEPS
 
 
 def test_in_a_program_of_ones_own_sigterm_saves_and_then_ends_it_as_always(tmp_path, undisturbed):
