@@ -107,7 +107,7 @@ def test_a_training_goes_on_when_nobody_reads_what_it_prints(tmp_path):
     ):
         reads, writes = os.pipe()
         os.close(reads)
-        with open(writes, "wb") as nobody:
+        with os.fdopen(writes, "wb") as nobody:
             done = subprocess.run(
                 [sys.executable, "-m", f"lottery_jax.{module}", *arguments],
                 cwd=tmp_path, stdout=nobody, stderr=subprocess.PIPE, text=True, timeout=120,

@@ -1,7 +1,6 @@
 """Signals that ask to stop: what was trained is saved, to the step, and nothing differs in the end."""
 
 import faulthandler
-import fcntl
 import os
 import pty
 import random
@@ -75,20 +74,16 @@ def test_a_run_whose_terminal_is_closed_is_saved(tmp_path, undisturbed):
     _, env = undisturbed
     workdir = tmp_path / "run"
     ours, theirs = pty.openpty()
-
-    def take_terminal():
-        os.setsid()
-        fcntl.ioctl(theirs, termios.TIOCSCTTY, 0)
-
+    take = "import fcntl as f, os, sys; f.ioctl(0, %d, 0); os.execv(sys.argv[1], sys.argv[1:])"
     process = subprocess.Popen(
-        runs.command(workdir, SLOW), env=env, cwd=tmp_path, preexec_fn=take_terminal,
-        stdin=theirs, stdout=theirs, stderr=theirs,
+        [sys.executable, "-c", take % termios.TIOCSCTTY, *runs.command(workdir, SLOW)],
+        env=env, cwd=tmp_path, start_new_session=True, stdin=theirs, stdout=theirs, stderr=theirs,
     )  # fmt: skip
     os.close(theirs)
     runs.wait_for_lines(process, workdir, 1)
     os.close(ours)
     assert process.wait(timeout=60) == 129
-    assert tickets.latest_step(workdir / "seed_0/level_00/state/winning") % STEPS
+    assert tickets.latest_step(workdir / "seed_0/level_00/state/winning") >= STEPS
 
 
 def test_in_a_program_of_ones_own_sigterm_saves_and_then_ends_it_as_always(tmp_path, undisturbed):
@@ -243,12 +238,11 @@ def test_each_signal_is_put_off_and_then_ends_the_command_with_its_status(handle
     """A second one, as both a shell and the system send when a terminal is closed, changes nothing."""
     signals.raise_when_asked_to_stop()
     number, after = signal.Signals[name], []
-    with pytest.raises(KeyboardInterrupt) as stopped:
-        with postponed() as arrived:
-            signal.raise_signal(number)
-            signal.raise_signal(number)
-            assert arrived == [number, number]
-            after.append("saved")
+    with pytest.raises(KeyboardInterrupt) as stopped, postponed() as arrived:
+        signal.raise_signal(number)
+        signal.raise_signal(number)
+        assert arrived == [number, number]
+        after.append("saved")
     assert after == ["saved"]
     assert signals.exit_status(stopped.value) == status == 128 + number
     if name not in ("SIGINT", "SIGTERM"):
