@@ -33,7 +33,14 @@ from typing import IO, Any
 import numpy as np
 
 from lottery_jax import machine, tfds_source
-from lottery_jax.errors import CommandParser, DataError, describe_unknown, exit_status, one_line
+from lottery_jax.errors import (
+    CommandParser,
+    DataError,
+    describe_unknown,
+    exit_status,
+    one_line,
+    raise_if_environment,
+)
 from lottery_jax.files import replacing
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -395,6 +402,7 @@ def read_npz(path: str | os.PathLike[str]) -> Arrays:
     except DataError:
         raise
     except Exception as error:  # what zipfile raises for nonsense is not its interface
+        raise_if_environment(error)
         raise DataError(
             f"{path}: can't be read as npz: {one_line(error) or type(error).__name__}"
         ) from error

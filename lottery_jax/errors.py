@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import errno
+import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NoReturn, TypeVar
@@ -35,6 +37,10 @@ class DataError(LotteryError):
     """A data set that is missing, unreadable or of the wrong shape."""
 
 
+class FigureError(LotteryError):
+    """Figures that can't be drawn; tables have been written."""
+
+
 class TicketError(LotteryError):
     """A ticket that is missing, damaged or made for another model."""
 
@@ -50,6 +56,36 @@ class TrainingError(LotteryError):
     def __init__(self, message: str, replicate: int | None = None) -> None:
         super().__init__(message)
         self.replicate = replicate
+
+
+# Not those of the permissions or of a bad disk: they are of the one file.
+_OF_THE_MACHINE = {
+    number
+    for name in ("EMFILE", "ENFILE", "ENOMEM", "ENOSPC", "EDQUOT")
+    if (number := getattr(errno, name, None)) is not None
+}
+
+
+def raise_if_environment(error: Exception) -> None:
+    """Raise an `EnvironmentFault` for what says nothing of the file that is being read.
+
+    That is memory, open files, threads or disk space that ran out, or a package that can't be
+    imported. It is for clauses that take whatever a library raises for nonsense in a file.
+
+    >>> raise_if_environment(ValueError("a damaged header"))
+    >>> raise_if_environment(OSError(24, "Too many open files", "a.npz"))
+    Traceback (most recent call last):
+    lottery_jax.errors.EnvironmentFault: nothing is known of the file: OSError: [Errno 24] ...
+    """
+    code = re.search(r"os_error_code='(\d+)'", str(error))  # of the system, as TensorStore has it
+    number = error.errno if isinstance(error, OSError) else int(code[1]) if code else None
+    if (
+        isinstance(error, (EnvironmentFault, ImportError, MemoryError))
+        or number in _OF_THE_MACHINE
+        or "can't start new thread" in str(error)
+    ):
+        said = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        raise EnvironmentFault(f"nothing is known of the file: {said}") from error
 
 
 def one_line(message: object, limit: int = 600) -> str:

@@ -22,15 +22,16 @@ import itertools
 import os
 import re
 import sys
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from lottery_jax import machine, signals
+from lottery_jax import machine, program_cache, signals
 from lottery_jax.config import cannot_load, misspelt_override, returned_by, validate
-from lottery_jax.errors import ConfigError, LotteryError, one_line
+from lottery_jax.errors import ConfigError, FigureError, LotteryError, one_line
 from lottery_jax.terminal import may_be_closed
 
 if TYPE_CHECKING:
@@ -62,6 +63,8 @@ def _parse_flags(argv: list[str]) -> list[str]:
     for argument in argv[1:]:
         if message := misspelt_override(argument):
             _fail(message)
+    # ml_collections loads files in a way that Python warns of, which is not the file's mistake.
+    warnings.filterwarnings("ignore", r"the load_module\(\) method", DeprecationWarning)
     try:
         rest: list[str] = flags.FLAGS(argv)
         if len(rest) > 1:
@@ -109,8 +112,8 @@ def _config_file(argv: list[str]) -> str:
     return found or "no file is named"
 
 
-def _say(message: str) -> None:
-    print(f"error: {one_line(message)}", file=sys.stderr)
+def _say(message: str, kind: str = "error") -> None:
+    print(f"{kind}: {one_line(message)}", file=sys.stderr)
 
 
 def _fail(message: str) -> NoReturn:
@@ -135,6 +138,7 @@ def set_up_process(config: ConfigDict) -> None:
     from lottery_jax.models import DENSE
     from lottery_jax.replicates import cpu_devices
 
+    program_cache.mend_when_read(lambda: jax.config.jax_compilation_cache_dir)
     asked_for = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
     if not asked_for and "JAX_NUM_CPU_DEVICES" not in os.environ:
         devices = cpu_devices(
@@ -175,6 +179,7 @@ def _main(argv: list[str]) -> None:
         set_up_process(validate(_CONFIG.value))
         if _DISTRIBUTED.value:
             processes.start(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
+        machine.devices()
         config = resolve(_CONFIG.value)
         config_file = config_flags.get_config_filename(flags.FLAGS["config"])
         default = default_workdir(config_file, configuration.fingerprint(config))
@@ -208,7 +213,11 @@ def _main(argv: list[str]) -> None:
 def _report(workdir: Path, console: Console) -> None:
     from lottery_jax.report import closing_table, write_report
 
-    files = write_report([workdir])
+    files: list[Path] = []
+    try:
+        files = write_report([workdir])
+    except (FigureError, OSError) as error:  # all is trained; `report` can draw it later
+        _say(f"{one_line(error)}; the run is complete", "warning")
     console.print(closing_table([workdir]))
     for file in files:
         console.print(str(file), markup=False, highlight=False)

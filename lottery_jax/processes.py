@@ -22,9 +22,11 @@ import numpy as np
 from flax import serialization
 from jax.experimental import multihost_utils
 
+from lottery_jax import machine
 from lottery_jax.errors import (
     ConfigError,
     DataError,
+    EnvironmentFault,
     LotteryError,
     TicketError,
     TrainingError,
@@ -40,7 +42,9 @@ _CHUNK = 1 << 26  # bytes that are told at once
 # Seconds without a sign of life after which a process counts as gone, and between looking.
 HEARTBEAT, WATCH = 20, 2
 
-_KNOWN = {e.__name__: e for e in (ConfigError, DataError, TicketError, TrainingError)}
+_KNOWN = {
+    e.__name__: e for e in (ConfigError, DataError, EnvironmentFault, TicketError, TrainingError)
+}
 _looks = itertools.count()
 _ending, _left = threading.Event(), threading.Event()
 
@@ -56,6 +60,7 @@ def start(coordinator: str | None, count: int | None, index: int | None) -> None
 
     Raises:
         ConfigError: the others can't be found or reached.
+        EnvironmentFault: JAX finds no device here.
     """
     # While it waits for the others there is nothing to save, and Python's handlers do not run.
     asking = not_ignored()
@@ -66,7 +71,9 @@ def start(coordinator: str | None, count: int | None, index: int | None) -> None
     try:
         jax.distributed.initialize(coordinator, count, index, heartbeat_timeout_seconds=HEARTBEAT)
         devices = jax.devices()  # of all processes, which all must have come for that
-    except (ValueError, RuntimeError) as error:
+    except (ValueError, RuntimeError, AssertionError) as error:
+        if machine.is_no_device(error):
+            raise machine.no_device(error) from error
         raise ConfigError(
             f"--distributed: the processes of this run don't come together ({one_line(error)}); give "
             "--coordinator=HOST:PORT, --processes=N and --process=I to each"

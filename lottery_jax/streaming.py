@@ -29,7 +29,14 @@ from typing import Any
 import numpy as np
 
 from lottery_jax import datasets, machine, tfds_source
-from lottery_jax.errors import ConfigError, DataError, choose, describe_unknown, one_line
+from lottery_jax.errors import (
+    ConfigError,
+    DataError,
+    choose,
+    describe_unknown,
+    one_line,
+    raise_if_environment,
+)
 from lottery_jax.signals import ASK_TO_STOP
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -345,6 +352,7 @@ def _make(
     try:
         return decode(example["image"], size, choose_box, mirrored), label
     except Exception as error:  # what Pillow raises for nonsense is not its interface
+        raise_if_environment(error)
         raise DataError(
             f"{stream.folder}: the image {_name_of(example)} can't be decoded: {one_line(error)}; "
             f"remove the folder and prepare {stream.name} again from intact archives"
@@ -485,6 +493,7 @@ class _Chunks:
         except DataError:
             raise
         except Exception as error:
+            raise_if_environment(error)
             raise DataError(
                 f"the prepared data can't be read: {one_line(error)}; remove them and prepare them "
                 "again"

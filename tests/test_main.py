@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from lottery_jax import evaluate, main
+from lottery_jax import evaluate, main, tickets
 from tests.faults.runs import ROOT
 
 QUICKSTART = f"--config={ROOT / 'configs' / 'quickstart.py'}"
@@ -116,6 +116,47 @@ def test_a_training_goes_on_when_nobody_reads_what_it_prints(tmp_path):
     assert (tmp_path / "run" / "report" / "table.md").is_file()
 
 
+_COMMANDS = """
+import sys
+from lottery_jax import evaluate, report
+from lottery_jax.tickets.__main__ import main as tickets
+ticket, portable, run = sys.argv[1:]
+statuses = [
+    tickets(["verify", run]), tickets(["compare", ticket, ticket]),
+    tickets(["export", ticket, "new.safetensors"]), tickets(["import", portable, "new"]),
+    evaluate.main(["--ticket", ticket]), evaluate.main(["--ticket", portable]),
+]
+assert statuses == [2] * 6, statuses
+statuses = [tickets(["list", run]), tickets(["show", ticket]), report.main([run])]
+assert statuses == [0] * 3, statuses
+"""
+
+
+def test_where_jax_finds_no_device_each_command_says_so_and_judges_no_file(finished, tmp_path):
+    """A cluster's setting on a laptop. What needs no device works."""
+    (workdir,) = (finished[0] / "runs").iterdir()
+    ticket, portable = workdir / "seed_0/level_01/ticket", tmp_path / "ticket.safetensors"
+    tickets.save_portable(portable, tickets.load_ticket(ticket))
+    says = "error: JAX can't be used: "
+    todo = "; JAX_PLATFORMS is 'cuda': unset it or set cpu"
+    done = subprocess.run(
+        [sys.executable, "-c", _COMMANDS, ticket, portable, workdir],
+        cwd=tmp_path, capture_output=True, text=True, timeout=120,
+        env={**os.environ, "JAX_PLATFORMS": "cuda"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    *lines, nothing = done.stderr.split("\n")
+    assert len(lines) == 6 and not nothing
+    assert all(line.startswith(says) and line.endswith(todo) for line in lines), lines
+    assert "bad" not in done.stdout and not list(tmp_path.glob("new*"))
+    for module, *more in (("lottery_jax.main",), ("lottery_jax.sweep", "run")):
+        result = run(*more, QUICKSTART, *SHORT, "--workdir=no", cwd=tmp_path, module=module,
+                     JAX_PLATFORMS="cuda")  # fmt: skip
+        assert result.returncode == 2 and result.stdout == ""
+        assert result.stderr.startswith(says) and result.stderr.endswith(f"{todo}\n")
+        assert result.stderr.count("\n") == 1 and not (tmp_path / "no").exists()
+
+
 def test_default_directories_are_told_apart():
     a, b = (main.default_workdir("configs/x.py", f) for f in ("0" * 16, "1" * 16))
     assert str(a) == "runs/x-00000000" and a != b
@@ -139,3 +180,19 @@ def test_wandb_that_fails_does_not_stop_the_run(tmp_path):
     assert result.returncode == 0, result.stderr
     assert result.stdout.count("the run goes on without it") == 1
     assert (tmp_path / "run" / "report" / "curve.png").is_file()
+
+
+def test_a_damaged_cache_of_compiled_programs_is_mended_and_said_once(tmp_path):
+    env = {"XDG_CACHE_HOME": str(tmp_path / "cache"), "PYTHONWARNINGS": "error"}
+    said = []
+    for number in range(3):
+        result = run(QUICKSTART, *SHORT, f"--workdir=run_{number}", cwd=tmp_path, **env)
+        assert result.returncode == 0, result.stderr
+        said.append(result.stderr)
+        entries = list(tmp_path.glob("cache/lottery_jax/xla/*-cache"))
+        assert len(entries) > 5
+        for entry in entries if number == 0 else ():
+            entry.write_bytes(entry.read_bytes()[:50])
+    assert said[0] == said[2] == ""
+    assert said[1].startswith(f"warning: {tmp_path}/cache/lottery_jax/xla: a compiled program")
+    assert said[1].count("\n") == 1

@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -29,7 +30,13 @@ from rich.live import Live
 
 from lottery_jax import machine, signals
 from lottery_jax.config import misspelt_override
-from lottery_jax.errors import CommandParser, ConfigError, exit_status, one_line
+from lottery_jax.errors import (
+    CommandParser,
+    ConfigError,
+    EnvironmentFault,
+    exit_status,
+    one_line,
+)
 from lottery_jax.terminal import may_be_closed
 
 if TYPE_CHECKING:  # what brings in JAX is imported when a command needs it
@@ -160,6 +167,7 @@ def _run(args: argparse.Namespace, overrides: Sequence[str]) -> list[str]:
     )
     if gpus and at_once > len(gpus):
         raise ConfigError(f"--gpus: {len(gpus)} for {at_once} runs at once; name one for each")
+    _check_device(args.cluster)
     sweep = _planned(args, overrides, at_once)
     console = _console()
     options = jobs.parse_options(args.slurm)
@@ -189,6 +197,21 @@ def _run(args: argparse.Namespace, overrides: Sequence[str]) -> list[str]:
             known = driver.run(show)
     _finish(sweep, known, console)
     return _failures(sweep, known)
+
+
+def _check_device(cluster: str) -> None:
+    """Checks that local runs will find the device that JAX_PLATFORMS names.
+
+    A process of its own asks, which leaves a GPU's memory to the runs.
+    """
+    if cluster != "local" or not os.environ.get("JAX_PLATFORMS"):
+        return
+    ask = "from lottery_jax.errors import exit_status as e; from lottery_jax.machine import devices"
+    code = f"{ask}; raise SystemExit(e(devices))"
+    asked = subprocess.run([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
+    if asked.returncode:
+        said = (asked.stderr.strip().splitlines() or [""])[-1]
+        raise EnvironmentFault(said.removeprefix("error: "))
 
 
 def _planned(args: argparse.Namespace, arguments: Sequence[str], at_once: int) -> Sweep:
