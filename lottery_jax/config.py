@@ -102,6 +102,7 @@ def default_config() -> ConfigDict:
     c.transfer.density = 0.03  # at which the matrix is compared in one figure
 
     c.wandb = ConfigDict()
+    # Values other than these win over wandb's environment variables (WANDB_MODE, WANDB_PROJECT, …).
     c.wandb.mode = "disabled"  # disabled, offline, online
     c.wandb.entity = ""
     c.wandb.project = "lottery_jax"

@@ -140,8 +140,11 @@ def _folder(data_dir: str | os.PathLike[str]) -> Path:
         return default_data_dir()
     try:
         return Path(data_dir).expanduser()
-    except RuntimeError as error:  # ~somebody, whom the system does not know
-        raise DataError(f"config.data.dir: {data_dir}: {error}") from error
+    except RuntimeError as error:  # ~somebody, whom the system does not know; a user without a home
+        raise DataError(
+            f"config.data.dir: {data_dir}: {str(error).rstrip('.')}; name a directory, here or in "
+            "TFDS_DATA_DIR"
+        ) from error
 
 
 def load_dataset(
@@ -170,7 +173,12 @@ def load_dataset(
     >>> data.x_train.shape, data.x_train.dtype, data.num_classes
     ((719, 12, 12, 3), dtype('uint8'), 10)
     """
-    folder = _folder(data_dir)
+    try:
+        folder = _folder(data_dir)
+    except DataError:  # a user without a home has no default one, and bundled data need none
+        if str(data_dir) or not re.fullmatch(r"digits(_?[ab])?", name):
+            raise
+        folder = Path(os.devnull)
     base, half = _parse_name(name, folder)
     arrays = _arrays_of(base, folder)
     where = base if base == "digits" else str(folder / f"{base}.npz")

@@ -138,7 +138,7 @@ def set_up_process(config: ConfigDict) -> None:
     from lottery_jax.models import DENSE
     from lottery_jax.replicates import cpu_devices
 
-    program_cache.mend_when_read(lambda: jax.config.jax_compilation_cache_dir)
+    program_cache.mend_when_read(lambda: jax.config.values["jax_compilation_cache_dir"])
     asked_for = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
     if not asked_for and "JAX_NUM_CPU_DEVICES" not in os.environ:
         devices = cpu_devices(
