@@ -41,13 +41,14 @@ def exit_status(interrupt: KeyboardInterrupt) -> int:
     return 128 + (interrupt.number if isinstance(interrupt, Terminated) else signal.SIGINT)
 
 
-def raise_when_asked_to_stop() -> None:
+def raise_when_asked_to_stop(*, hangup: bool = True) -> None:
     """From now on the signals raise `Terminated` in the main thread, as Ctrl-C does its own.
 
-    One that is ignored, such as SIGHUP under nohup, stays ignored, but for SIGTERM.
+    One that is ignored, such as SIGHUP under nohup, stays ignored, but for SIGTERM. Without
+    `hangup` SIGHUP, of a closed terminal, is left as it is.
     """
     for number in not_ignored():
-        if number != signal.SIGINT:
+        if number != signal.SIGINT and (hangup or number.name != "SIGHUP"):
             signal.signal(number, _terminate)
 
 

@@ -9,8 +9,8 @@ r"""Run a grid or a transfer matrix, some of its runs at once; look at it; draw 
 Run the same command again to go on, after whatever happened; with more values, to add runs.
 
 Exit status: 0 done; 1 a run failed, which is named; 2 a mistake, said in one line; 128 and the
-signal's number (130 for Ctrl-C, 143 for SIGTERM, 129 for a closed terminal) stopped by a signal,
-with what local runs had trained saved.
+signal's number (130 for Ctrl-C, 143 for SIGTERM) stopped by a signal, with what local runs had
+trained saved.
 """
 
 from __future__ import annotations
@@ -185,7 +185,7 @@ def _run(args: argparse.Namespace, overrides: Sequence[str]) -> list[str]:
             plan.check_same(plan.read(sweep.workdir), sweep)
         checks.record_matrices(sweep.plan, sweep.workdir)
         plan.write(sweep)
-        signals.raise_when_asked_to_stop()
+        signals.raise_when_asked_to_stop(hangup=False)  # its runs outlive a closed terminal
         with _progress(sweep, console, at_once) as (show, say):
             driver = drive.Driver(
                 sweep,
