@@ -52,9 +52,9 @@ def is_no_device(error: Exception) -> bool:
 def no_device(error: Exception) -> EnvironmentFault:
     """What JAX raises where it finds no device, and what to do."""
     named = os.environ.get("JAX_PLATFORMS")
-    said = str(error).strip() or "it finds no device of that kind, or is not installed for it"
+    said = f" ({error})" if str(error).strip() else ""
     todo = f"JAX_PLATFORMS is {named!r}: unset it or set cpu" if named else "set JAX_PLATFORMS=cpu"
-    return EnvironmentFault(f"JAX can't be used: {said}; {todo}")
+    return EnvironmentFault(f"JAX can't be used: it finds no device to compute on{said}; {todo}")
 
 
 def in_words(size: float) -> str:
