@@ -8,6 +8,7 @@ import itertools
 import json
 import math
 import re
+import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -105,6 +106,7 @@ def default_config() -> ConfigDict:
     c.transfer.density = 0.03  # at which the matrix is compared in one figure
 
     c.wandb = ConfigDict()
+    # Values other than these win over wandb's environment variables (WANDB_MODE, WANDB_PROJECT, …).
     c.wandb.mode = "disabled"  # disabled, offline, online
     c.wandb.entity = ""
     c.wandb.project = "lottery_jax"
@@ -472,7 +474,13 @@ def cannot_load(file: str, error: Exception) -> str:
     said = lines[-1] if lines else "no more is said"
     # The library's own message quotes the whole traceback, whose last line names the error.
     kind = "" if "Traceback" in str(error) else f"{type(error).__name__}: "
-    return f"--config: can't be loaded: {file}: {kind}{said}"
+    where = ""
+    if re.match(r"\w*Warning\b", kind + said):  # that was made an error: whose it is matters
+        frames = traceback.extract_tb(error.__traceback__)
+        places = [f"{frame.filename}:{frame.lineno}" for frame in frames]
+        places += [f"{a}:{b}" for a, b in re.findall(r'File "(.+)", line (\d+)', str(error))]
+        where = f" (at {places[-1]}; PYTHONWARNINGS or -W makes it an error)" if places else ""
+    return f"--config: can't be loaded: {file}: {kind}{said}{where}"
 
 
 def with_last_overrides(arguments: list[str]) -> list[str]:

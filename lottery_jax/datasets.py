@@ -40,6 +40,7 @@ from lottery_jax.errors import (
     describe_unknown,
     exit_status,
     one_line,
+    raise_if_environment,
 )
 from lottery_jax.files import local_path, path_argument, replacing
 
@@ -200,7 +201,12 @@ def load_dataset(
     ((719, 12, 12, 3), dtype('uint8'), 10)
     """
     check_resize(resize)
-    folder = _folder(data_dir)
+    try:
+        folder = _folder(data_dir)
+    except DataError:  # a user without a home has no default one, and bundled data need none
+        if str(data_dir) or not re.fullmatch(r"digits(_?[ab])?", name):
+            raise
+        folder = Path(os.devnull)
     base, half = _parse_name(name, folder)
     arrays, reshaped = _in_normal_form(_arrays_of(base, folder))
     where = base if base == "digits" else str(folder / f"{base}.npz")
@@ -498,6 +504,7 @@ def read_npz(path: str | os.PathLike[str]) -> Arrays:
     except DataError:
         raise
     except Exception as error:  # what zipfile raises for nonsense is not its interface
+        raise_if_environment(error)
         raise DataError(
             f"{path}: can't be read as npz: {one_line(error) or type(error).__name__}"
         ) from error
@@ -808,7 +815,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     commands = parser.add_subparsers(dest="command", required=True)
     idx = commands.add_parser("from-idx", help="turn MNIST-style idx files into an npz")
-    idx.add_argument("folder", type=path_argument, help="where train-images-idx3-ubyte and the others are")
+    idx.add_argument(
+        "folder", type=path_argument, help="where train-images-idx3-ubyte and the others are"
+    )
     idx.add_argument("name", help="of the data set, such as fashion_mnist")
     prepare = commands.add_parser("prepare", help="fetch or convert a built-in set once")
     prepare.add_argument("name", choices=sorted(BUILT_IN))

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import errno
+import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from typing import NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
+
+from lottery_jax.terminal import may_be_closed
 
 T = TypeVar("T")
 
@@ -25,8 +29,16 @@ class ConfigError(LotteryError):
     """A config key, a command-line flag or a run directory that does not fit."""
 
 
+class EnvironmentFault(LotteryError):
+    """A machine or an installation that can't do it, such as a device that JAX does not find."""
+
+
 class DataError(LotteryError):
     """A data set that is missing, unreadable or of the wrong shape."""
+
+
+class FigureError(LotteryError):
+    """Figures that can't be drawn; tables have been written."""
 
 
 class TicketError(LotteryError):
@@ -44,6 +56,36 @@ class TrainingError(LotteryError):
     def __init__(self, message: str, replicate: int | None = None) -> None:
         super().__init__(message)
         self.replicate = replicate
+
+
+# Not those of the permissions or of a bad disk: they are of the one file.
+_OF_THE_MACHINE = {
+    number
+    for name in ("EMFILE", "ENFILE", "ENOMEM", "ENOSPC", "EDQUOT")
+    if (number := getattr(errno, name, None)) is not None
+}
+
+
+def raise_if_environment(error: Exception) -> None:
+    """Raise an `EnvironmentFault` for what says nothing of the file that is being read.
+
+    That is memory, open files, threads or disk space that ran out, or a package that can't be
+    imported. It is for clauses that take whatever a library raises for nonsense in a file.
+
+    >>> raise_if_environment(ValueError("a damaged header"))
+    >>> raise_if_environment(OSError(24, "Too many open files", "a.npz"))
+    Traceback (most recent call last):
+    lottery_jax.errors.EnvironmentFault: nothing is known of the file: OSError: [Errno 24] ...
+    """
+    code = re.search(r"os_error_code='(\d+)'", str(error))  # of the system, as TensorStore has it
+    number = error.errno if isinstance(error, OSError) else int(code[1]) if code else None
+    if (
+        isinstance(error, (EnvironmentFault, ImportError, MemoryError))
+        or number in _OF_THE_MACHINE
+        or "can't start new thread" in str(error)
+    ):
+        said = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        raise EnvironmentFault(f"nothing is known of the file: {said}") from error
 
 
 def one_line(message: object, limit: int = 600) -> str:
@@ -74,6 +116,11 @@ def describe_unknown(kind: str, name: object, legal: Iterable[str], *, noun: str
 class CommandParser(argparse.ArgumentParser):
     """argparse without the lines on usage that it puts before a mistake; --help has them."""
 
+    def print_help(self, file: Any = None) -> None:
+        """Prints the help, to whoever reads it."""
+        with may_be_closed():
+            super().print_help(file)
+
     def error(self, message: str) -> NoReturn:
         """Prints the mistake and ends the process with status 2."""
         self.exit(2, f"error: {one_line(message)}; --help says more\n")
@@ -81,12 +128,13 @@ class CommandParser(argparse.ArgumentParser):
 
 def exit_status(command: Callable[[], None]) -> int:
     """Runs a command; a mistake the user can mend becomes one line on stderr and status 2."""
-    try:
-        command()
-    except (LotteryError, OSError) as error:
-        print(f"error: {one_line(error)}", file=sys.stderr)
-        return 2
-    return 0
+    with may_be_closed():
+        try:
+            command()
+        except (LotteryError, OSError) as error:
+            print(f"error: {one_line(error)}", file=sys.stderr)
+            return 2
+        return 0
 
 
 def choose(table: Mapping[str, T], name: str, kind: str) -> T:

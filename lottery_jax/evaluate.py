@@ -36,6 +36,7 @@ def evaluate_ticket(
     Raises:
         DataError: the data can't be had, or has other classes than the ticket.
     """
+    mesh = make_mesh()
     metadata = ticket.metadata
     model, shape = model_of(metadata)
     resize = metadata.get("resize", "pad")  # as in training
@@ -45,7 +46,6 @@ def evaluate_ticket(
             f"{dataset.name} has {dataset.num_classes} classes, the ticket "
             f"{metadata['num_classes']}"
         )
-    mesh = make_mesh()
     # Pixels are scaled as they were in training, whatever data they are now.
     prepare = make_prepare(tuple(metadata["mean"]), tuple(metadata["std"]), "none")
     eval_pass = compiled(make_eval_pass(model, prepare, mesh), mesh)

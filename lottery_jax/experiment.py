@@ -115,7 +115,9 @@ def set_up(config: ConfigDict, devices: list[jax.Device] | None = None) -> Setup
 
     Raises:
         ConfigError, DataError: one line that says what does not fit.
+        EnvironmentFault: JAX can't be used.
     """
+    devices = find_devices(devices)
     config = resolve(config)
     choose(SCORES, config.ladder.scores, "config.ladder.scores")
     if config.ladder.scores in GLOBAL_ONLY and config.ladder.scope != "global":
@@ -140,7 +142,6 @@ def set_up(config: ConfigDict, devices: list[jax.Device] | None = None) -> Setup
         validation_fraction=config.data.validation_fraction,
     )
     model = build_model(num_classes=dataset.num_classes, **_model_options(config))
-    devices = find_devices(devices)
     shape = dataset.image_shape
     try:
         names = layer_names(model, shape)

@@ -1,16 +1,22 @@
 """Figures: what to draw as plain data, and the only code that knows Matplotlib.
 
 Nothing here knows what a run is, and no state of Matplotlib's is changed. It is imported only when
-something is drawn.
+something is drawn. Figures are made and saved with Matplotlib's own defaults: a user's matplotlibrc
+changes nothing.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
+import logging
+import os
+import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from lottery_jax.files import replacing
 
@@ -96,6 +102,42 @@ class Heat:
     framed: bool = False
 
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+@contextmanager
+def _defaults() -> Iterator[None]:
+    """Has Matplotlib use its own defaults, whatever the user's matplotlibrc and MPLBACKEND say."""
+    logger = logging.getLogger("matplotlib")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)  # what it says of a user's settings does not matter here
+    try:
+        try:
+            import matplotlib as mpl
+        except ValueError:  # MPLBACKEND names none that there is; no backend is used here
+            if os.environ.pop("MPLBACKEND", None) is None:
+                raise
+            for name in [name for name in sys.modules if name.partition(".")[0] == "matplotlib"]:
+                del sys.modules[name]  # half of it
+            import matplotlib as mpl
+        with mpl.rc_context():
+            mpl.rcParams.update({k: v for k, v in mpl.rcParamsDefault.items() if k != "backend"})
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _with_defaults(function: Callable[P, T]) -> Callable[P, T]:
+    @functools.wraps(function)
+    def within(*args: P.args, **kwargs: P.kwargs) -> T:
+        with _defaults():
+            return function(*args, **kwargs)
+
+    return within
+
+
+@_with_defaults
 def accuracy_figure(
     panels: Sequence[Panel], title: str, subtitle: str, counted: str, notes: Sequence[str] = ()
 ) -> Figure:
@@ -187,6 +229,7 @@ def _draw_line(axes: Axes, line: Line, zorder: float) -> None:
         axes.fill_between(line.x, low, high, color=colour, alpha=alpha, linewidth=0, zorder=1)
 
 
+@_with_defaults
 def layer_figure(
     layers: dict[str, list[tuple[float, float]]], title: str, subtitle: str, counted: str
 ) -> Figure:
@@ -224,6 +267,7 @@ def layer_figure(
     return figure
 
 
+@_with_defaults
 def heat_figure(
     rows: dict[str, list[Heat]],
     columns: Sequence[str],
@@ -305,6 +349,7 @@ def _draw_cell(axes: Axes, cell: Heat, x: float, y: float, face: Any, ink: str) 
     axes.text(x + 0.5, y + 0.74, cell.small, fontsize=7.5, **middle)
 
 
+@_with_defaults
 def save(figure: Figure, stem: Path) -> list[Path]:
     """Writes `stem`.png and `stem`.svg, each whole or not at all; returns the two paths."""
     from matplotlib import rc_context

@@ -183,6 +183,21 @@ def is_temporary(path: Path) -> bool:
     return ours or ".orbax-checkpoint-tmp" in path.name
 
 
+# What desktops, file systems, git and batch systems leave in any folder.
+_CLUTTER = re.compile(
+    r"\.DS_Store|\._.*|Thumbs\.db|desktop\.ini|\.nfs.*|lost\+found|\.gitkeep|.*\.(log|out|err)"
+)
+
+
+def is_clutter(name: str) -> bool:
+    """Whether a file of that name is nobody's data, and says nothing of the folder that it is in.
+
+    >>> [is_clutter(name) for name in (".DS_Store", "._a.safetensors", "slurm-17.out", "a.csv")]
+    [True, True, True, False]
+    """
+    return _CLUTTER.fullmatch(name) is not None
+
+
 def temporary_in(folder: Path) -> list[Path]:
     """The unfinished files and folders in a run directory that no other process is writing.
 

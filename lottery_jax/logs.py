@@ -7,6 +7,7 @@ import csv
 import io
 import json
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -94,11 +95,37 @@ class MetricsLog:
                         yield row
 
 
+PROJECT = "lottery_jax"  # the default
+_ID = "wandb_id"
+
+
+def _read_id(file: Path) -> str | None:
+    """The id of a run's run at wandb, as far as there is one that can be read."""
+    try:
+        text = file.read_text(encoding="utf-8").strip()
+    except (OSError, ValueError):
+        return None
+    return text if re.fullmatch(r"[\w-]{1,128}", text) else None
+
+
 class Wandb:
     """Sends rows to Weights & Biases, or nowhere if `mode` is `disabled`.
 
+    Where an argument is the default, wandb's environment variables are honoured: WANDB_MODE,
+    WANDB_ENTITY, WANDB_PROJECT, WANDB_NAME, WANDB_DIR, and those for which there is no argument. A
+    run that is resumed goes on in its run there, whose id is kept in `folder`.
+
     wandb is imported only when asked for; whatever it raises becomes one warning and the run goes
     on without it.
+
+    Args:
+        mode: `online`, `offline` or `disabled` (the default).
+        warn: prints a line.
+        entity: whose project; empty: the default.
+        project: the project; `lottery_jax` is the default.
+        name: of the run; empty: the name of `folder`, the default.
+        folder: the run directory.
+        config: what the run is of.
     """
 
     def __init__(
@@ -114,8 +141,12 @@ class Wandb:
     ) -> None:
         self._run: Any = None
         self._warn = warn
+        env = {key: value for key, value in os.environ.items() if value}
+        if mode == "disabled":
+            mode = env.get("WANDB_MODE", mode)
         if mode == "disabled":
             return
+        known_id = _read_id(folder / _ID)
 
         def start() -> None:
             import wandb
@@ -125,13 +156,17 @@ class Wandb:
             known = wandb.Settings.model_fields
             self._run = wandb.init(
                 mode=mode,
+                id=env.get("WANDB_RUN_ID") or known_id,
+                resume=None if mode == "offline" or "WANDB_RESUME" in env else "allow",
                 settings=wandb.Settings(**{k: v for k, v in patience.items() if k in known}),
                 entity=entity or None,
-                project=project,
-                name=name,
-                dir=str(folder),
+                project=None if project == PROJECT and "WANDB_PROJECT" in env else project,
+                name=name or (None if "WANDB_NAME" in env else folder.name),
+                dir=None if "WANDB_DIR" in env else str(folder),
                 config=dict(config),
             )
+            if self._run.id != known_id:
+                write_text(folder / _ID, f"{self._run.id}\n")
 
         self._attempt(start)
 

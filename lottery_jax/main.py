@@ -12,8 +12,8 @@ directory: curve.csv, metrics.jsonl, report/curve.png and the tickets themselves
 With --distributed the same command is started on every machine: docs/pods.md.
 
 Exit status: 0 done; 2 a mistake in the command, the config or the data, or a full disk, said in one
-line; 75 another process of the run is gone; 130 and 143 stopped by Ctrl-C or SIGTERM, with what was
-trained saved.
+line; 75 another process of the run is gone; 128 and the signal's number (130 for Ctrl-C, 143 for
+SIGTERM, 129 SIGHUP, 138 SIGUSR1, 140 SIGUSR2) stopped by a signal, with what was trained saved.
 """
 
 from __future__ import annotations
@@ -22,13 +22,14 @@ import itertools
 import os
 import re
 import sys
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from lottery_jax import files, machine, signals
+from lottery_jax import files, machine, program_cache, signals
 from lottery_jax.config import (
     cannot_load,
     misspelt_override,
@@ -36,7 +37,8 @@ from lottery_jax.config import (
     validate,
     with_last_overrides,
 )
-from lottery_jax.errors import ConfigError, LotteryError, one_line
+from lottery_jax.errors import ConfigError, FigureError, LotteryError, one_line
+from lottery_jax.terminal import may_be_closed
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -67,6 +69,8 @@ def _parse_flags(argv: list[str]) -> list[str]:
     for argument in argv[1:]:
         if message := misspelt_override(argument):
             _fail(message)
+    # ml_collections loads files in a way that Python warns of, which is not the file's mistake.
+    warnings.filterwarnings("ignore", r"the load_module\(\) method", DeprecationWarning)
     try:
         rest: list[str] = flags.FLAGS(with_last_overrides(argv))
         if len(rest) > 1:
@@ -114,8 +118,8 @@ def _config_file(argv: list[str]) -> str:
     return found or "no file is named"
 
 
-def _say(message: str) -> None:
-    print(f"error: {one_line(message)}", file=sys.stderr)
+def _say(message: str, kind: str = "error") -> None:
+    print(f"{kind}: {one_line(message)}", file=sys.stderr)
 
 
 def _fail(message: str) -> NoReturn:
@@ -140,6 +144,7 @@ def set_up_process(config: ConfigDict) -> None:
     from lottery_jax.models import DENSE
     from lottery_jax.replicates import cpu_devices
 
+    program_cache.mend_when_read(lambda: jax.config.values["jax_compilation_cache_dir"])
     asked_for = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
     if not asked_for and "JAX_NUM_CPU_DEVICES" not in os.environ:
         devices = cpu_devices(
@@ -180,6 +185,7 @@ def _main(argv: list[str]) -> None:
         set_up_process(validate(_CONFIG.value))
         if _DISTRIBUTED.value:
             processes.start(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
+        machine.devices()
         config = resolve(_CONFIG.value)
         config_file = config_flags.get_config_filename(flags.FLAGS["config"])
         default = default_workdir(config_file, configuration.fingerprint(config))
@@ -213,7 +219,11 @@ def _main(argv: list[str]) -> None:
 def _report(workdir: Path, console: Console) -> None:
     from lottery_jax.report import closing_table, write_report
 
-    written = write_report([workdir])
+    written: list[Path] = []
+    try:
+        written = write_report([workdir])
+    except (FigureError, OSError) as error:  # all is trained; `report` can draw it later
+        _say(f"{one_line(error)}; the run is complete", "warning")
     console.print(closing_table([workdir]))
     for file in written:
         console.print(str(file), markup=False, highlight=False)
@@ -227,12 +237,13 @@ def _said_by_the_system(error: OSError) -> str:
 
 def main() -> None:
     """The entry point of `python -m lottery_jax.main`."""
-    try:
-        signals.raise_on_sigterm()
-        app.run(_main, flags_parser=_parse_flags)
-    except KeyboardInterrupt as interrupt:
-        print("stopped; run the same command again to resume", file=sys.stderr)
-        sys.exit(signals.exit_status(interrupt))
+    with may_be_closed():
+        try:
+            signals.raise_when_asked_to_stop()
+            app.run(_main, flags_parser=_parse_flags)
+        except KeyboardInterrupt as interrupt:
+            print("stopped; run the same command again to resume", file=sys.stderr)
+            sys.exit(signals.exit_status(interrupt))
 
 
 if __name__ == "__main__":

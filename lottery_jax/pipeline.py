@@ -17,6 +17,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from lottery_jax import machine
 from lottery_jax.errors import ConfigError
 
 PyTree = Any
@@ -43,12 +44,9 @@ def find_devices(devices: list[jax.Device] | None = None) -> list[jax.Device]:
     """The given devices, or all there are, of all processes.
 
     Raises:
-        ConfigError: there is no device of the kind that JAX_PLATFORMS asks for.
+        EnvironmentFault: there is no device of the kind that JAX_PLATFORMS asks for.
     """
-    try:
-        return jax.devices() if devices is None else devices
-    except RuntimeError as error:
-        raise ConfigError(f"JAX finds no device to compute on: {error}") from error
+    return machine.devices() if devices is None else devices
 
 
 def make_mesh(devices: list[jax.Device] | None = None, replica: int = 1) -> Mesh:

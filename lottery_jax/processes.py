@@ -22,15 +22,17 @@ import numpy as np
 from flax import serialization
 from jax.experimental import multihost_utils
 
+from lottery_jax import machine
 from lottery_jax.errors import (
     ConfigError,
     DataError,
+    EnvironmentFault,
     LotteryError,
     TicketError,
     TrainingError,
     one_line,
 )
-from lottery_jax.signals import Terminated, handled_elsewhere, postponed
+from lottery_jax.signals import Terminated, handled_elsewhere, not_ignored, postponed
 
 T = TypeVar("T")
 
@@ -40,7 +42,9 @@ _CHUNK = 1 << 26  # bytes that are told at once
 # Seconds without a sign of life after which a process counts as gone, and between looking.
 HEARTBEAT, WATCH = 20, 2
 
-_KNOWN = {e.__name__: e for e in (ConfigError, DataError, TicketError, TrainingError)}
+_KNOWN = {
+    e.__name__: e for e in (ConfigError, DataError, EnvironmentFault, TicketError, TrainingError)
+}
 _looks = itertools.count()
 _ending, _left = threading.Event(), threading.Event()
 
@@ -56,23 +60,30 @@ def start(coordinator: str | None, count: int | None, index: int | None) -> None
 
     Raises:
         ConfigError: the others can't be found or reached.
+        EnvironmentFault: JAX finds no device here.
     """
     # While it waits for the others there is nothing to save, and Python's handlers do not run.
-    for number in (signal.SIGINT, signal.SIGTERM):
+    asking = not_ignored()
+    for number in asking:
         signal.signal(number, signal.SIG_DFL)
     # To be told of a lost process, and not to be aborted.
     jax.config.update("jax_enable_recoverability", True)
     try:
         jax.distributed.initialize(coordinator, count, index, heartbeat_timeout_seconds=HEARTBEAT)
         devices = jax.devices()  # of all processes, which all must have come for that
-    except (ValueError, RuntimeError) as error:
+    except (ValueError, RuntimeError, AssertionError) as error:
+        if machine.is_no_device(error):
+            raise machine.no_device(error) from error
         raise ConfigError(
             f"--distributed: the processes of this run don't come together ({one_line(error)}); give "
             "--coordinator=HOST:PORT, --processes=N and --process=I to each"
         ) from error
-    # The runtime has put its own handler in SIGTERM's place, which tells all processes.
+    # The runtime has put its own handler in SIGTERM's place, which tells all processes. The other
+    # signals count as SIGTERM.
     handled_elsewhere(signal.SIGTERM)
-    signal.signal(signal.SIGINT, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    for number in asking:
+        if number != signal.SIGTERM:
+            signal.signal(number, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
     if are_several():
         threading.Thread(target=_watch, args=(devices,), daemon=True).start()
 
@@ -157,7 +168,7 @@ def check_same(value: str, what: str) -> None:
 
 @contextmanager
 def asked_to_stop() -> Iterator[Callable[[], bool]]:
-    """Puts Ctrl-C and SIGTERM off in the block; gives the question whether there was one.
+    """Puts signals that ask to stop off in the block; gives the question whether there was one.
 
     All processes must ask it at the same points, and get the same answer there. With several
     processes the block raises for itself when it has stopped (`stop`).

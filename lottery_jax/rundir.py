@@ -16,7 +16,14 @@ from lottery_jax import config as configuration
 from lottery_jax import lock, logs, settings, tickets
 from lottery_jax.datasets import BUILT_IN
 from lottery_jax.errors import ConfigError, DataError
-from lottery_jax.files import is_temporary, local_path, remove, temporary_in, write_text
+from lottery_jax.files import (
+    is_clutter,
+    is_temporary,
+    local_path,
+    remove,
+    temporary_in,
+    write_text,
+)
 from lottery_jax.logs import WINNING
 
 Row = dict[str, Any]
@@ -206,8 +213,8 @@ def source_fingerprint(config: ConfigDict) -> str | None:
 
 
 def _is_foreign(path: Path) -> bool:
-    """Whether a file is none that a process killed before it wrote config.json may have left."""
-    return not (is_temporary(path) or path.name == lock.NAME)
+    """Whether it is neither clutter nor left by a process killed before it wrote config.json."""
+    return not (is_temporary(path) or path.name == lock.NAME or is_clutter(path.name))
 
 
 def read_config(workdir: Path) -> ConfigDict:

@@ -29,7 +29,15 @@ from typing import Any
 import numpy as np
 
 from lottery_jax import datasets, machine, tfds_source
-from lottery_jax.errors import ConfigError, DataError, choose, describe_unknown, one_line
+from lottery_jax.errors import (
+    ConfigError,
+    DataError,
+    choose,
+    describe_unknown,
+    one_line,
+    raise_if_environment,
+)
+from lottery_jax.signals import ASK_TO_STOP
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Box = tuple[float, float, float, float]  # left, upper, right, lower, in pixels of the image
@@ -363,6 +371,7 @@ def _make(
     try:
         return decode(example["image"], size, choose_box, mirrored), label
     except Exception as error:  # what Pillow raises for nonsense is not its interface
+        raise_if_environment(error)
         raise DataError(
             f"{stream.folder}: the image {_name_of(example)} can't be decoded: {one_line(error)}; "
             f"remove the folder and prepare {stream.name} again from intact archives"
@@ -503,6 +512,7 @@ class _Chunks:
         except DataError:
             raise
         except Exception as error:
+            raise_if_environment(error)
             raise DataError(
                 f"the prepared data can't be read: {one_line(error)}; remove them and prepare them "
                 "again"
@@ -580,7 +590,7 @@ def _first_line(error: Exception) -> str:
 
 def _begin_worker(index: int, count: int) -> None:
     """A worker leaves signals to the process that it works for, and ends when that does."""
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in ASK_TO_STOP:
         signal.signal(number, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None

@@ -19,7 +19,7 @@ from urllib.request import getproxies
 
 import numpy as np
 
-from lottery_jax.errors import DataError
+from lottery_jax.errors import DataError, raise_if_environment
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -76,6 +76,7 @@ def find_prepared(name: str, data_dir: Path) -> Path | None:
 
 
 def _unreadable(folder: Path, error: Exception) -> DataError:
+    raise_if_environment(error)
     return DataError(
         f"{folder} can't be read ({_first_line(error)}); if it was not prepared with "
         "file_format='array_record', remove it and prepare it again ('python -m "
@@ -192,6 +193,7 @@ def prepare(name: str, data_dir: Path, *, archives: Sequence[str] = ()) -> None:
                 download_dir=fresh, download_config=config, file_format="array_record"
             )
         except Exception as error:
+            raise_if_environment(error)
             raise DataError(f"can't be prepared: {_first_line(error)}") from error
 
 

@@ -62,7 +62,7 @@ class Run:
             display.say,
             entity=config.wandb.entity,
             project=config.wandb.project,
-            name=config.wandb.name or workdir.name,
+            name=config.wandb.name,
             folder=workdir,
             config=configuration.flatten(config),
         )

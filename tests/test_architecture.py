@@ -13,14 +13,16 @@ PACKAGE = Path(lottery_jax.__file__).parent
 
 # Each module may import those named here and what these may import; docs/architecture.md draws it.
 MAY_IMPORT = {
-    "errors": set(),
+    "terminal": set(),
+    "errors": {"terminal"},
     "signals": set(),
     "files": {"errors", "signals"},
     "lock": {"errors", "files"},
     "masks": set(),
     "compilation": set(),
     "convolution": set(),
-    "machine": set(),
+    "machine": {"errors"},
+    "program_cache": {"errors"},
     "settings": set(),
     "scores": {"compilation", "masks"},
     "drawing": {"masks"},
@@ -31,11 +33,11 @@ MAY_IMPORT = {
     "models": {"errors", "layers", "masks"},
     "tfds_source": {"errors"},
     "datasets": {"errors", "files", "machine", "tfds_source"},
-    "streaming": {"datasets", "errors", "machine", "tfds_source"},
-    "pipeline": {"errors"},
+    "streaming": {"datasets", "errors", "machine", "signals", "tfds_source"},
+    "pipeline": {"errors", "machine"},
     "feeding": {"datasets", "pipeline", "streaming"},
     "replicates": {"pipeline"},
-    "processes": {"errors", "signals"},
+    "processes": {"errors", "machine", "signals"},
     "train": {"compilation", "errors", "masks", "optim", "pipeline", "replicates"},
     "paths": {"models"},
     "tickets": {"errors", "files", "masks", "machine", "models", "paths", "signals", "train"},
@@ -60,9 +62,9 @@ MAY_IMPORT = {
     "report": {"errors", "figures", "files", "logs", "references"},
     "evaluate": {"errors", "feeding", "masks", "pipeline", "tickets", "train", "settings", "files"},
     "main": {"config", "errors", "experiment", "ladder", "machine", "matrix", "models", "processes",
-             "replicates", "report", "signals", "files"},
+             "files", "program_cache", "replicates", "report", "signals", "terminal"},
     "sweep": {"config", "errors", "experiment", "files", "lock", "logs", "machine", "matrix", "report",
-              "rundir", "signals", "tickets"},
+              "rundir", "signals", "terminal", "tickets"},
 }  # fmt: skip
 
 # Third-party packages that one module alone may know.

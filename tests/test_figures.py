@@ -1,13 +1,23 @@
 """Figures: that what was asked for is on the axes, in colours that can be told apart."""
 
 import itertools
+import os
+import subprocess
+import sys
 
 import pytest
 
 from lottery_jax import figures
 from lottery_jax.figures import Dense, Heat, Line, Panel
+from tests.faults.runs import ROOT
 
 X = (100.0, 10.0)
+HEAT = (
+    {"a": [Heat(0.0, "91.00", "± 1", framed=True)], "b": [Heat(-2.0, "-2.00")]},
+    ["x"],
+    "t",
+    "s",
+)
 
 
 def panel(title=""):
@@ -129,6 +139,61 @@ def test_a_heat_map_is_centred_on_0_and_its_scale_leaves_out_the_row_apart():
     assert min(nothing[:3]) > 0.95 and worse[0] > 2 * worse[2]  # white, red
     assert [t.get_text() for t in axes.get_yticklabels()] == ["a", "b", "random"]
     assert {"91.00", "± 1", "missing"} <= {t.get_text() for t in axes.texts}
+
+
+_DRAW = """
+import sys
+from pathlib import Path
+from lottery_jax import figures
+from tests.test_figures import HEAT, panel
+out = Path(sys.argv[1])
+figures.save(figures.accuracy_figure([panel()], "a title", "2 seeds", "weights"), out / "curve")
+figures.save(figures.layer_figure({"a": [(100.0, 99.0)]}, "a title", "b", "weights"), out / "layers")
+figures.save(figures.heat_figure(*HEAT, apart=1, labels=("from", "on", "points")), out / "heat")
+"""
+_RC = """
+backend: nonsense
+text.usetex: True
+font.family: a font that nobody has
+font.size: 30
+lines.linewidth: 9
+axes.prop_cycle: cycler("color", ["r"])
+axes.grid.axis: x
+axes.formatter.use_locale: True
+figure.autolayout: True
+savefig.bbox: tight
+savefig.transparent: True
+svg.fonttype: none
+"""
+
+
+def test_a_users_own_settings_of_matplotlib_change_nothing(tmp_path):
+    """Such as LaTeX, which may not be installed: a style for one's papers is not for ours."""
+    (tmp_path / "matplotlibrc").write_text(_RC)  # read where the process runs
+    drawn = []
+    for name, cwd, more in (
+        ("as_it_is", ROOT, {}),
+        ("own", tmp_path, {"MPLBACKEND": "nonsense"}),
+    ):
+        (tmp_path / name).mkdir()
+        env = {k: v for k, v in os.environ.items() if not k.startswith("MPL")}
+        env |= {"PYTHONPATH": os.pathsep.join([str(ROOT), env.get("PYTHONPATH", "")]), **more}
+        command = [sys.executable, "-c", _DRAW, str(tmp_path / name)]
+        done = subprocess.run(
+            command, cwd=cwd, env=env, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        drawn.append({file.name: file.read_bytes() for file in (tmp_path / name).iterdir()})
+    assert len(drawn[0]) == 6 and drawn[0] == drawn[1]
+
+
+def test_drawing_changes_no_setting_of_the_users(tmp_path):
+    import matplotlib as mpl
+
+    with mpl.rc_context({"font.size": 30, "axes.grid": True}):
+        before = dict(mpl.rcParams.copy())
+        figures.save(figures.accuracy_figure([panel()], "t", "2 seeds", "w"), tmp_path / "a")
+        assert dict(mpl.rcParams.copy()) == before
 
 
 def test_saving_twice_gives_the_same_files(tmp_path):

@@ -144,13 +144,14 @@ def test_tasks_of_slurm_find_each_other(tmp_path, cache):
     assert len(all_tickets(workdir)) == 2 and said(workdir, tmp_path, 1) == ""
 
 
-def test_one_process_of_one_stops_too(tmp_path, cache):
-    """As on a cluster's single node, with the command for several."""
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_one_process_of_one_stops_too(tmp_path, cache, number):
+    """As on a cluster's single node, with the command for several, where all count as SIGTERM."""
     # The runtime looks for a signal once a second, so the run has to last longer than that.
     workdir, small = tmp_path / "run", {**SMALL, "train.batch_size": "2", "train.epochs": "200"}
     (process,) = start_processes(workdir, [small], devices(cache, 1), tmp_path)
     runs.wait_for_lines(process, workdir, 1)
-    process.send_signal(signal.SIGTERM)
+    process.send_signal(number)
     assert ends([process]) == [143], said(workdir, tmp_path, 0)
     assert "saved at step" in said(workdir, tmp_path, 0)
 

@@ -167,3 +167,18 @@ def test_what_a_process_killed_at_its_start_leaves_is_not_in_the_way(tmp_path):
     (tmp_path / ".lock").touch()
     (tmp_path / ".config.json.host-1-abcd1234.tmp").touch()
     rundir.check_workdir(tmp_path, rundir_config())
+
+
+CLUTTER = (".DS_Store", "._x", "slurm-17.out", "run.log", "job.o17.err", "job.out", ".gitkeep",
+           ".nfs0001", "Thumbs.db", "lost+found")  # fmt: skip
+
+
+def test_what_systems_leave_in_a_folder_does_not_make_it_somebodys(tmp_path):
+    """Batch systems open their logs in the run directory before the run begins."""
+    for name in CLUTTER[:-1]:
+        (tmp_path / name).write_text("")
+    (tmp_path / CLUTTER[-1]).mkdir()
+    rundir.check_workdir(tmp_path, rundir_config())
+    (tmp_path / "results.csv").write_text("")
+    with pytest.raises(ConfigError, match="neither empty nor a run"):
+        rundir.check_workdir(tmp_path, rundir_config())

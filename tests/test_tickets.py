@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import os
+import resource
 import shutil
 import signal
 from pathlib import Path
@@ -13,7 +15,7 @@ import pytest
 from orbax.checkpoint import v1 as ocp
 
 from lottery_jax import masks, optim, scores, tickets
-from lottery_jax.errors import TicketError, TrainingError
+from lottery_jax.errors import EnvironmentFault, TicketError, TrainingError
 from lottery_jax.models import build_model, init_variables
 from lottery_jax.tickets import Ticket, store
 from lottery_jax.train import Begun, Totals, TrainState
@@ -306,3 +308,28 @@ def test_only_older_checkpoints_are_removed(tmp_path):
     for step in (5, 6):
         tickets.save_state(tmp_path, checkpoint_state(step))
     assert sorted(p.name for p in tmp_path.iterdir()) == ["000000006", "notes.txt", "results"]
+
+
+def test_open_files_that_run_out_make_no_ticket_a_bad_one(saved, tmp_path):
+    """What is wrong with this process, and not with the file, is said as that."""
+    folder, ticket = saved
+    tickets.save_portable(tmp_path / "a.safetensors", ticket)
+    tickets.load_ticket(folder)  # what is opened once and for all is open by then
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    used = max(int(path.name) for path in Path("/proc/self/fd").iterdir())
+    resource.setrlimit(resource.RLIMIT_NOFILE, (used + 1, hard))
+    try:
+        taken = [os.open(os.devnull, os.O_RDONLY)]
+        while True:
+            try:
+                taken.append(os.open(os.devnull, os.O_RDONLY))
+            except OSError:
+                break
+        for path in (folder, tmp_path / "a.safetensors"):
+            with pytest.raises(EnvironmentFault, match="nothing is known of the file"):
+                tickets.load_ticket(path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for number in taken:
+            os.close(number)
+    tickets.load_ticket(folder)

@@ -71,7 +71,8 @@ def init_variables(model: nn.Module, key: jax.Array, input_shape: tuple[int, ...
 
 def abstract_variables(model: nn.Module, input_shape: tuple[int, ...]) -> PyTree:
     """The shapes and dtypes of `init_variables`, at no cost: a tree of `ShapeDtypeStruct`."""
-    return jax.eval_shape(lambda key: init_variables(model, key, input_shape), jax.random.key(0))
+    # The key is made within, so that no device is needed.
+    return jax.eval_shape(lambda: init_variables(model, jax.random.key(0), input_shape))
 
 
 def layer_names(model: nn.Module, input_shape: tuple[int, ...]) -> list[str]:
@@ -82,13 +83,14 @@ def layer_names(model: nn.Module, input_shape: tuple[int, ...]) -> list[str]:
     """
     order: list[str] = []
 
-    def record(key: jax.Array) -> None:
+    def record() -> None:
+        key = jax.random.key(0)
         # Here the dicts still have the order in which the layers were called; a jax function
         # returns them sorted by name.
         params = model.init(key, jnp.zeros((1, *input_shape)), train=False)["params"]
         order.extend(_kernel_names(params, ""))
 
-    jax.eval_shape(record, jax.random.key(0))
+    jax.eval_shape(record)
     assert sorted(order) == sorted(masks.kernels(abstract_variables(model, input_shape)["params"]))
     return order
 

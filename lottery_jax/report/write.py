@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from rich.table import Table
 
 from lottery_jax import figures, references
-from lottery_jax.errors import ConfigError
+from lottery_jax.errors import ConfigError, FigureError
 from lottery_jax.files import write_text
 from lottery_jax.report.curves import RunCurve, layer_densities, pooled, read_run
 from lottery_jax.report.names import counted, headings, spread
@@ -48,6 +49,7 @@ def write_report(
 
     Raises:
         ConfigError: a directory is not a run, or there is nothing published of that name.
+        FigureError: Matplotlib can't draw; the tables are written.
     """
     folders = [Path(workdir) for workdir in workdirs]
     out = out or folders[0] / "report"
@@ -80,39 +82,58 @@ def _write_runs(runs: Sequence[RunCurve], out: Path, reference: Sequence[str]) -
     else:
         shared = len({run.setting for run in runs}) == 1
         title = runs[0].setting if shared else "Accuracy over weights remaining"
-    figure = figures.accuracy_figure(
-        [accuracy_panel(runs, curves)], title, spread(runs), counted(runs), notes
-    )
-    files = figures.save(figure, out / "curve")
-    if layers := layer_densities(runs[0]):
-        subtitle = "the tickets layer by layer, from input to output"
-        figure = figures.layer_figure(layers, runs[0].title, subtitle, runs[0].counted)
-        files += figures.save(figure, out / "layers")
     text = markdown_table(runs)
     if notes:
         text += "\n### Published numbers\n\n" + "".join(f"- {note}\n" for note in notes)
     write_text(out / "table.md", text)
+    layers = layer_densities(runs[0])
+    with _drawing(out):
+        figure = figures.accuracy_figure(
+            [accuracy_panel(runs, curves)], title, spread(runs), counted(runs), notes
+        )
+        files = figures.save(figure, out / "curve")
+        if layers:
+            subtitle = "the tickets layer by layer, from input to output"
+            figure = figures.layer_figure(layers, runs[0].title, subtitle, runs[0].counted)
+            files += figures.save(figure, out / "layers")
     return [*files, out / "table.md"]
+
+
+@contextmanager
+def _drawing(out: Path) -> Iterator[None]:
+    """Has whatever Matplotlib raises be one line; a full disk stays what it is."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None and out in Path(str(error.filename)).parents:
+            raise
+        raise FigureError(_cannot_draw(out, error)) from error
+    except Exception as error:  # what a damaged font or installation makes of it
+        raise FigureError(_cannot_draw(out, error)) from error
+
+
+def _cannot_draw(out: Path, error: Exception) -> str:
+    return f"{out}: the figures can't be drawn (Matplotlib: {type(error).__name__}: {error})"
 
 
 def _write_matrix(matrix: TransferMatrix, out: Path) -> list[Path]:
     runs = list(matrix.runs.values())
     notes = [f"Not there yet: {', '.join(matrix.missing)}."] if matrix.missing else []
-    figure = figures.accuracy_figure(
-        matrix_panels(matrix), matrix.title, spread(runs), counted(runs), notes
-    )
-    files = figures.save(figure, out / "matrix")
-    framed = f"Framed: the target's own ticket and its accuracy in %. {matrix.paired()}"
-    figure = figures.heat_figure(
-        heat_rows(matrix),
-        matrix.targets,
-        f"{matrix.title}, at level {matrix.level}, {matrix.densities} of the weights",
-        "accuracy less that of the target's own ticket, percentage points",
-        apart=1,
-        labels=("tickets drawn on", "trained on", "difference, percentage points"),
-        notes=[framed, *matrix.incomparable(), *notes],
-    )
-    files += figures.save(figure, out / "heatmap")
     write_text(out / "matrix.csv", matrix_csv(matrix))
     write_text(out / "table.md", matrix_markdown(matrix))
+    panels, rows = matrix_panels(matrix), heat_rows(matrix)
+    framed = f"Framed: the target's own ticket and its accuracy in %. {matrix.paired()}"
+    with _drawing(out):
+        figure = figures.accuracy_figure(panels, matrix.title, spread(runs), counted(runs), notes)
+        files = figures.save(figure, out / "matrix")
+        figure = figures.heat_figure(
+            rows,
+            matrix.targets,
+            f"{matrix.title}, at level {matrix.level}, {matrix.densities} of the weights",
+            "accuracy less that of the target's own ticket, percentage points",
+            apart=1,
+            labels=("tickets drawn on", "trained on", "difference, percentage points"),
+            notes=[framed, *matrix.incomparable(), *notes],
+        )
+        files += figures.save(figure, out / "heatmap")
     return [*files, out / "matrix.csv", out / "table.md"]

@@ -8,8 +8,9 @@ r"""Run a grid or a transfer matrix, some of its runs at once; look at it; draw 
 
 Run the same command again to go on, after whatever happened; with more values, to add runs.
 
-Exit status: 0 done; 1 a run failed, which is named; 2 a mistake, said in one line; 130 and 143
-stopped by Ctrl-C or SIGTERM, with what local runs had trained saved.
+Exit status: 0 done; 1 a run failed, which is named; 2 a mistake, said in one line; 128 and the
+signal's number (130 for Ctrl-C, 143 for SIGTERM) stopped by a signal, with what local runs had
+trained saved.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -28,8 +30,15 @@ from rich.live import Live
 
 from lottery_jax import machine, signals
 from lottery_jax.config import misspelt_override
-from lottery_jax.errors import CommandParser, ConfigError, exit_status, one_line
+from lottery_jax.errors import (
+    CommandParser,
+    ConfigError,
+    EnvironmentFault,
+    exit_status,
+    one_line,
+)
 from lottery_jax.files import path_argument
+from lottery_jax.terminal import may_be_closed
 
 if TYPE_CHECKING:  # what brings in JAX is imported when a command needs it
     from lottery_jax.sweep.plan import Sweep
@@ -57,14 +66,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         else:
             _report(args.workdir, args.out)
 
-    try:
-        status = exit_status(command)
-    except KeyboardInterrupt as interrupt:
-        print("stopped; run the same command again to resume", file=sys.stderr)
-        return signals.exit_status(interrupt)
-    for line in failed:
-        print(f"error: {one_line(line)}", file=sys.stderr)
-    return status or int(bool(failed))
+    with may_be_closed():
+        try:
+            status = exit_status(command)
+        except KeyboardInterrupt as interrupt:
+            print("stopped; run the same command again to resume", file=sys.stderr)
+            return signals.exit_status(interrupt)
+        for line in failed:
+            print(f"error: {one_line(line)}", file=sys.stderr)
+        return status or int(bool(failed))
 
 
 def _parser() -> CommandParser:
@@ -160,6 +170,7 @@ def _run(args: argparse.Namespace, overrides: Sequence[str]) -> list[str]:
     )
     if gpus and at_once > len(gpus):
         raise ConfigError(f"--gpus: {len(gpus)} for {at_once} runs at once; name one for each")
+    _check_device(args.cluster)
     sweep = _planned(args, overrides, at_once)
     console = _console()
     options = jobs.parse_options(args.slurm)
@@ -177,7 +188,7 @@ def _run(args: argparse.Namespace, overrides: Sequence[str]) -> list[str]:
             plan.check_same(plan.read(sweep.workdir), sweep)
         checks.record_matrices(sweep.plan, sweep.workdir)
         plan.write(sweep)
-        signals.raise_on_sigterm()
+        signals.raise_when_asked_to_stop(hangup=False)  # its runs outlive a closed terminal
         with _progress(sweep, console, at_once) as (show, say):
             driver = drive.Driver(
                 sweep,
@@ -189,6 +200,21 @@ def _run(args: argparse.Namespace, overrides: Sequence[str]) -> list[str]:
             known = driver.run(show)
     _finish(sweep, known, console)
     return _failures(sweep, known)
+
+
+def _check_device(cluster: str) -> None:
+    """Checks that local runs will find the device that JAX_PLATFORMS names.
+
+    A process of its own asks, which leaves a GPU's memory to the runs.
+    """
+    if cluster != "local" or not os.environ.get("JAX_PLATFORMS"):
+        return
+    ask = "from lottery_jax.errors import exit_status as e; from lottery_jax.machine import devices"
+    code = f"{ask}; raise SystemExit(e(devices))"
+    asked = subprocess.run([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
+    if asked.returncode:
+        said = (asked.stderr.strip().splitlines() or [""])[-1]
+        raise EnvironmentFault(said.removeprefix("error: "))
 
 
 def _planned(args: argparse.Namespace, arguments: Sequence[str], at_once: int) -> Sweep:

@@ -12,9 +12,11 @@ import json
 from pathlib import Path
 
 from lottery_jax.files import write_text
+from lottery_jax.signals import ASK_TO_STOP
 
 # Exit statuses of a run that a signal ended: with all saved, or before there was anything to save.
-STOPPED = (130, 143, -2, -15)
+SAVED = tuple(128 + number for number in ASK_TO_STOP)
+STOPPED = (*SAVED, *(-number for number in ASK_TO_STOP))
 MISTAKE = 2  # in the config or the data, or a full disk: another attempt would end the same way
 
 

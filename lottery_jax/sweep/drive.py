@@ -18,6 +18,7 @@ from lottery_jax.signals import postponed
 from lottery_jax.sweep import states
 from lottery_jax.sweep.attempts import (
     MISTAKE,
+    SAVED,
     Attempt,
     read_attempts,
     read_submission,
@@ -252,7 +253,7 @@ def describe_end(attempt: Attempt) -> str:
     status = attempt.status
     if status is None:
         return f"{which} was killed together with its job"
-    if status in (130, 143):
+    if status in SAVED:
         return f"{which} was stopped, with all saved"
     how = f"was killed by {_signal(-status)}" if status < 0 else f"ended with status {status}"
     said = f": {attempt.said}" if attempt.said and status >= 0 else ""

@@ -26,6 +26,7 @@ from typing import Any
 from lottery_jax.errors import ConfigError, one_line
 from lottery_jax.files import is_alive
 from lottery_jax.lock import locked
+from lottery_jax.signals import not_ignored
 from lottery_jax.sweep.attempts import Attempt, Submission, read_attempts, write_attempt
 
 # Longer than any run: how long a local job may last, which submitit limits.
@@ -66,8 +67,10 @@ class Job:
         if self.leaves_terminal:
             os.setsid()
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _OF_THE_TERMINAL)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._pass_on)
+        warning = _slurms_warning()
+        for number in not_ignored():
+            if number != warning:  # which submitit handles
+                signal.signal(number, self._pass_on)
         if self.cores:
             os.sched_setaffinity(0, self.cores)
         with contextlib.ExitStack() as stack:
@@ -115,8 +118,7 @@ class Job:
         env = {k: v for k, v in {**os.environ, **self.environment}.items() if v is not None}
         # SLURM's warning goes to every process of a job: the command, which it would end, never
         # gets it.
-        warning = getattr(signal, f"SIG{JobEnvironment.USR_SIG}")
-        with log.open("wb") as output, _blocked({warning}):
+        with log.open("wb") as output, _blocked({_slurms_warning()}):
             child = subprocess.Popen(
                 self.command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=env
             )
@@ -144,6 +146,13 @@ class Job:
             self._stopping = True
             if self._child is not None:
                 self._child.terminate()
+
+
+def _slurms_warning() -> signal.Signals:
+    """The signal by which SLURM says that it will take the machine away; submitit handles it."""
+    from submitit import JobEnvironment
+
+    return signal.Signals[f"SIG{JobEnvironment.USR_SIG}"]
 
 
 def last_line(log: Path) -> str:

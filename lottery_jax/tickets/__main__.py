@@ -23,7 +23,7 @@ from pathlib import Path
 from rich.console import Console, RenderableType
 
 from lottery_jax.errors import CommandParser, ConfigError, TicketError, exit_status, one_line
-from lottery_jax.files import is_temporary, path_argument
+from lottery_jax.files import is_clutter, is_temporary, path_argument
 from lottery_jax.tickets import cards, compare, portable, pytorch, store
 from lottery_jax.tickets.ticket import Ticket
 
@@ -76,8 +76,8 @@ def _below(folder: Path) -> list[Path]:
 
 
 def _is_passed_over(path: Path) -> bool:
-    """Whether a killed process left it unfinished, or a Mac's file manager made it."""
-    return is_temporary(path) or path.name.startswith("._")
+    """Whether a killed process left it unfinished, or a desktop or file system made it."""
+    return is_temporary(path) or is_clutter(path.name)
 
 
 def _may_be_portable(file: Path) -> bool:

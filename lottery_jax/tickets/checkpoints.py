@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from safetensors import SafetensorError, deserialize
 
-from lottery_jax.errors import TicketError
+from lottery_jax.errors import TicketError, raise_if_environment
 from lottery_jax.tickets.pickles import checked_for_torch
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -235,6 +235,7 @@ def _unpickled(file: Path) -> Any:
     try:
         return torch.load(content, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever a damaged file makes of PyTorch's reader
+        raise_if_environment(error)
         if foreign := re.search(r"(?i)unsupported (?:global: )?GLOBAL (\S+)", str(error)):
             raise TicketError(
                 f"{file}: holds other objects than tensors and plain containers, which are not "

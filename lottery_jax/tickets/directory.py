@@ -17,7 +17,7 @@ import jax
 import tensorstore
 
 from lottery_jax import machine
-from lottery_jax.errors import TicketError
+from lottery_jax.errors import TicketError, raise_if_environment
 from lottery_jax.tickets.ticket import parse_json
 
 PyTree = Any
@@ -129,6 +129,7 @@ def check_arrays(folder: Path, names: Collection[str]) -> None:
     except TicketError:
         raise
     except Exception as error:  # of TensorStore too, for damaged files
+        raise_if_environment(error)
         raise TicketError(f"{folder}: is not a readable Orbax checkpoint: {error}") from error
 
 

@@ -21,7 +21,7 @@ from encodings import normalize_encoding
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from lottery_jax.errors import TicketError
+from lottery_jax.errors import TicketError, raise_if_environment
 
 _ZIP = b"PK\x03\x04"
 # Calls that take memory, time or care beyond what the file holds. None of them makes a dense tensor
@@ -82,6 +82,7 @@ def checked_for_torch(file: Path) -> BinaryIO:
             return _checked_archive(content)
         return _checked_legacy(content)
     except Exception as error:  # zipfile and pickletools raise many kinds for damaged files
+        raise_if_environment(error)
         first = (str(error).splitlines() or [""])[0]
         raise TicketError(
             f"{file}: can't be read as a file of PyTorch: {type(error).__name__}: {first}"

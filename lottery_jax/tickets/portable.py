@@ -28,7 +28,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from lottery_jax import masks
-from lottery_jax.errors import TicketError
+from lottery_jax.errors import TicketError, raise_if_environment
 from lottery_jax.files import replacing
 from lottery_jax.tickets.ticket import (
     PARTS,
@@ -143,9 +143,11 @@ def _opened(path: str | os.PathLike[str]) -> Iterator[Any]:
     if not Path(path).is_file():  # opening a pipe would wait for a writer
         raise TicketError(f"{path}: is not a readable safetensors file: it is not a file")
     try:
+        Path(path).open("rb").close()  # says what the system says, which safe_open does not
         with safe_open(path, framework="numpy") as file:
             yield file
     except (SafetensorError, OSError) as error:
+        raise_if_environment(error)
         raise TicketError(f"{path}: is not a readable safetensors file: {error}") from error
 
 

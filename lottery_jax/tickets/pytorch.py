@@ -25,7 +25,7 @@ import jax
 import numpy as np
 
 from lottery_jax import masks
-from lottery_jax.errors import ConfigError, TicketError, choose
+from lottery_jax.errors import ConfigError, TicketError, choose, raise_if_environment
 from lottery_jax.files import replacing
 from lottery_jax.models import abstract_variables, build_model, layer_names
 from lottery_jax.tickets.checkpoints import (
@@ -274,6 +274,7 @@ def _expected(
     except ConfigError:
         raise
     except Exception as error:  # what Flax raises for nonsense is not its interface
+        raise_if_environment(error)
         raise TicketError(f"{name} does not take images of {shape}: {error}") from error
 
 

@@ -28,7 +28,8 @@ import numpy as np
 import orbax.checkpoint as orbax
 from orbax.checkpoint import v1 as ocp
 
-from lottery_jax.errors import TicketError, TrainingError, one_line
+from lottery_jax import machine
+from lottery_jax.errors import TicketError, TrainingError, one_line, raise_if_environment
 from lottery_jax.files import (
     local_path,
     remove,
@@ -75,6 +76,7 @@ def save_ticket(path: str | os.PathLike[str], ticket: Ticket) -> Ticket:
     folder = local_path(path)
     if folder.suffix == portable.SUFFIX:
         return portable.save_portable(folder, ticket)
+    machine.devices()  # Orbax needs one
     ticket = completed(folder, ticket)
     text = json.dumps(ticket.metadata, indent=1, allow_nan=False)
     with replacing_folder(folder) as temporary:
@@ -102,6 +104,7 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise TicketError(f"{path}: is not a ticket (it has no metadata.json)") from error
     except (OSError, ValueError, RecursionError) as error:
+        raise_if_environment(error)
         raise TicketError(f"{file}: can't be read as a ticket's metadata: {error}") from error
     return checked_metadata(file, metadata)
 
@@ -123,10 +126,12 @@ def load_ticket(
     Raises:
         ConfigError: the path is a URL.
         TicketError: it is missing or damaged, or does not fit; says which leaf differs.
+        EnvironmentFault: JAX can't be used, or memory or open files ran out.
     """
     folder = local_path(path)
     if folder.is_file():
         return portable.load_portable(folder, model, allow_nonfinite=allow_nonfinite)
+    machine.devices()  # Orbax needs one
     metadata = read_metadata(folder)
     expected = expected_arrays(folder, metadata, model)
     directory.check_room(folder, expected, directory.size_on_disk(folder))
@@ -327,6 +332,7 @@ def _load_arrays(folder: Path, expected: PyTree) -> PyTree:
     except TicketError:
         raise
     except Exception as error:
+        raise_if_environment(error)
         raise TicketError(f"{folder}: is not a readable Orbax checkpoint: {error}") from error
     template = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), expected)
     try:
@@ -334,5 +340,6 @@ def _load_arrays(folder: Path, expected: PyTree) -> PyTree:
             warnings.simplefilter("ignore")
             return ocp.load(folder.absolute(), template)
     except Exception as error:
+        raise_if_environment(error)
         first = str(error).strip().splitlines()[0] if str(error).strip() else ""
         raise TicketError(f"{folder}: is damaged: {type(error).__name__}: {first}") from error

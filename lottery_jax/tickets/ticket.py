@@ -18,7 +18,7 @@ import numpy as np
 from jax.tree_util import keystr, tree_flatten_with_path
 
 from lottery_jax import masks
-from lottery_jax.errors import ConfigError, TicketError
+from lottery_jax.errors import ConfigError, TicketError, raise_if_environment
 from lottery_jax.models import MODELS, abstract_variables, build_model
 
 PyTree = Any
@@ -274,6 +274,7 @@ def expected_arrays(
         network = model_of(metadata)[0] if model is None else model
         variables = abstract_variables(network, tuple(metadata["input_shape"]))
     except Exception as error:  # what Flax raises for nonsense is not its interface
+        raise_if_environment(error)
         raise TicketError(f"{where}: its metadata does not describe a model: {error}") from error
     params, batch_stats = variables["params"], variables["batch_stats"]
     return {

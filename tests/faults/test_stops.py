@@ -1,16 +1,20 @@
-"""Ctrl-C and SIGTERM: what was trained is saved, to the step, and nothing differs in the end."""
+"""Signals that ask to stop: what was trained is saved, to the step, and nothing differs in the end."""
 
+import faulthandler
+import os
+import pty
 import random
 import re
 import signal
 import subprocess
 import sys
+import termios
 import threading
 import time
 
 import pytest
 
-from lottery_jax import tickets
+from lottery_jax import signals, tickets
 from lottery_jax.signals import postponed
 from tests.faults import runs
 
@@ -25,7 +29,7 @@ SLOW = {
     "ladder.levels": "1",
 }
 STEPS = 1438
-STATUS = {signal.SIGTERM: 143, signal.SIGINT: 130}
+STATUS = {signal.SIGTERM: 143, signal.SIGINT: 130, signal.SIGHUP: 129, signal.SIGUSR1: 138}
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +53,8 @@ def test_a_stopped_run_is_saved_within_the_epoch_and_goes_on_bit_for_bit(tmp_pat
     expected, env = undisturbed
     assert len(expected.rows) == 3 + 3
     workdir = tmp_path / "run"
-    for number, lines in ((signal.SIGTERM, 1), (signal.SIGINT, 2), (signal.SIGTERM, 4)):
+    stops = [(signal.SIGUSR1, 1), (signal.SIGINT, 2), (signal.SIGTERM, 4), (signal.SIGHUP, 5)]
+    for number, lines in stops:
         status, out, error = stop(number, lines, workdir, env, tmp_path)
         assert status == STATUS[number]
         assert error == "stopped; run the same command again to resume\n"
@@ -62,6 +67,23 @@ def test_a_stopped_run_is_saved_within_the_epoch_and_goes_on_bit_for_bit(tmp_pat
     done = runs.run(runs.command(workdir, SLOW), env, tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert runs.outcome(workdir) == expected
+
+
+def test_a_run_whose_terminal_is_closed_is_saved(tmp_path, undisturbed):
+    """What it then says reaches nobody, which is no failure of its own."""
+    _, env = undisturbed
+    workdir = tmp_path / "run"
+    ours, theirs = pty.openpty()
+    take = "import fcntl as f, os, sys; f.ioctl(0, %d, 0); os.execv(sys.argv[1], sys.argv[1:])"
+    process = subprocess.Popen(
+        [sys.executable, "-c", take % termios.TIOCSCTTY, *runs.command(workdir, SLOW)],
+        env=env, cwd=tmp_path, start_new_session=True, stdin=theirs, stdout=theirs, stderr=theirs,
+    )  # fmt: skip
+    os.close(theirs)
+    runs.wait_for_lines(process, workdir, 1)
+    os.close(ours)
+    assert process.wait(timeout=60) == 129
+    assert tickets.latest_step(workdir / "seed_0/level_00/state/winning") >= STEPS
 
 
 def test_in_a_program_of_ones_own_sigterm_saves_and_then_ends_it_as_always(tmp_path, undisturbed):
@@ -189,15 +211,72 @@ def test_of_two_signals_the_one_that_ends_more_is_obeyed():
         signal.signal(signal.SIGTERM, before)
 
 
-def test_a_signal_that_is_ignored_stays_ignored(monkeypatch):
-    """As Ctrl-C is in what a shell runs in the background."""
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        with postponed() as arrived:
-            signal.raise_signal(signal.SIGINT)
-        assert arrived == []
-    finally:
-        signal.signal(signal.SIGINT, before)
+@pytest.fixture
+def handlers():
+    """Puts the handlers back that a test changes."""
+    before = {number: signal.getsignal(number) for number in signals.ASK_TO_STOP}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_a_signal_that_is_ignored_stays_ignored(handlers, number):
+    """As Ctrl-C is in what a shell runs in the background, and SIGHUP under nohup."""
+    signal.signal(number, signal.SIG_IGN)
+    signals.raise_when_asked_to_stop()
+    with postponed() as arrived:
+        signal.raise_signal(number)
+    assert arrived == []
+
+
+@pytest.mark.parametrize(
+    "name, status",
+    [("SIGHUP", 129), ("SIGINT", 130), ("SIGUSR1", 138), ("SIGUSR2", 140), ("SIGTERM", 143)],
+)
+def test_each_signal_is_put_off_and_then_ends_the_command_with_its_status(handlers, name, status):
+    """A second one, as both a shell and the system send when a terminal is closed, changes nothing."""
+    signals.raise_when_asked_to_stop()
+    number, after = signal.Signals[name], []
+    with pytest.raises(KeyboardInterrupt) as stopped, postponed() as arrived:
+        signal.raise_signal(number)
+        signal.raise_signal(number)
+        assert arrived == [number, number]
+        after.append("saved")
+    assert after == ["saved"]
+    assert signals.exit_status(stopped.value) == status == 128 + number
+    if name not in ("SIGINT", "SIGTERM"):
+        signal.raise_signal(number)
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2"])
+def test_a_users_own_handler_is_called_and_put_back(handlers, name):
+    """In a notebook. SIGUSR1 and SIGUSR2 are not for us to read anything into."""
+    number, seen = signal.Signals[name], []
+
+    def own(number, frame):
+        seen.append(number)
+
+    signal.signal(number, own)
+    with postponed() as arrived:
+        signal.raise_signal(number)
+        within = list(seen)
+    assert seen == [number] and signal.getsignal(number) is own
+    assert (arrived, within) == (([], seen) if name.startswith("SIGUSR") else ([number], []))
+
+
+def test_a_handler_that_python_does_not_know_of_is_left_in_place(tmp_path):
+    """faulthandler's, by which people look into a process that hangs."""
+    with (tmp_path / "stacks").open("w+") as file:
+        faulthandler.register(signal.SIGUSR1, file)
+        try:
+            with postponed() as arrived:
+                signal.raise_signal(signal.SIGUSR1)
+            signal.raise_signal(signal.SIGUSR1)
+        finally:
+            faulthandler.unregister(signal.SIGUSR1)
+        file.seek(0)
+        assert arrived == [] and file.read().count("most recent call first") == 2
 
 
 def test_other_threads_are_left_alone():

@@ -1,0 +1,64 @@
+"""Standard output and error that may be closed: a program goes on when nobody reads it any more."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+# The reader of a pipe has ended (`| head`); the terminal is closed.
+_NOBODY_READS = (errno.EPIPE, errno.EIO)
+
+
+class _Output(io.FileIO):
+    """A stream of the process; what is written after its reader has gone is dropped."""
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data)
+        except OSError as error:
+            if error.errno not in _NOBODY_READS:
+                raise
+            # For all that write there, in whatever language.
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self.fileno())
+            os.close(nowhere)
+            return super().write(data)
+
+
+@contextmanager
+def may_be_closed() -> Iterator[None]:
+    """Has no output in the block fail because nobody reads it any more, on a pipe or a terminal.
+
+    Streams that were put in the place of the process's own, as a notebook does, are left alone.
+    """
+    before = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = map(_tolerant, before)
+    within = sys.stdout, sys.stderr
+    try:
+        yield
+    finally:
+        for stream, old in zip(within, before, strict=True):
+            if stream is not old:
+                stream.flush()
+        sys.stdout, sys.stderr = before
+
+
+def _tolerant(stream: Any) -> Any:
+    buffer = getattr(stream, "buffer", None)
+    raw = getattr(buffer, "raw", buffer)  # without a buffer between them where Python runs with -u
+    if type(raw) is not io.FileIO:
+        return stream
+    stream.flush()
+    output = _Output(raw.fileno(), "w", closefd=False)
+    return io.TextIOWrapper(
+        output if buffer is raw else io.BufferedWriter(output),
+        encoding=stream.encoding,
+        errors=stream.errors,
+        line_buffering=stream.line_buffering,
+        write_through=stream.write_through,
+    )
