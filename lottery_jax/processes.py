@@ -47,6 +47,7 @@ _KNOWN = {
 }
 _looks = itertools.count()
 _ending, _left = threading.Event(), threading.Event()
+_watchers: list[threading.Thread] = []
 
 
 def start(coordinator: str | None, count: int | None, index: int | None) -> None:
@@ -85,7 +86,8 @@ def start(coordinator: str | None, count: int | None, index: int | None) -> None
         if number != signal.SIGTERM:
             signal.signal(number, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
     if are_several():
-        threading.Thread(target=_watch, args=(devices,), daemon=True).start()
+        _watchers.append(threading.Thread(target=_watch, args=(devices,), daemon=True))
+        _watchers[-1].start()
 
 
 def is_first() -> bool:
@@ -187,15 +189,20 @@ def stop() -> NoReturn:
 
 
 def finish() -> None:
-    """Waits for the other processes at the end of a run that went well.
+    """Wait for the other processes at the end of a run that went well.
 
-    The first process, which all are connected to, then waits until they have left.
+    The first process, which all are connected to, then waits until they have left. The others stop
+    watching before they leave: a thread within the runtime while Python ends would abort the process.
     """
     if are_several():
         multihost_utils.sync_global_devices("finished")
         _ending.set()
         if is_first():
             _left.wait(timeout=HEARTBEAT)
+        for watcher in _watchers:
+            watcher.join(timeout=HEARTBEAT)
+            if watcher.is_alive():
+                leave(0)
 
 
 def ending() -> None:
@@ -253,8 +260,8 @@ def _broadcast(packed: bytes) -> bytes:
 
 
 def _watch(devices: list[jax.Device]) -> None:
-    """Ends this process when another one is gone: what it waits for will never come."""
-    while True:
+    """End this process when another one is gone: what it waits for will never come."""
+    while is_first() or not _ending.is_set():
         try:
             with multihost_utils.live_devices(devices):
                 time.sleep(0.1 if _ending.is_set() else WATCH)
