@@ -75,7 +75,7 @@ def raise_if_environment(error: Exception) -> None:
     >>> raise_if_environment(ValueError("a damaged header"))
     >>> raise_if_environment(OSError(24, "Too many open files", "a.npz"))
     Traceback (most recent call last):
-    lottery_jax.errors.EnvironmentFault: nothing is known of the file: OSError: [Errno 24] ...
+    lottery_jax.errors.EnvironmentFault: the file can't be judged on this machine: OSError: [Errno 24] ...
     """
     code = re.search(r"os_error_code='(\d+)'", str(error))  # of the system, as TensorStore has it
     number = error.errno if isinstance(error, OSError) else int(code[1]) if code else None
@@ -85,7 +85,7 @@ def raise_if_environment(error: Exception) -> None:
         or "can't start new thread" in str(error)
     ):
         said = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-        raise EnvironmentFault(f"nothing is known of the file: {said}") from error
+        raise EnvironmentFault(f"the file can't be judged on this machine: {said}") from error
 
 
 def one_line(message: object, limit: int = 600) -> str:

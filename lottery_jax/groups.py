@@ -72,7 +72,7 @@ def train_all(
                 except TrainingError as error:
                     failed = _failed(error, units)
                     failures.append(_named(error, failed))
-                    run.display.say(f"{failures[-1]}; what trains beside it goes on")
+                    run.display.say(f"{failures[-1]}; the trainings beside it continue")
                     units = [unit for unit in units if unit not in failed]
     if failures:
         processes.ending()

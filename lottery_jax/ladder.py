@@ -94,7 +94,7 @@ def run_ladder(
     """
     config = resolve(config)
     if config.transfer.sources:
-        raise ConfigError("config.transfer.sources: a matrix of ladders is run by run_matrix")
+        raise ConfigError("config.transfer.sources: run_matrix runs a matrix of ladders")
     workdir = local_path(workdir, "workdir")
     # In a notebook too: plain lines, which a notebook shows as one block of text.
     console = console or Console(soft_wrap=True, force_jupyter=False)

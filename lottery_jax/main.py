@@ -101,8 +101,8 @@ def _check_processes() -> None:
         raise ConfigError(f"--{missing}: is missing beside --{given[0]}")
     if given and _PROCESS.value >= _PROCESSES.value:
         raise ConfigError(
-            f"--process: {_PROCESS.value} is none of {_PROCESSES.value} processes, 0 to "
-            f"{_PROCESSES.value - 1}"
+            f"--process: {_PROCESS.value} must be from 0 to {_PROCESSES.value - 1}, "
+            f"for {_PROCESSES.value} processes"
         )
     if _COORDINATOR.value and not re.fullmatch(r".+:\d{1,5}", _COORDINATOR.value):
         raise ConfigError(f"--coordinator: {_COORDINATOR.value!r} is not HOST:PORT")
@@ -201,7 +201,7 @@ def _main(argv: list[str]) -> None:
         processes.leave(2)
     except OSError as error:
         _say(
-            f"{_said_by_the_system(error)}; what was completed is kept: mend that and run the same "
+            f"{_said_by_the_system(error)}; what was completed is kept. Fix that and run the same "
             "command again to resume"
         )
         processes.leave(2)

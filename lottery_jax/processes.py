@@ -149,7 +149,7 @@ def everywhere(action: Callable[[], T]) -> T:
     _ending.set()
     if failure is not None:
         raise failure
-    error = LotteryError(f"process {int(np.argmax(failed))} could not go on")
+    error = LotteryError(f"process {int(np.argmax(failed))} failed")
     error.told = True
     raise error
 

@@ -130,13 +130,15 @@ def check_workdir(workdir: Path, config: ConfigDict, *, other_versions: bool = F
     """
     if not (workdir / "config.json").is_file():
         if workdir.exists() and (not workdir.is_dir() or any(map(_is_foreign, workdir.iterdir()))):
-            raise ConfigError(f"{workdir}: is neither empty nor a run; choose another --workdir")
+            raise ConfigError(
+                f"{workdir}: is neither empty nor a run directory; choose another --workdir"
+            )
         return
     record = _record(workdir)
     if (format_version := record.get("format_version")) != FORMAT_VERSION:
         raise ConfigError(
             f"{workdir}: was made by lottery_jax {_made_with(record)}, whose run directories this "
-            f"version ({version('lottery_jax')}) can't go on with (format {format_version}, here "
+            f"version ({version('lottery_jax')}) can't resume (format {format_version}, here "
             f"{FORMAT_VERSION}); choose another --workdir"
         )
     differ = configuration.differing_keys(ConfigDict(record["config"]), config)
@@ -184,8 +186,8 @@ def _check_versions(workdir: Path, record: dict[str, Any]) -> None:
     ]:
         raise ConfigError(
             f"{workdir}: was begun with other versions (there, here): {'; '.join(differ)}; install "
-            "those, choose another --workdir, or go on with --other_versions if numbers of both "
-            "may stand side by side"
+            "those, choose another --workdir, or pass --other_versions to resume with these; the "
+            "results are then of both"
         )
 
 
@@ -200,8 +202,8 @@ def _check_settings(workdir: Path, record: dict[str, Any]) -> None:
     ]:
         raise ConfigError(
             f"{workdir}: was begun under other settings of JAX (there, here): {'; '.join(differ)}; "
-            "set those (XLA_FLAGS, JAX_* variables), choose another --workdir, or go on with "
-            "--other_versions if numbers of both may stand side by side"
+            "set those (XLA_FLAGS, JAX_* variables), choose another --workdir, or pass "
+            "--other_versions to resume with these; the results are then of both"
         )
 
 

@@ -580,7 +580,7 @@ def _next(iterator: Any) -> Rows:
         raise DataError(
             f"a worker process that decodes images has ended: {_first_line(error)} If memory was "
             "short, or shared memory (/dev/shm; exit code -7), fewer config.data.workers need less, "
-            "and 0 no shared memory; run the same command again to go on"
+            "and 0 no shared memory; run the same command again to resume"
         ) from error
 
 

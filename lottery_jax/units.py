@@ -245,7 +245,7 @@ def warn_of_chance(run: Run, unit: Unit, rows: list[Row]) -> None:
     if dataset.padded:
         images += " and the black they were padded with (try config.data.resize=bilinear)"
     run.display.say(
-        f"warning: {name_of(unit)}: the dense network has learnt nothing: {signs}; look at "
+        f"warning: {name_of(unit)}: the dense network has learnt nothing: {signs}; check "
         f"config.optimizer.learning_rate, {images}, and whether labels belong to their images"
     )
 

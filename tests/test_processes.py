@@ -239,7 +239,7 @@ def test_flags_of_several_processes_are_checked(tmp_path):
         (["--process=1"], "--process: is for --distributed"),
         (["--distributed", "--process=1"], "--coordinator: is missing beside --process"),
         (["--distributed", "--process=2", "--processes=2", "--coordinator=a:1"],
-         "--process: 2 is none of 2 processes, 0 to 1"),
+         "--process: 2 must be from 0 to 1, for 2 processes"),
         (["--distributed", "--process=0", "--processes=2", "--coordinator=a"],
          "--coordinator: 'a' is not HOST:PORT"),
     ]:  # fmt: skip

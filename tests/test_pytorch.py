@@ -485,7 +485,7 @@ def test_pruning_as_pytorch_does_it(tmp_path):
         (lambda m: {"features.0.weight": torch.ones(3)},
          r"mask: the mask of features.0.weight is \(3,\); expected \(1, 3, 3, 3\)"),
         (lambda m: {**m, "features.99": torch.ones(3)},
-         "mask has a mask of features.99.weight, which the network has not; expected names such as "
+         "mask has a mask of features.99.weight, which the network does not have; expected names such as "
          "features.0.weight"),
         (lambda m: {**m, 7: torch.ones(3)}, "mask looks like masks, but has a key 7, which is no name"),
         (lambda m: {k: v * 0.5 for k, v in m.items()}, "features.0.weight has values other than 0 and 1"),
@@ -603,7 +603,7 @@ def test_a_vgg_of_timm_with_more_layers_than_ours_is_refused(tmp_path):
     state = {k.replace("classifier.0", "head.fc"): v for k, v in state.items()}
     state["pre_logits.fc1.weight"] = torch.zeros(1, 1, 7, 7)
     with pytest.raises(
-        TicketError, match="has pre_logits.fc1.weight, which vgg11 has not; found features.0"
+        TicketError, match="has pre_logits.fc1.weight, which vgg11 does not have; found features.0"
     ):
         small_imported(tmp_path / "a.pth", state)
 
@@ -706,7 +706,10 @@ def test_vgg_convolutions_are_counted_over_stages_and_the_head_has_two_names():
             "has no features.4.weight, which vgg11 has; found features.0.weight, features.0.bias, ",
         ),
         (lambda s: s.pop("classifier.0.weight"), "has no matrix classifier.weight, .*; found feat"),
-        (lambda s: s.update(extra=np.zeros(1)), "has extra, which vgg11 has not; found features.0"),
+        (
+            lambda s: s.update(extra=np.zeros(1)),
+            "has extra, which vgg11 does not have; found features.0",
+        ),
         (
             lambda s: s.update({"features.4.weight": np.zeros((1, 1, 5, 5), np.float32)}),
             r"features.4.weight is float32 \(1, 1, 5, 5\), but that of vgg11 is float32 \(1, 1, 3, 3\)",

@@ -84,7 +84,7 @@ def _parser() -> CommandParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    run = commands.add_parser("run", help="start, or go on with, a sweep")
+    run = commands.add_parser("run", help="start or resume a sweep")
     run.add_argument(
         "--config",
         action="append",
@@ -359,7 +359,7 @@ def _status(workdir: Path) -> None:
             "driven by process {pid} on {host} since {since}".format(**driver), highlight=False
         )
     elif any(its.state != State.FINISHED for its in known.values()):
-        console.print("nobody starts what is left; run the same command again to go on")
+        console.print("nothing starts the remaining runs; run the same command again to resume")
 
 
 def _report(workdir: Path, out: Path | None) -> None:

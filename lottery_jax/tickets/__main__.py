@@ -203,7 +203,7 @@ def _parser() -> argparse.ArgumentParser:
 
     def allow_nonfinite(of: argparse.ArgumentParser) -> None:
         of.add_argument("--allow_nonfinite", action="store_true",
-                        help="take weights that are infinite or no numbers")  # fmt: skip
+                        help="load weights that are infinite or NaN")  # fmt: skip
 
     a = command("list", "a table of all tickets below folders")
     a.add_argument("paths", nargs="+", type=path_argument, metavar="RUN_OR_FOLDER")
@@ -237,7 +237,7 @@ def _parser() -> argparse.ArgumentParser:
         "--start", type=path_argument, help="the weights to start from; default: FILE's own"
     )
     b.add_argument("--mean", type=_numbers(float), help="of its normalisation; default: 0 each")
-    b.add_argument("--std", type=_numbers(float), help="likewise; default: 1 each")
+    b.add_argument("--std", type=_numbers(float), help="of its normalisation; default: 1 each")
     b.add_argument("--input_shape", type=_numbers(int), default=[32, 32, 3],
                    help="height,width,channels; default: 32,32,3")  # fmt: skip
     return parser

@@ -121,7 +121,7 @@ def check_arrays(folder: Path, names: Collection[str]) -> None:
         for file in files:
             for name, description in _descriptions(file).items():
                 if name not in names:
-                    raise TicketError(f"{folder}: has a leaf {name}, which the model has not")
+                    raise TicketError(f"{folder}: has a leaf {name}, which the model does not have")
                 if not _is_stored_plainly(parse_json(description.decode())):
                     raise TicketError(
                         f"{folder}: leaf {name} is not stored as a ticket's arrays are"
@@ -138,7 +138,7 @@ def _descriptions(file: Path) -> dict[str, bytes]:
     listed = read_json(file)
     entries = listed["tree_metadata"].values()
     if not (listed["use_ocdbt"] is listed["use_zarr3"] is True and all(map(_is_plain, entries))):
-        raise TicketError(f"{file}: has an array of a name or of a type that no ticket has")
+        raise TicketError(f"{file}: has an array with a name or a type that tickets do not have")
     keys = [
         [part["key"] for part in entry["key_metadata"]] for entry in entries if _is_array(entry)
     ]

@@ -232,7 +232,7 @@ def _fitted(
     if missing := sorted(known - set(tensors)):
         raise TicketError(f"has no {some(missing)}, which {name} has; {where}")
     if unexpected := sorted(set(tensors) - known):
-        raise TicketError(f"has {some(unexpected)}, which {name} has not; {where}")
+        raise TicketError(f"has {some(unexpected)}, which {name} does not have; {where}")
     variables = {part: _part(tensors, expected[part], names[part], name, shape) for part in names}
     shapes = {torch_name: tuple(tensors[torch_name].shape) for torch_name in found.weights
               if torch_name in known}  # fmt: skip

@@ -219,7 +219,7 @@ def _ways(sizes: Sequence[Any], wanted: Sequence[Any]) -> list[tuple[int, ...]]:
 def _checked_mask(where: str, name: str, mask: Any, shapes: Mapping[str, tuple[int, ...]]) -> Array:
     if name not in shapes:
         raise TicketError(
-            f"{where} has a mask of {name}, which the network has not; expected names such as "
+            f"{where} has a mask of {name}, which the network does not have; expected names such as "
             f"{some(shapes)}"
         )
     try:

@@ -183,7 +183,7 @@ def parse_json(text: str) -> Any:
 
     def finite(text: str) -> float:
         if abs(value := float(text)) > sys.float_info.max:
-            raise ValueError(f"{text} is no number that can be kept")
+            raise ValueError(f"{text} is not a number that can be stored")
         return value
 
     return json.loads(text, parse_constant=refuse, parse_float=finite)
@@ -236,7 +236,9 @@ def checked_metadata(where: PathLike, metadata: Any) -> dict[str, Any]:
     if missing := [key for key in _REQUIRED if key not in metadata]:
         raise TicketError(f"{where}: has no {', '.join(missing)}")
     if not _is_described(metadata):
-        raise TicketError(f"{where}: its metadata does not describe a model: a value is of no use")
+        raise TicketError(
+            f"{where}: its metadata does not describe a model: a value has the wrong type or range"
+        )
     hashes = metadata.get("sha256", {})
     if not isinstance(hashes, dict) or not hashes.keys() <= set(_HASHES):
         raise TicketError(
@@ -296,7 +298,7 @@ def compare_leaves(where: PathLike, stored: dict[str, Any], expected: dict[str, 
         if path not in stored:
             raise TicketError(f"{where}: has no leaf {path}, which the model has")
         if path not in expected:
-            raise TicketError(f"{where}: has a leaf {path}, which the model has not")
+            raise TicketError(f"{where}: has a leaf {path}, which the model does not have")
         a, b = stored[path], expected[path]
         if tuple(a.shape) != tuple(b.shape) or np.dtype(a.dtype) != np.dtype(b.dtype):
             raise TicketError(
@@ -314,8 +316,8 @@ def check_finite(where: PathLike, arrays: dict[str, Any]) -> None:
     for name, array in arrays.items():
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             raise TicketError(
-                f"{where}: {name} has values that are not finite; allow_nonfinite=True, or "
-                "--allow_nonfinite on the command line, takes them as they are"
+                f"{where}: {name} has values that are not finite; pass allow_nonfinite=True, or "
+                "--allow_nonfinite on the command line, to load them"
             )
 
 

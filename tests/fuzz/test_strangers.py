@@ -237,16 +237,16 @@ def test_names_of_arrays_are_no_paths(path, tmp_path):
             "value_metadata": {"value_type": "np.ndarray", "skip_deserialize": False},
         }
         file.write_text(json.dumps({**listed, "tree_metadata": {"('x',)": entry}}))
-        refused(path, "_METADATA: has an array of a name or of a type that no ticket has")
+        refused(path, "_METADATA: has an array with a name or a type that tickets do not have")
     entry["key_metadata"][0]["key"] = "mask"
     file.write_text(json.dumps({**listed, "tree_metadata": {"('mask',)": entry}}))
-    refused(path, "has a leaf mask, which the model has not")
+    refused(path, "has a leaf mask, which the model does not have")
     entry["value_metadata"]["value_type"] = "jax.Array"  # for which Orbax reads further files
     file.write_text(json.dumps({**listed, "tree_metadata": {"('mask',)": entry}}))
-    refused(path, "_METADATA: has an array of a name or of a type that no ticket has")
+    refused(path, "_METADATA: has an array with a name or a type that tickets do not have")
     for key in ("use_ocdbt", "use_zarr3"):  # then it looks for arrays elsewhere
         file.write_text(json.dumps({**listed, key: False}))
-        refused(path, "_METADATA: has an array of a name or of a type that no ticket has")
+        refused(path, "_METADATA: has an array with a name or a type that tickets do not have")
     file.unlink()
     refused(path, "is not a readable Orbax checkpoint: it lists no arrays")
 
