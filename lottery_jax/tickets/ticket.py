@@ -175,7 +175,7 @@ def parse_json(text: str) -> Any:
 
     >>> parse_json('{"width": 1e999}')
     Traceback (most recent call last):
-    ValueError: 1e999 is no number that can be kept
+    ValueError: 1e999 is not a number that can be stored
     """
 
     def refuse(constant: str) -> None:

@@ -363,7 +363,8 @@ def test_values_that_are_not_finite_are_refused_unless_asked_for(tmp_path, save,
     file = tmp_path / "ticket"
     written = save(file, nonfinite(part, leaf, value))
     refused(
-        file, f"ticket: {part}/{leaf} has values that are not finite; allow_nonfinite=True, or "
+        file,
+        f"ticket: {part}/{leaf} has values that are not finite; pass allow_nonfinite=True, or ",
     )
     again = tickets.load_ticket(file, allow_nonfinite=True)
     assert tickets.tree_hash(getattr(again, part)) == tickets.tree_hash(getattr(written, part))
@@ -380,7 +381,7 @@ def test_the_command_asks_for_values_that_are_not_finite(tmp_path, capsys):
     ]
     for status, *command in commands:
         assert main([*map(str, command)]) == status
-        assert "not finite; allow_nonfinite=True, or --allow_nonfinite" in "".join(
+        assert "not finite; pass allow_nonfinite=True, or --allow_nonfinite" in "".join(
             capsys.readouterr()
         )
         assert main([*map(str, command), "--allow_nonfinite"]) == 0
@@ -417,7 +418,9 @@ def test_weights_of_pytorch_that_are_not_finite_are_refused_unless_asked_for(tmp
             path, model, data="d", input_shape=shape, mean=[0], std=[1], **options
         )
 
-    refused(other, "features.1.running_var has values that are not finite; allow_nonfinite", load)
+    refused(
+        other, "features.1.running_var has values that are not finite; pass allow_nonfinite", load
+    )
     with pytest.raises(TicketError, match=f"^{other}: features.1.running_var has values"):
         load(whole, start=other)
     assert np.isnan(load(other, allow_nonfinite=True).batch_stats["bn1_1"]["var"][0])
