@@ -14,7 +14,7 @@ import platform as machine
 from importlib.metadata import version
 
 # On 64-bit x86; `python tests/compile_everything.py --with_switches` says if a version may be added.
-TESTED_JAXLIB = frozenset({"0.10.2", "0.12.0.1"})
+TESTED_JAXLIB = frozenset({"0.10.0", "0.10.1", "0.10.2", "0.12.0", "0.12.0.1"})
 
 _ON_CPU = {
     # Matrix products and reductions by YNNPACK, as is XLA's default, but not convolutions.
