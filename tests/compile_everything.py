@@ -12,12 +12,13 @@ import os
 import sys
 import time
 
-# Four devices, to put replicates on. What can abort comes before LLVM, whose passes take longest.
-os.environ["XLA_FLAGS"] = (
-    "--xla_force_host_platform_device_count=4"
-    " --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-)
-os.environ["JAX_PLATFORMS"] = "cpu"
+if __name__ == "__main__":  # before JAX is imported
+    # Four devices, to put replicates on. What can abort comes before LLVM, whose passes take longest.
+    os.environ["XLA_FLAGS"] = (
+        "--xla_force_host_platform_device_count=4"
+        " --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+    )
+    os.environ["JAX_PLATFORMS"] = "cpu"
 
 import jax
 import jax.numpy as jnp

@@ -9,6 +9,7 @@ os.environ["XLA_FLAGS"] = (
     " --xla_backend_optimization_level=1 --xla_llvm_disable_expensive_passes=true"
 )
 
+import shutil
 import tempfile
 
 import hypothesis
@@ -19,10 +20,23 @@ from rich.console import Console
 
 from lottery_jax.config import default_config
 
-# Many tests train the same network: compile it once, as a user's second run does.
-_CACHE = tempfile.TemporaryDirectory(prefix="lottery_jax_tests_")
-jax.config.update("jax_compilation_cache_dir", _CACHE.name)
+# Many tests train the same network: compile it once, as a user's second run does, in whichever of
+# pytest's processes. The first one makes the directory, and the others inherit its name.
+_OWN = "LOTTERY_JAX_TESTS_CACHE" not in os.environ
+_CACHE = os.environ.get("LOTTERY_JAX_TESTS_CACHE") or tempfile.mkdtemp(prefix="lottery_jax_tests_")
+os.environ["LOTTERY_JAX_TESTS_CACHE"] = _CACHE
+jax.config.update("jax_compilation_cache_dir", _CACHE)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+# A file is run by one process.
+_LONGEST = (
+    "test_notebooks",
+    "test_streaming",
+    "test_mistakes",
+    "test_stops",
+    "test_disk",
+    "test_kills",
+)
 
 # These machines are noisy: no deadlines. The same examples each time, so that red is red again.
 hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=True)
@@ -55,6 +69,16 @@ def tiny_config():
 def one_device():
     """The first of the fake devices, for tests that need not be sharded."""
     return jax.devices()[:1]
+
+
+def pytest_unconfigure(config):
+    if _OWN:
+        shutil.rmtree(_CACHE, ignore_errors=True)
+
+
+def pytest_collection_modifyitems(items):
+    """Put first what takes longest, so that no process of pytest has it left at the end."""
+    items.sort(key=lambda item: not item.path.name.startswith(_LONGEST))
 
 
 @pytest.fixture

@@ -160,7 +160,7 @@ URLS = [
     key("seeds=0", "--workdir: s3://bucket/run is a URL of s3; name a local path",
         more=[*SHORT, "--workdir=s3://bucket/run"]),
     key("data.dir=gs://bucket/data", "config.data.dir: gs://bucket/data is a URL of gs"),
-    key("seeds=0", "hf://org/name is a URL of hf", more=[*SHORT], TFDS_DATA_DIR="hf://org/name"),
+    key("data.name=cifar10", "TFDS_DATA_DIR: hf://org/name is a URL", TFDS_DATA_DIR="hf://org/name"),
     key("source=file://host/run", "config.source: file://host/run is a URL of file"),
     mistake("evaluate", "--ticket=s3://bucket/ticket", says="--ticket: s3://bucket/ticket is a URL"),
     mistake("tickets", "import", "https://host/a.pth", "mine", "--model=vgg11", "--data=digits",
@@ -451,25 +451,22 @@ def named(mistake):
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    """Of compiled programs: of all the processes."""
-    return tmp_path_factory.mktemp("cache")
-
-
-@pytest.fixture(scope="module")
-def finished_run(tmp_path_factory, cache):
+def finished_run(tmp_path_factory):
     """The run directory of a short ladder, which mistakes are made with."""
     folder = tmp_path_factory.mktemp("finished")
-    result = start("main", QUICKSTART, *SHORT, "--workdir=run", cwd=folder, cache=cache)
+    result = start("main", QUICKSTART, *SHORT, "--workdir=run", cwd=folder)
     assert result.returncode == 0, result.stderr
     return folder / "run"
 
 
-def start(module, *arguments, cwd, cache, **env):
+def start(module, *arguments, cwd, **env):
     """Runs a command of the package to its end, as a user does."""
     # A config file in the directory would leave Python's cache of it there.
-    usual = {"JAX_COMPILATION_CACHE_DIR": str(cache), "PYTHONDONTWRITEBYTECODE": "1",
-             "TFDS_DATA_DIR": str(cwd / "data")}  # fmt: skip
+    usual = {
+        "JAX_COMPILATION_CACHE_DIR": os.environ["LOTTERY_JAX_TESTS_CACHE"],
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "TFDS_DATA_DIR": str(cwd / "data"),
+    }
     return subprocess.run(
         [sys.executable, "-m", f"lottery_jax.{module}", *arguments],
         cwd=cwd, capture_output=True, text=True, timeout=120,
@@ -494,13 +491,11 @@ def cpu_seconds():
 
 
 @pytest.mark.parametrize("mistake", MISTAKES, ids=named)
-def test_a_mistake_is_one_line_that_helps_and_nothing_is_touched(
-    tmp_path, finished_run, cache, mistake
-):
+def test_a_mistake_is_one_line_that_helps_and_nothing_is_touched(tmp_path, finished_run, mistake):
     if mistake.given:
         mistake.given(tmp_path, finished_run)
     before, used = state_of(tmp_path), cpu_seconds()
-    result = start(mistake.module, *mistake.arguments, cwd=tmp_path, cache=cache, **mistake.env)
+    result = start(mistake.module, *mistake.arguments, cwd=tmp_path, **mistake.env)
     used = cpu_seconds() - used
     assert (result.returncode, result.stdout) == (2, ""), result.stderr
     assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1, result.stderr

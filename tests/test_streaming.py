@@ -652,11 +652,9 @@ def test_two_processes_feed_the_shares_of_one_batch(data_dir, tmp_path):
         "train.batch_size": "4", "train.epochs": "1", "ladder.levels": "1", "ladder.rewind": "3st",
         "optimizer.learning_rate": "0.01", "seeds": "0", "controls": "",
     }  # fmt: skip
-    pair = start_processes(tmp_path / "pair", overrides, devices(tmp_path / "cache", 1), tmp_path)
+    pair = start_processes(tmp_path / "pair", overrides, devices(None, 1), tmp_path)
     assert ends(pair) == [0, 0], said(tmp_path / "pair", tmp_path, 0)
-    done = runs.run(
-        runs.command(tmp_path / "one", overrides), devices(tmp_path / "cache", 2), tmp_path
-    )
+    done = runs.run(runs.command(tmp_path / "one", overrides), devices(None, 2), tmp_path)
     assert done.returncode == 0, done.stderr
     for level in ("level_00", "level_01"):
         ours, theirs = (

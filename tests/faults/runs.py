@@ -43,8 +43,13 @@ def command(workdir, overrides=None, *, under=()):
     ]  # fmt: skip
 
 
-def environment(cache, **more):
-    """A process like a user's: one device, and a compilation cache that the runs share."""
+def environment(cache=None, **more):
+    """A process like a user's: one device, and a compilation cache that the runs share.
+
+    By default all tests share it. A test that kills processes has one of its own: what a process
+    was just writing there may be cut short.
+    """
+    cache = cache or os.environ["LOTTERY_JAX_TESTS_CACHE"]
     own = ("XLA_FLAGS", "TF_CPP_MIN_LOG_LEVEL")  # what this process and its JAX have set
     env = {key: value for key, value in os.environ.items() if key not in own}
     return {**env, "JAX_COMPILATION_CACHE_DIR": str(cache), **more}
@@ -111,7 +116,7 @@ def outcome(workdir):
 
 def undisturbed(folder, overrides=None):
     """What a run finds out to which nothing happens, and the environment with its compiled programs."""
-    env = environment(folder / "cache")
+    env = environment()
     done = run(command(folder / "run", overrides), env, folder)
     assert done.returncode == 0, done.stderr
     return outcome(folder / "run"), env

@@ -25,7 +25,7 @@ def dead_pid():
 
 
 def test_the_second_process_is_refused_and_told_by_whom(tmp_path):
-    env, workdir = runs.environment(tmp_path / "cache"), tmp_path / "run"
+    env, workdir = runs.environment(), tmp_path / "run"
     first = runs.start(runs.command(workdir, LONG), env, tmp_path)
     runs.wait_for_lines(first, workdir, 1)
     second = runs.run(runs.command(workdir, LONG), env, tmp_path)

@@ -45,7 +45,7 @@ def bytes_below(folder):
 
 @pytest.mark.long
 def test_a_ladder_of_31_levels(tmp_path, record_property):
-    workdir, env = tmp_path / "run", runs.environment(tmp_path / "cache")
+    workdir, env = tmp_path / "run", runs.environment()
     process = runs.start(runs.command(workdir, OVERRIDES), env, tmp_path, stderr=subprocess.PIPE)
     memory, files, disk = {}, {}, {}
     while process.poll() is None:

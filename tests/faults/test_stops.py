@@ -268,7 +268,7 @@ def test_a_users_own_handler_is_called_and_put_back(handlers, name):
 def test_a_handler_that_python_does_not_know_of_is_left_in_place(tmp_path):
     """faulthandler's, by which people look into a process that hangs."""
     with (tmp_path / "stacks").open("w+") as file:
-        faulthandler.register(signal.SIGUSR1, file)
+        faulthandler.register(signal.SIGUSR1, file, all_threads=False)
         try:
             with postponed() as arrived:
                 signal.raise_signal(signal.SIGUSR1)

@@ -24,7 +24,7 @@ def children_of(pid):
 
 def without_wandb(tmp_path, overrides):
     plain = {**overrides, "wandb.mode": "disabled"}
-    env = runs.environment(tmp_path / "cache")
+    env = runs.environment()
     done = runs.run(runs.command(tmp_path / "plain", plain), env, tmp_path)
     assert done.returncode == 0, done.stderr
     return runs.outcome(tmp_path / "plain")
@@ -39,7 +39,7 @@ def outcome(workdir):
 
 def test_its_service_is_killed_in_the_middle(tmp_path):
     overrides = {"wandb.mode": "offline", "train.epochs": "40", "seeds": "0", "controls": ""}
-    env = runs.environment(tmp_path / "cache", HOME=str(tmp_path))
+    env = runs.environment(HOME=str(tmp_path))
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     process = runs.start(runs.command(tmp_path / "run", overrides), env, tmp_path, **pipes)
     runs.wait_for_lines(process, tmp_path / "run", 3)
@@ -59,7 +59,7 @@ def test_its_server_can_not_be_reached(tmp_path):
     """With a key, so that it tries: it gives up after half a minute."""
     overrides = {"wandb.mode": "online", "seeds": "0", "controls": ""}
     env = runs.environment(
-        tmp_path / "cache", HOME=str(tmp_path), WANDB_API_KEY="a" * 40,
+        HOME=str(tmp_path), WANDB_API_KEY="a" * 40,
         WANDB_BASE_URL="http://127.0.0.1:9",
     )  # fmt: skip
     done = runs.run(runs.command(tmp_path / "run", overrides), env, tmp_path)
