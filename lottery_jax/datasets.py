@@ -443,7 +443,7 @@ def _read_whole(file: IO[bytes] | io.BufferedIOBase, count: int, dtype: np.dtype
         buffer[filled : filled + len(piece)] = piece
         filled += len(piece)
     if filled < len(buffer) or file.read(1):
-        raise EOFError(f"it has fewer or more than its {count} numbers")
+        raise EOFError(f"it is cut short, or has more than its {count} numbers")
     return array
 
 

@@ -24,7 +24,7 @@ from tests.test_datasets import some_arrays, write_idx
 QUICKSTART = f"--config={ROOT / 'configs' / 'quickstart.py'}"
 SHORT = ("--config.seeds=0", "--config.train.epochs=2", "--config.ladder.levels=1")
 TICKET = "run/seed_0/level_01/ticket"
-CPU_SECONDS = 5
+CPU_SECONDS = 10
 
 
 class Mistake(NamedTuple):

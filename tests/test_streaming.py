@@ -409,7 +409,7 @@ def test_workers_leave_signals_alone_and_one_that_is_killed_is_an_error(stream, 
     for worker in workers:
         os.kill(worker.pid, signal.SIGKILL)
     with pytest.raises(
-        DataError, match="^a worker process that decodes images has ended.*-9.*to go on$"
+        DataError, match="^a worker process that decodes images has ended.*-9.*to resume$"
     ):
         list(batches)
     assert not [p for p in multiprocessing.active_children() if "grain" in p.name]
