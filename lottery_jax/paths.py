@@ -19,11 +19,13 @@ from jax import lax
 from jax.extend.core import jaxpr_as_fun
 from jax.tree_util import tree_map_with_path
 
+from lottery_jax import settings
 from lottery_jax.models import abstract_variables
 
 PyTree = Any
 
 
+@settings.fixed()
 def effective_mask(model: nn.Module, mask: PyTree, input_shape: tuple[int, ...]) -> PyTree:
     """The part of `mask` that lies on paths from the input to the output.
 

@@ -85,6 +85,20 @@ def test_a_ticket_comes_back_bit_for_bit(saved):
     )
 
 
+def test_settings_of_jax_make_no_ticket_a_bad_one(saved):
+    """Such as those of users who let JAX refuse what it would otherwise promote."""
+    with (
+        jax.enable_x64(True),
+        jax.numpy_dtype_promotion("strict"),
+        jax.numpy_rank_promotion("raise"),
+        jax.default_prng_impl("rbg"),
+    ):
+        loaded = tickets.load_ticket(saved[0])
+        effective = tickets.compare_tickets(loaded, loaded)
+    assert loaded.metadata == saved[1].metadata
+    assert effective == tickets.compare_tickets(loaded, loaded)
+
+
 class Mine(nn.Module):
     """A network that is in no table."""
 

@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from lottery_jax import masks
+from lottery_jax import masks, settings
 from lottery_jax.errors import ConfigError, choose
 from lottery_jax.models import alexnet, lenet, resnet, vgg
 
@@ -69,12 +69,14 @@ def init_variables(model: nn.Module, key: jax.Array, input_shape: tuple[int, ...
     return {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
 
 
+@settings.fixed()
 def abstract_variables(model: nn.Module, input_shape: tuple[int, ...]) -> PyTree:
     """The shapes and dtypes of `init_variables`, at no cost: a tree of `ShapeDtypeStruct`."""
     # The key is made within, so that no device is needed.
     return jax.eval_shape(lambda: init_variables(model, jax.random.key(0), input_shape))
 
 
+@settings.fixed()
 def layer_names(model: nn.Module, input_shape: tuple[int, ...]) -> list[str]:
     """The names of the layers that have a kernel, from the input to the output.
 
