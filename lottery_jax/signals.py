@@ -6,6 +6,8 @@ away.
 
 from __future__ import annotations
 
+import gc
+import os
 import re
 import signal
 import threading
@@ -13,7 +15,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
 
 _NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
 ASK_TO_STOP = tuple(
@@ -48,14 +49,32 @@ def raise_when_asked_to_stop(*, hangup: bool = True) -> None:
     `hangup` SIGHUP, of a closed terminal, is left as it is.
     """
     for number in not_ignored():
-        if number != signal.SIGINT and (hangup or number.name != "SIGHUP"):
+        if hangup or number.name != "SIGHUP":
             signal.signal(number, _terminate)
 
 
-def _terminate(number: int, frame: FrameType | None) -> NoReturn:
+def _terminate(number: int, frame: FrameType | None) -> None:
+    if _would_be_swallowed(frame):  # asked again in a moment, when that is over
+        threading.Timer(0.02, os.kill, (os.getpid(), number)).start()
+        return
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt
     if number != signal.SIGTERM:  # a closed terminal may say so twice; SIGTERM hurries
         signal.signal(number, signal.SIG_IGN)
     raise Terminated(number)
+
+
+def _would_be_swallowed(frame: FrameType | None) -> bool:
+    """Whether Python prints and drops what is raised here: in a destructor, or while it collects garbage.
+
+    JAX has a callback for the latter, in which a signal often arrives while modules are imported.
+    """
+    callbacks = {getattr(callback, "__code__", None) for callback in gc.callbacks}
+    while frame is not None:
+        if frame.f_code in callbacks or frame.f_code.co_name == "__del__":
+            return True
+        frame = frame.f_back
+    return False
 
 
 def not_ignored() -> list[signal.Signals]:

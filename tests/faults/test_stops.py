@@ -1,6 +1,7 @@
 """Signals that ask to stop: what was trained is saved, to the step, and nothing differs in the end."""
 
 import faulthandler
+import gc
 import os
 import pty
 import random
@@ -247,6 +248,24 @@ def test_each_signal_is_put_off_and_then_ends_the_command_with_its_status(handle
     assert signals.exit_status(stopped.value) == status == 128 + number
     if name not in ("SIGINT", "SIGTERM"):
         signal.raise_signal(number)
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_a_signal_while_garbage_is_collected_is_not_lost(handlers, name):
+    """Python drops what is raised there, and JAX is there often while modules are imported."""
+    signals.raise_when_asked_to_stop()
+    number = signal.Signals[name]
+
+    def callback(phase, info):
+        if phase == "start":
+            signal.raise_signal(number)
+
+    gc.callbacks.append(callback)
+    with pytest.raises(KeyboardInterrupt) as stopped:
+        gc.collect()
+        gc.callbacks.remove(callback)
+        time.sleep(5)
+    assert signals.exit_status(stopped.value) == 128 + number
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2"])
