@@ -76,8 +76,8 @@ def multiply_adds(model: Any, shape: tuple[int, int, int]) -> int:
     import jax
     import jax.numpy as jnp
 
-    from lottery_jax.layers import Conv
     from lottery_jax.models import abstract_variables
+    from lottery_jax.models.layers import Conv
 
     total = 0
 

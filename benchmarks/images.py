@@ -3,7 +3,7 @@
     python benchmarks/images.py
 
 The sides: Pillow decodes whole JPEGs from memory, one process on each core; the same, and a random
-crop is scaled to 224 pixels; `streaming.train_batches` with a worker on each core; the same with
+crop is scaled to 224 pixels; `streams.train_batches` with a worker on each core; the same with
 threads. Streamed images are read from what tensorflow-datasets has prepared, cropped, mirrored,
 gathered into batches and handed to the training process. The images are made up, of ImageNet's
 usual size: noise on smooth shapes, in ImageNet's layout through its real builder.
@@ -26,7 +26,8 @@ import harness
 import numpy as np
 from PIL import Image
 
-from lottery_jax import datasets, streaming
+from lottery_jax.datasets import __main__ as datasets_command
+from lottery_jax.datasets import streams
 
 SIZE, OUT = (500, 375), (224, 224)
 CLASSES = ("n01440764", "n01443537")
@@ -54,7 +55,7 @@ def _tar(files: dict[str, bytes]) -> bytes:
     return out.getvalue()
 
 
-def prepare(folder: Path, images: Sequence[bytes], count: int) -> streaming.Stream:
+def prepare(folder: Path, images: Sequence[bytes], count: int) -> streams.Stream:
     """`count` training images in ImageNet's layout, prepared by its builder."""
     manual = folder / "downloads" / "manual"
     manual.mkdir(parents=True)
@@ -68,9 +69,9 @@ def prepare(folder: Path, images: Sequence[bytes], count: int) -> streaming.Stre
         _tar({f"ILSVRC2012_val_{1:08d}.JPEG": images[0]})
     )
     with contextlib.redirect_stdout(io.StringIO()):
-        status = datasets.main(["--data_dir", str(folder), "prepare", "imagenet2012"])
+        status = datasets_command.main(["--data_dir", str(folder), "prepare", "imagenet2012"])
     assert status == 0
-    return streaming.open_stream("imagenet2012", folder)
+    return streams.open_stream("imagenet2012", folder)
 
 
 def bare(number: int, count: int, resize: bool) -> None:
@@ -81,7 +82,7 @@ def bare(number: int, count: int, resize: bool) -> None:
         with Image.open(io.BytesIO(images[(number + i) % len(images)])) as image:
             colours = image.convert("RGB")
             if resize:
-                box = streaming.random_box(rng, *image.size)
+                box = streams.random_box(rng, *image.size)
                 np.asarray(colours.resize(OUT, Image.Resampling.BILINEAR, box=box))
 
 
@@ -115,7 +116,7 @@ def main() -> None:
             return share * cores / (time.perf_counter() - began)
 
         def streamed(workers: int, epoch: int) -> float:
-            batches = streaming.train_batches(
+            batches = streams.train_batches(
                 stream, 0, epoch, batch_size=args.batch, workers=workers
             )
             with contextlib.closing(batches):

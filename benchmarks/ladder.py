@@ -49,8 +49,8 @@ def ours(task: str, data_dir: str) -> harness.Row:
     began = time.perf_counter()
     from rich.console import Console
 
-    from lottery_jax.ladder import run_ladder
     from lottery_jax.main import set_up_process
+    from lottery_jax.runs.ladder import run_ladder
 
     config = config_of(task, data_dir)
     set_up_process(config)
@@ -71,7 +71,7 @@ def theirs(task: str, data_dir: str, *, lean: bool) -> harness.Row:
     import torch
     import torch_reference as reference
 
-    from lottery_jax.datasets import load_dataset
+    from lottery_jax.datasets.in_memory import load_dataset
 
     c = config_of(task, data_dir)
     data = load_dataset(c.data.name, c.data.dir)

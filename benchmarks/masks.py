@@ -19,8 +19,8 @@ import numpy as np
 import torch
 import torch_reference as reference
 
-from lottery_jax import masks, scores
 from lottery_jax.models import abstract_variables, build_model, init_variables
+from lottery_jax.pruning import masks, scores
 
 SHAPE = (32, 32, 3)
 BATCH = 128

@@ -23,7 +23,7 @@ from pathlib import Path
 
 import harness
 
-from lottery_jax import machine
+from lottery_jax.system import host
 
 # network: (image shape, batch size, steps to time)
 NETWORKS = {
@@ -41,15 +41,17 @@ def steps(network: str, side: str, replicates: int) -> harness.Row:
     import jax
 
     if side == "devices":
-        jax.config.update("jax_num_cpu_devices", min(len(machine.cores()), replicates))
+        jax.config.update("jax_num_cpu_devices", min(len(host.cores()), replicates))
     import numpy as np
 
-    from lottery_jax import masks
     from lottery_jax.models import DENSE, build_model, init_variables
-    from lottery_jax.optim import make_optimizer, make_schedule
-    from lottery_jax.pipeline import Split, make_mesh, put
-    from lottery_jax.replicates import put_stacked, stack_keys
-    from lottery_jax.train import Start, fit, make_program, state_of
+    from lottery_jax.parallel.mesh import make_mesh, put
+    from lottery_jax.parallel.replicates import put_stacked, stack_keys
+    from lottery_jax.pruning import masks
+    from lottery_jax.pruning.controls import Start
+    from lottery_jax.training.batches import Split
+    from lottery_jax.training.loop import fit, make_program, state_of
+    from lottery_jax.training.optim import make_optimizer, make_schedule
 
     shape, batch, count = NETWORKS[network]
     name = network.partition(" ")[0]
@@ -104,8 +106,8 @@ def ladder(side: str) -> harness.Row:
     from rich.console import Console
 
     from lottery_jax import recipes
-    from lottery_jax.ladder import run_ladder
     from lottery_jax.main import set_up_process
+    from lottery_jax.runs.ladder import run_ladder
 
     config = recipes.quickstart()
     config.seeds, config.controls = tuple(range(8)), ()

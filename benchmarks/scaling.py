@@ -226,10 +226,11 @@ def lowered_step(network: Network, dtype: str, devices: Sequence[Any], platform:
     import jax
     import jax.numpy as jnp
 
-    from lottery_jax import optim
     from lottery_jax.models import abstract_variables, build_model
-    from lottery_jax.pipeline import Split, make_mesh, replicated
-    from lottery_jax.train import Totals, TrainState, make_program
+    from lottery_jax.parallel.mesh import make_mesh, replicated
+    from lottery_jax.training import optim
+    from lottery_jax.training.batches import Split
+    from lottery_jax.training.loop import Totals, TrainState, make_program
 
     examples, channels = 2 * network.batch, network.shape[-1]
     model = build_model(network.model, network.classes, dtype=dtype, **network.options)
@@ -830,7 +831,7 @@ def draw(results: harness.Row, stem: Path) -> None:
     """Images a second over chips, one ladder on all of them, with the line of perfect scaling."""
     from matplotlib.figure import Figure
 
-    from lottery_jax.figures import COLOURS, save
+    from lottery_jax.report.figures import COLOURS, save
 
     figure = Figure(figsize=(9.2, 4.2), layout="constrained")
     for axes, name in zip(figure.subplots(1, 2), ("vgg19", "resnet50"), strict=True):

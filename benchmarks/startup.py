@@ -28,10 +28,12 @@ def first_step(data_dir: str) -> harness.Row:
     marks = {"start": time.perf_counter()}
     import jax
 
-    from lottery_jax import ladder, masks, recipes
-    from lottery_jax.experiment import set_up
+    from lottery_jax import recipes
     from lottery_jax.main import set_up_process
-    from lottery_jax.train import fit, start_state
+    from lottery_jax.pruning import masks
+    from lottery_jax.runs import ladder
+    from lottery_jax.runs.experiment import set_up
+    from lottery_jax.training.loop import fit, start_state
 
     del ladder  # what a run imports
     marks["import"] = time.perf_counter()
@@ -86,7 +88,7 @@ def main() -> None:
         "import jax, flax.linen": ("-c", "import jax, flax.linen"),
         "import lottery_jax": ("-c", "import lottery_jax"),
         "import jax, flax.linen, then all that a run needs": (
-            "-c", "import jax, flax.linen, lottery_jax.ladder",
+            "-c", "import jax, flax.linen, lottery_jax.runs.ladder",
         ),
     }  # fmt: skip
     seconds: dict[str, list[float]] = {what: [] for what in commands}

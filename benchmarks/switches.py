@@ -1,4 +1,4 @@
-"""What the compiler switches of `compilation.py` are worth: our train step with them and without.
+"""What the compiler switches of `xla_options.py` are worth: our train step with them and without.
 
     python benchmarks/switches.py
     python benchmarks/switches.py --models=vgg19 --batches=64
@@ -14,19 +14,19 @@ import statistics
 import harness
 import train_step
 
-from lottery_jax import compilation
+from lottery_jax.models import xla_options
 
 
 def side(model: str, batch: int, *, switches: bool) -> train_step.Side:
     """A step of a run's own program, compiled with all switches or with none."""
-    compilation.is_tested.cache_clear()
-    usual = compilation.TESTED_JAXLIB
-    compilation.TESTED_JAXLIB = usual if switches else frozenset()
+    xla_options.is_tested.cache_clear()
+    usual = xla_options.TESTED_JAXLIB
+    xla_options.TESTED_JAXLIB = usual if switches else frozenset()
     try:
         return train_step.ours(model, batch, "float32")
     finally:
-        compilation.TESTED_JAXLIB = usual
-        compilation.is_tested.cache_clear()
+        xla_options.TESTED_JAXLIB = usual
+        xla_options.is_tested.cache_clear()
 
 
 def main() -> None:
@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("--models", default=",".join(train_step.MODELS))
     parser.add_argument("--batches", default="64")
     args = parser.parse_args()
-    assert compilation.is_tested(), "this jaxlib gets no switches; there is nothing to compare"
+    assert xla_options.is_tested(), "this jaxlib gets no switches; there is nothing to compare"
     rows = []
     for model in args.models.split(","):
         for batch in map(int, args.batches.split(",")):

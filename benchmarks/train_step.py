@@ -60,11 +60,12 @@ def ours(model: str, batch: int, dtype: str) -> Side:
     """A step of a run's own program."""
     import jax
 
-    from lottery_jax import masks
     from lottery_jax.models import init_variables
-    from lottery_jax.optim import make_optimizer, make_schedule
-    from lottery_jax.pipeline import Split, epoch_order, make_mesh, put
-    from lottery_jax.train import Totals, make_program, start_state
+    from lottery_jax.parallel.mesh import make_mesh, put
+    from lottery_jax.pruning import masks
+    from lottery_jax.training.batches import Split, epoch_order
+    from lottery_jax.training.loop import Totals, make_program, start_state
+    from lottery_jax.training.optim import make_optimizer, make_schedule
 
     images, labels = pixels(model, batch)
     shape, network = shape_of(model), network_of(model, dtype)
@@ -136,7 +137,7 @@ def matmul_peak(repeats: int) -> dict[str, float]:
     import jax
     import torch
 
-    from lottery_jax.compilation import compiler_options
+    from lottery_jax.models.xla_options import compiler_options
 
     n = 4096
     a = jax.numpy.ones((n, n))

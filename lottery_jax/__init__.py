@@ -12,61 +12,167 @@ needed.
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+if TYPE_CHECKING:  # so that type checkers and editors see what is imported when it is used
+    from lottery_jax import (
+        config as config,
+    )
+    from lottery_jax import (
+        datasets as datasets,
+    )
+    from lottery_jax import (
+        errors as errors,
+    )
+    from lottery_jax import (
+        models as models,
+    )
+    from lottery_jax import (
+        recipes as recipes,
+    )
+    from lottery_jax import (
+        report as report,
+    )
+    from lottery_jax import (
+        tickets as tickets,
+    )
+    from lottery_jax.config import default_config as default_config
+    from lottery_jax.datasets.in_memory import load_dataset as load_dataset
+    from lottery_jax.datasets.streams import open_stream as open_stream
+    from lottery_jax.evaluate import evaluate_ticket as evaluate_ticket
+    from lottery_jax.models import build_model as build_model
+    from lottery_jax.pruning import (
+        connectivity as connectivity,
+    )
+    from lottery_jax.pruning import (
+        controls as controls,
+    )
+    from lottery_jax.pruning import (
+        masks as masks,
+    )
+    from lottery_jax.pruning import (
+        schedule as schedule,
+    )
+    from lottery_jax.pruning import (
+        scores as scores,
+    )
+    from lottery_jax.report import write_report as write_report
+    from lottery_jax.runs import (
+        directory as directory,
+    )
+    from lottery_jax.runs import (
+        experiment as experiment,
+    )
+    from lottery_jax.runs import (
+        ladder as ladder,
+    )
+    from lottery_jax.runs import (
+        matrix as matrix,
+    )
+    from lottery_jax.runs import (
+        transfer as transfer,
+    )
+    from lottery_jax.runs import (
+        trials as trials,
+    )
+    from lottery_jax.runs.experiment import set_up as set_up
+    from lottery_jax.runs.ladder import run_ladder as run_ladder
+    from lottery_jax.runs.matrix import run_matrix as run_matrix
+    from lottery_jax.tickets import (
+        Ticket as Ticket,
+    )
+    from lottery_jax.tickets import (
+        load_ticket as load_ticket,
+    )
+    from lottery_jax.tickets import (
+        save_ticket as save_ticket,
+    )
+    from lottery_jax.training import (
+        batches as batches,
+    )
+    from lottery_jax.training import (
+        loop as loop,
+    )
+    from lottery_jax.training import (
+        optim as optim,
+    )
+    from lottery_jax.training.loop import (
+        TrainState as TrainState,
+    )
+    from lottery_jax.training.loop import (
+        fit as fit,
+    )
+    from lottery_jax.training.loop import (
+        make_program as make_program,
+    )
+    from lottery_jax.training.loop import (
+        start_state as start_state,
+    )
 
-_HOME = {
+__version__ = "0.2.0.dev0"
+
+# A public name -> the module that defines it.
+_NAMES = {
     "build_model": "models",
     "default_config": "config",
     "evaluate_ticket": "evaluate",
-    "fit": "train",
-    "load_dataset": "datasets",
+    "fit": "training.loop",
+    "load_dataset": "datasets.in_memory",
     "load_ticket": "tickets",
-    "make_program": "train",
-    "open_stream": "streaming",
-    "run_ladder": "ladder",
-    "run_matrix": "matrix",
+    "make_program": "training.loop",
+    "open_stream": "datasets.streams",
+    "run_ladder": "runs.ladder",
+    "run_matrix": "runs.matrix",
     "save_ticket": "tickets",
-    "set_up": "experiment",
-    "start_state": "train",
+    "set_up": "runs.experiment",
+    "start_state": "training.loop",
     "Ticket": "tickets",
-    "TrainState": "train",
+    "TrainState": "training.loop",
     "write_report": "report",
 }
-_MODULES = (
-    "config",
-    "controls",
-    "datasets",
-    "drawing",
-    "errors",
-    "experiment",
-    "ladder",
-    "masks",
-    "matrix",
-    "models",
-    "optim",
-    "paths",
-    "pipeline",
-    "recipes",
-    "report",
-    "rundir",
-    "scores",
-    "streaming",
-    "tickets",
-    "train",
-    "transfer",
-    "units",
-)
+# A public module -> where it is.
+_MODULES = {
+    "batches": "training.batches",
+    "config": "config",
+    "connectivity": "pruning.connectivity",
+    "controls": "pruning.controls",
+    "datasets": "datasets",
+    "directory": "runs.directory",
+    "errors": "errors",
+    "experiment": "runs.experiment",
+    "ladder": "runs.ladder",
+    "loop": "training.loop",
+    "masks": "pruning.masks",
+    "matrix": "runs.matrix",
+    "models": "models",
+    "optim": "training.optim",
+    "recipes": "recipes",
+    "report": "report",
+    "schedule": "pruning.schedule",
+    "scores": "pruning.scores",
+    "tickets": "tickets",
+    "transfer": "runs.transfer",
+    "trials": "runs.trials",
+}
+# Names that modules had before 0.2.
+_FORMER = {
+    "drawing": "pruning.schedule",
+    "paths": "pruning.connectivity",
+    "pipeline": "training.batches",
+    "rundir": "runs.directory",
+    "streaming": "datasets.streams",
+    "train": "training.loop",
+    "units": "runs.trials",
+}
 
-__all__ = sorted([*_HOME, *_MODULES])
+__all__ = sorted([*_NAMES, *_MODULES])
 
 
 def __getattr__(name: str) -> Any:
-    if name in _MODULES:
-        return importlib.import_module(f"{__name__}.{name}")
-    if name in _HOME:
-        return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    if module := _MODULES.get(name) or _FORMER.get(name):
+        return importlib.import_module(f"{__name__}.{module}")
+    if name in _NAMES:
+        return getattr(importlib.import_module(f"{__name__}.{_NAMES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

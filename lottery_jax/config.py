@@ -15,7 +15,7 @@ from typing import Any
 from ml_collections import ConfigDict, FieldReference
 
 from lottery_jax.errors import ConfigError, describe_unknown
-from lottery_jax.files import URL, local_path
+from lottery_jax.system.files import URL, local_path
 
 
 def default_config() -> ConfigDict:
@@ -411,7 +411,7 @@ def fingerprint(config: ConfigDict) -> str:
 def differing_keys(a: ConfigDict, b: ConfigDict) -> list[str]:
     """The keys that matter to results and differ, as `key: value of a, value of b`.
 
-    A source is told by its own fingerprint (`rundir.check_workdir`), wherever it lies.
+    A source is told by its own fingerprint (`runs.directory.check_workdir`), wherever it lies.
     """
     # Either may be of a config.json from before a key was added.
     left, right = ({**ADDED_LATER, **flatten(config)} for config in (a, b))

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 import difflib
 import errno
 import re
-import sys
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NoReturn, TypeVar
-
-from lottery_jax.terminal import may_be_closed
+from collections.abc import Iterable, Mapping
+from typing import TypeVar
 
 T = TypeVar("T")
 
@@ -111,30 +107,6 @@ def describe_unknown(kind: str, name: object, legal: Iterable[str], *, noun: str
     close = difflib.get_close_matches(str(name), options, n=1)
     hint = f" (did you mean {close[0]!r}?)" if close else ""
     return f"{kind}: unknown {noun} {name!r}{hint}; legal: {', '.join(options)}"
-
-
-class CommandParser(argparse.ArgumentParser):
-    """argparse without the lines on usage that it puts before a mistake; --help has them."""
-
-    def print_help(self, file: Any = None) -> None:
-        """Prints the help, to whoever reads it."""
-        with may_be_closed():
-            super().print_help(file)
-
-    def error(self, message: str) -> NoReturn:
-        """Prints the mistake and ends the process with status 2."""
-        self.exit(2, f"error: {one_line(message)}; --help says more\n")
-
-
-def exit_status(command: Callable[[], None]) -> int:
-    """Runs a command; a mistake the user can mend becomes one line on stderr and status 2."""
-    with may_be_closed():
-        try:
-            command()
-        except (LotteryError, OSError) as error:
-            print(f"error: {one_line(error)}", file=sys.stderr)
-            return 2
-        return 0
 
 
 def choose(table: Mapping[str, T], name: str, kind: str) -> T:

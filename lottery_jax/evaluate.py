@@ -12,13 +12,15 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from lottery_jax import masks, settings
-from lottery_jax.errors import CommandParser, DataError, exit_status
-from lottery_jax.feeding import Feed, open_data
-from lottery_jax.files import path_argument
-from lottery_jax.pipeline import make_mesh, make_prepare, put
+from lottery_jax.errors import DataError
+from lottery_jax.parallel.mesh import make_mesh, put
+from lottery_jax.pruning import masks
+from lottery_jax.system import settings
+from lottery_jax.system.command_line import CommandParser, exit_status, path_argument
 from lottery_jax.tickets import Ticket, load_ticket, model_of
-from lottery_jax.train import Measured, compiled, evaluate, make_eval_pass
+from lottery_jax.training.batches import make_prepare
+from lottery_jax.training.feeding import Feed, open_data
+from lottery_jax.training.loop import Measured, compiled, evaluate, make_eval_pass
 
 
 @settings.fixed()

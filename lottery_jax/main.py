@@ -29,7 +29,6 @@ from typing import TYPE_CHECKING, NoReturn
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from lottery_jax import files, machine, program_cache, signals
 from lottery_jax.config import (
     cannot_load,
     misspelt_override,
@@ -38,7 +37,8 @@ from lottery_jax.config import (
     with_last_overrides,
 )
 from lottery_jax.errors import ConfigError, FigureError, LotteryError, one_line
-from lottery_jax.terminal import may_be_closed
+from lottery_jax.system import files, host, program_cache, signals
+from lottery_jax.system.terminal import may_be_closed
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -142,14 +142,14 @@ def set_up_process(config: ConfigDict) -> None:
     import jax
 
     from lottery_jax.models import DENSE
-    from lottery_jax.replicates import cpu_devices
+    from lottery_jax.parallel.replicates import cpu_devices
 
     program_cache.mend_when_read(lambda: jax.config.values["jax_compilation_cache_dir"])
     asked_for = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
     if not asked_for and "JAX_NUM_CPU_DEVICES" not in os.environ:
         devices = cpu_devices(
             len(config.seeds),
-            len(machine.cores()),
+            len(host.cores()),
             dense=config.model.name in DENSE,
             together=config.train.together,
         )
@@ -171,49 +171,51 @@ def _main(argv: list[str]) -> None:
     del argv
     if _DISTRIBUTED.value:  # its runtime warns of the feature by which we learn of lost processes
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    # JAX is imported only now, so that --help and mistakes in flags answer at once.
-    from rich.console import Console
+    # JAX is imported only now, so that --help and mistakes in flags answer at once. A signal waits
+    # until that is over: some modules turn what is raised within them into errors of their own.
+    with signals.postponed():
+        from rich.console import Console
 
-    from lottery_jax import config as configuration
-    from lottery_jax import processes
-    from lottery_jax.experiment import resolve
-    from lottery_jax.ladder import run_ladder
-    from lottery_jax.matrix import run_matrix
+        from lottery_jax import config as configuration
+        from lottery_jax.parallel import multihost
+        from lottery_jax.runs.experiment import resolve
+        from lottery_jax.runs.ladder import run_ladder
+        from lottery_jax.runs.matrix import run_matrix
 
     logging.set_verbosity(logging.ERROR)  # what a user can mend is said by this program
     try:
         set_up_process(validate(_CONFIG.value))
         if _DISTRIBUTED.value:
-            processes.start(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
-        machine.devices()
+            multihost.start(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
+        host.devices()
         config = resolve(_CONFIG.value)
         config_file = config_flags.get_config_filename(flags.FLAGS["config"])
         default = default_workdir(config_file, configuration.fingerprint(config))
         workdir = files.local_path(_WORKDIR.value or default, "--workdir")
-        console = Console(soft_wrap=True, quiet=not processes.is_first())
+        console = Console(soft_wrap=True, quiet=not multihost.is_first())
         run = run_matrix if config.transfer.sources else run_ladder
         run(config, workdir, console=console, other_versions=_OTHER_VERSIONS.value)
-        processes.on_first(lambda: _report(workdir, console))
-        processes.finish()
+        multihost.on_first(lambda: _report(workdir, console))
+        multihost.finish()
     except LotteryError as error:
         if not error.told:
             _say(str(error))
-        processes.leave(2)
+        multihost.leave(2)
     except OSError as error:
         _say(
             f"{_said_by_the_system(error)}; what was completed is kept. Fix that and run the same "
             "command again to resume"
         )
-        processes.leave(2)
+        multihost.leave(2)
     except (RuntimeError, ValueError) as error:  # as the runtime passes on what collectives raise
-        if not processes.is_loss(error):
-            processes.ending()
+        if not multihost.is_loss(error):
+            multihost.ending()
             raise
-        processes.leave_after_loss(error)
+        multihost.leave_after_loss(error)
     except KeyboardInterrupt as interrupt:
-        if processes.is_first():
+        if multihost.is_first():
             print("stopped; run the same command again to resume", file=sys.stderr)
-        processes.leave(signals.exit_status(interrupt))
+        multihost.leave(signals.exit_status(interrupt))
 
 
 def _report(workdir: Path, console: Console) -> None:

@@ -5,7 +5,7 @@
     python tests/compile_everything.py --small          without the larger networks
 
 Nothing is run. If the second command ends with "all compiled" for a new jaxlib, the version may be
-added to `compilation.TESTED_JAXLIB`.
+added to `xla_options.TESTED_JAXLIB`.
 """
 
 import os
@@ -24,12 +24,27 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lottery_jax import compilation, masks, optim, scores
-from lottery_jax.experiment import _STEPS_AT_ONCE
-from lottery_jax.models import DENSE, MODELS, abstract_variables, build_model, init_variables
-from lottery_jax.pipeline import Split, covering_order, make_mesh
-from lottery_jax.replicates import over_replicates
-from lottery_jax.train import Start, Totals, compiled, make_program, state_of
+from lottery_jax.models import (
+    DENSE,
+    MODELS,
+    abstract_variables,
+    build_model,
+    init_variables,
+    xla_options,
+)
+from lottery_jax.parallel.mesh import make_mesh
+from lottery_jax.parallel.replicates import over_replicates
+from lottery_jax.pruning import masks, scores
+from lottery_jax.pruning.controls import Start
+from lottery_jax.runs.experiment import _STEPS_AT_ONCE
+from lottery_jax.training import optim
+from lottery_jax.training.batches import Split, covering_order
+from lottery_jax.training.loop import (
+    Totals,
+    compiled,
+    make_program,
+    state_of,
+)
 
 SMALL = ("lenet_300_100", "conv2")  # of which there is every kind of program
 # The smallest image each family takes; batches down to a single image.
@@ -77,7 +92,7 @@ def programs(name, batch, *, replicas=1, stacked=0, vmapped=False, dtype="float3
     yield "step", of.train_step, (*own[:2], data, own[2], own[3], 1)
     yield "order", of.epoch_order, (own[3], np.int32(0))
     yield "evaluation", of.eval_pass, (own[0].params, own[0].batch_stats, data, *cover)
-    options = compilation.compiler_options("cpu", run_once=True)
+    options = xla_options.compiler_options("cpu", run_once=True)
     init = jax.jit(lambda key: init_variables(model, key, shape), compiler_options=options)
     yield "initialisation", init, (key,)
 
@@ -140,7 +155,7 @@ def described(what, found):
 
 def main():
     if "--with_switches" in sys.argv:
-        compilation.TESTED_JAXLIB = frozenset({jax.lib.__version__})
+        xla_options.TESTED_JAXLIB = frozenset({jax.lib.__version__})
     count = 0
     names = SMALL if "--small" in sys.argv else sorted(MODELS)
     for what, function, arguments in everything(names):
@@ -150,7 +165,7 @@ def main():
         print(f" ({time.perf_counter() - began:.1f} s)", flush=True)
         count += 1
     print(f"jaxlib {jax.lib.__version__}: all compiled, {count} programs, with the switches "
-          f"{', '.join(compilation.compiler_options('cpu')) or 'none'}")  # fmt: skip
+          f"{', '.join(xla_options.compiler_options('cpu')) or 'none'}")  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -9,10 +9,12 @@ import jax
 import numpy as np
 import pytest
 
-from lottery_jax import masks, optim
 from lottery_jax.models import build_model, init_variables
-from lottery_jax.pipeline import Split, make_mesh, put
-from lottery_jax.train import fit, make_program, start_state
+from lottery_jax.parallel.mesh import make_mesh, put
+from lottery_jax.pruning import masks
+from lottery_jax.training import optim
+from lottery_jax.training.batches import Split
+from lottery_jax.training.loop import fit, make_program, start_state
 
 torch = pytest.importorskip("torch")
 FOLDER = Path(__file__).parent.parent / "benchmarks"

@@ -8,10 +8,11 @@ import jax
 import numpy as np
 import pytest
 
-from lottery_jax import masks, tickets
+from lottery_jax import tickets
 from lottery_jax.errors import TicketError
 from lottery_jax.models import abstract_variables, build_model
-from lottery_jax.paths import effective_mask
+from lottery_jax.pruning import masks
+from lottery_jax.pruning.connectivity import effective_mask
 from lottery_jax.tickets.ticket import leaves
 from tests.test_portable import synthetic_ticket
 

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from lottery_jax import compilation
-from lottery_jax.compilation import compiler_options
+from lottery_jax.models import xla_options
+from lottery_jax.models.xla_options import compiler_options
 
 SCRIPT = Path(__file__).parent / "compile_everything.py"
 
@@ -38,10 +38,10 @@ def test_every_network_compiles_with_the_switches_that_users_get():
 
 @pytest.fixture
 def other_jaxlib(monkeypatch):
-    monkeypatch.setattr(compilation, "TESTED_JAXLIB", frozenset({"0.0.1"}))
-    compilation.is_tested.cache_clear()
+    monkeypatch.setattr(xla_options, "TESTED_JAXLIB", frozenset({"0.0.1"}))
+    xla_options.is_tested.cache_clear()
     yield
-    compilation.is_tested.cache_clear()
+    xla_options.is_tested.cache_clear()
 
 
 def test_a_jaxlib_that_was_not_tested_gets_no_switch(other_jaxlib):
@@ -50,10 +50,10 @@ def test_a_jaxlib_that_was_not_tested_gets_no_switch(other_jaxlib):
 
 @pytest.fixture
 def this_jaxlib(monkeypatch):
-    monkeypatch.setattr(compilation, "TESTED_JAXLIB", frozenset({jax.lib.__version__}))
-    compilation.is_tested.cache_clear()
+    monkeypatch.setattr(xla_options, "TESTED_JAXLIB", frozenset({jax.lib.__version__}))
+    xla_options.is_tested.cache_clear()
     yield
-    compilation.is_tested.cache_clear()
+    xla_options.is_tested.cache_clear()
 
 
 def test_barriers_hold_until_operations_are_fused(this_jaxlib):

@@ -13,13 +13,13 @@ from ml_collections import ConfigDict, config_flags
 
 from lottery_jax import config as configuration
 from lottery_jax.config import default_config, fingerprint, from_json, to_json, validate
-from lottery_jax.controls import CONTROLS
-from lottery_jax.datasets import BUILT_IN
+from lottery_jax.datasets.in_memory import BUILT_IN
 from lottery_jax.errors import ConfigError
-from lottery_jax.experiment import set_up
 from lottery_jax.models import MODELS
-from lottery_jax.optim import OPTIMIZERS, SCHEDULES
-from lottery_jax.scores import SCORES
+from lottery_jax.pruning.controls import CONTROLS
+from lottery_jax.pruning.scores import SCORES
+from lottery_jax.runs.experiment import set_up
+from lottery_jax.training.optim import OPTIMIZERS, SCHEDULES
 
 FILES = sorted((Path(__file__).parent.parent / "configs").glob("*.py"))
 
@@ -209,9 +209,9 @@ def test_a_network_may_fill_the_memory_and_not_more(monkeypatch, optimizer, byte
     least = bytes_each * weights + (4 if optimizer == "adam" else 0)
     config = default_config()
     config.optimizer.name = optimizer
-    monkeypatch.setattr("lottery_jax.machine.memory", lambda: least)
+    monkeypatch.setattr("lottery_jax.system.host.memory", lambda: least)
     assert set_up(config).end_step == 220
-    monkeypatch.setattr("lottery_jax.machine.memory", lambda: least - 1)
+    monkeypatch.setattr("lottery_jax.system.host.memory", lambda: least - 1)
     with pytest.raises(ConfigError, match="config.model.width: 1 makes .* of 50,610 weights"):
         set_up(config)
 

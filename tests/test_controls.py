@@ -4,9 +4,8 @@ import jax
 import numpy as np
 import pytest
 
-from lottery_jax import masks, scores
-from lottery_jax.controls import CONTROLS, Substitutes
-from lottery_jax.train import Start
+from lottery_jax.pruning import masks, scores
+from lottery_jax.pruning.controls import CONTROLS, Start, Substitutes
 from tests.test_train import assert_same
 
 SIZES = {"conv": (3, 3, 2, 40), "dense": (50, 60), "head": (60, 10)}

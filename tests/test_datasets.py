@@ -15,8 +15,9 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from lottery_jax import datasets
-from lottery_jax.datasets import (
+from lottery_jax.datasets import __main__ as datasets_command
+from lottery_jax.datasets import in_memory
+from lottery_jax.datasets.in_memory import (
     BUILT_IN,
     enlarge,
     fit_shape,
@@ -24,9 +25,9 @@ from lottery_jax.datasets import (
     stratified_split,
     write_npz,
 )
+from lottery_jax.datasets.tfds import find_prepared
 from lottery_jax.errors import ConfigError, DataError
-from lottery_jax.ladder import run_ladder
-from lottery_jax.tfds_source import find_prepared
+from lottery_jax.runs.ladder import run_ladder
 from tests.conftest import make_tiny_config
 
 
@@ -166,7 +167,7 @@ def test_images_are_enlarged_as_other_libraries_do(new):
 def test_images_are_enlarged_a_few_at_a_time(monkeypatch):
     images = np.random.default_rng(0).integers(0, 256, (7, 3, 5, 2), np.uint8)
     whole = enlarge(images, (6, 6, 2))
-    monkeypatch.setattr(datasets, "_ENLARGED", 3 * 72)
+    monkeypatch.setattr(in_memory, "_ENLARGED", 3 * 72)
     np.testing.assert_array_equal(enlarge(images, (6, 6, 2)), whole)
 
 
@@ -256,11 +257,11 @@ def enter_as_npz(monkeypatch, folder, arrays):
 
 def enter_as_idx(monkeypatch, folder, arrays):
     write_idx(folder, arrays, compress=False, axes=4)
-    datasets.from_idx(folder, folder / "fashion_mnist.npz")
+    in_memory.from_idx(folder, folder / "fashion_mnist.npz")
 
 
 def enter_from_tfds(monkeypatch, folder, arrays):
-    monkeypatch.setattr("lottery_jax.tfds_source.read_prepared", lambda name, folder: arrays)
+    monkeypatch.setattr("lottery_jax.datasets.tfds.read_prepared", lambda name, folder: arrays)
 
 
 def with_values(values):
@@ -376,7 +377,7 @@ def test_what_does_not_fit_into_memory_is_refused(tmp_path, monkeypatch):
     arrays = some_arrays()  # 20 + 10 images of 36 bytes, with labels of 8
     write_npz(tmp_path / "mine.npz", arrays)
     for memory, fits in ((30 * 44 + 4 * 128, True), (30 * 44 + 4 * 128 - 1, False)):
-        monkeypatch.setattr("lottery_jax.machine.memory", lambda memory=memory: memory)
+        monkeypatch.setattr("lottery_jax.system.host.memory", lambda memory=memory: memory)
         if fits:
             assert load_dataset("mine", tmp_path, input_shape=(6, 6, 1)).image_shape == (6, 6, 1)
             with pytest.raises(DataError, match="input_shape: 30 images of .60, 1, 3. take"):
@@ -457,7 +458,7 @@ def test_idx_files_have_several_names(tmp_path, separator, path, compress):
     arrays, folder = some_arrays(), tmp_path / "their"
     folder.mkdir()
     write_idx(folder, arrays, compress, path=path, separator=separator)
-    datasets.from_idx(folder, tmp_path / "mine.npz")
+    in_memory.from_idx(folder, tmp_path / "mine.npz")
     data = load_dataset("mine", tmp_path)
     for key, array in arrays.items():
         np.testing.assert_array_equal(getattr(data, key), array)
@@ -468,7 +469,7 @@ def test_the_names_of_a_missing_idx_file_are_said(tmp_path):
     (tmp_path / "t10k-labels-idx1-ubyte").unlink()
     (tmp_path / "t10k-labels-idx1-ubyte").mkdir()  # empty, and no file
     with pytest.raises(DataError) as caught:
-        datasets.from_idx(tmp_path, tmp_path / "mine.npz")
+        in_memory.from_idx(tmp_path, tmp_path / "mine.npz")
     names = ("t10k-labels-idx1-ubyte", "t10k-labels.idx1-ubyte")
     for name in (*names, *(f"{name}.gz" for name in names)):
         assert f" {name}," in str(caught.value)
@@ -479,7 +480,7 @@ def test_the_names_of_a_missing_idx_file_are_said(tmp_path):
 def test_idx_files_become_a_data_set(tmp_path, compress, capsys):
     arrays = some_arrays()
     write_idx(tmp_path, arrays, compress)
-    status = datasets.main(["--data_dir", str(tmp_path), "from-idx", str(tmp_path), "mine"])
+    status = datasets_command.main(["--data_dir", str(tmp_path), "from-idx", str(tmp_path), "mine"])
     assert status == 0 and "mine.npz" in capsys.readouterr().out
     data = load_dataset("mine", tmp_path)
     np.testing.assert_array_equal(data.x_train, arrays["x_train"])
@@ -488,7 +489,9 @@ def test_idx_files_become_a_data_set(tmp_path, compress, capsys):
 
 def test_wrong_idx_files_are_errors(tmp_path, capsys):
     def convert():
-        status = datasets.main(["--data_dir", str(tmp_path), "from-idx", str(tmp_path), "mine"])
+        status = datasets_command.main(
+            ["--data_dir", str(tmp_path), "from-idx", str(tmp_path), "mine"]
+        )
         assert status == 2 and not (tmp_path / "mine.npz").exists()
         return capsys.readouterr().err
 
@@ -512,7 +515,7 @@ def test_data_are_written_under_names_that_can_be_read(tmp_path, capsys, name):
     write_idx(tmp_path, some_arrays(), compress=False)
     before = sorted(tmp_path.rglob("*"))
     arguments = ["--data_dir", str(tmp_path / "data"), "from-idx", str(tmp_path), "--", name]
-    assert datasets.main(arguments) == 2
+    assert datasets_command.main(arguments) == 2
     assert capsys.readouterr().err.count("\n") == 1 and sorted(tmp_path.rglob("*")) == before
 
 
@@ -662,7 +665,7 @@ def test_an_archive_that_is_not_the_official_one_is_refused(tmp_path):
 
 
 def test_without_network_the_error_says_where_archives_go(tmp_path, monkeypatch):
-    monkeypatch.setattr("lottery_jax.tfds_source._reachable", lambda url: False)
+    monkeypatch.setattr("lottery_jax.datasets.tfds._reachable", lambda url: False)
     with pytest.raises(DataError, match=r"cifar-100-binary.tar.gz\) into .*downloads/manual"):
         load_dataset("cifar100", tmp_path)
 

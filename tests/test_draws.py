@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from lottery_jax import ladder, masks, recipes, scores
+from lottery_jax import recipes
 from lottery_jax.errors import ConfigError
-from lottery_jax.ladder import run_ladder
+from lottery_jax.pruning import masks, scores
+from lottery_jax.runs import ladder
+from lottery_jax.runs.ladder import run_ladder
 from tests.conftest import make_tiny_config
 from tests.test_ladder import load, quiet_console
 from tests.test_train import assert_same, pruned_values

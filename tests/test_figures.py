@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from lottery_jax import figures
-from lottery_jax.figures import Dense, Heat, Line, Panel
+from lottery_jax.report import figures
+from lottery_jax.report.figures import Dense, Heat, Line, Panel
 from tests.faults.runs import ROOT
 
 X = (100.0, 10.0)

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 
-from lottery_jax import files
+from lottery_jax.system import files
 
 
 def temporary_name(target, pid, host=None):

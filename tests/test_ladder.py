@@ -10,14 +10,17 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from lottery_jax import experiment, ladder, logs, masks, rundir, tickets, units
+from lottery_jax import curve, tickets
 from lottery_jax.config import validate
-from lottery_jax.controls import CONTROLS, Substitutes
-from lottery_jax.datasets import chance
+from lottery_jax.curve import WINNING
+from lottery_jax.datasets.in_memory import chance
 from lottery_jax.errors import ConfigError, LotteryError, TrainingError
-from lottery_jax.ladder import run_ladder
-from lottery_jax.pipeline import put
-from lottery_jax.train import Start, fit, start_state
+from lottery_jax.parallel.mesh import put
+from lottery_jax.pruning import masks
+from lottery_jax.pruning.controls import CONTROLS, Start, Substitutes
+from lottery_jax.runs import checkpoints, directory, experiment, ladder, trials
+from lottery_jax.runs.ladder import run_ladder
+from lottery_jax.training.loop import fit, start_state
 from tests.conftest import make_tiny_config
 from tests.test_train import assert_same, pruned_values
 
@@ -70,15 +73,15 @@ def quiet_console():
     return Console(quiet=True)
 
 
-def load(workdir, seed, level, control=logs.WINNING):
-    return tickets.load_ticket(rundir.Unit(workdir, seed, level, control).ticket)
+def load(workdir, seed, level, control=WINNING):
+    return tickets.load_ticket(directory.Unit(workdir, seed, level, control).ticket)
 
 
 def rewind_state(config, workdir, seed):
     setup = experiment.set_up(config, jax.devices()[:1])
     variables = setup.init(jax.random.key(0))
     like = start_state(setup.program, variables, masks.dense(variables["params"]), 0)
-    return tickets.load_state(workdir / f"seed_{seed}" / "rewind", like).state
+    return checkpoints.load_state(workdir / f"seed_{seed}" / "rewind", like).state
 
 
 def test_one_compilation_serves_all_levels_seeds_and_controls(run, traces):
@@ -91,7 +94,7 @@ def test_curve_has_a_row_for_every_training(run, config):
     workdir, rows = run
     with (workdir / "curve.csv").open() as file:
         read = list(csv.DictReader(file))
-    assert tuple(read[0]) == logs.CURVE_COLUMNS
+    assert tuple(read[0]) == curve.CURVE_COLUMNS
     expected = [
         (seed, level, control)
         for seed in (3, 4)
@@ -254,7 +257,7 @@ def test_config_json_says_what_made_the_run(run, config):
     record = json.loads((run[0] / "config.json").read_text())
     assert record["config"]["ladder"]["rewind"] == "7st"
     assert set(record["versions"]) >= {"lottery_jax", "jax", "flax", "optax"}
-    assert rundir.read_config(run[0]).to_dict() == config.to_dict()
+    assert directory.read_config(run[0]).to_dict() == config.to_dict()
 
 
 def test_restored_optimizer_state_and_restarted_schedule_are_other_trainings(tmp_path, one_device):
@@ -358,9 +361,9 @@ def test_what_a_process_killed_at_the_wrong_moment_leaves_is_no_obstacle(tmp_pat
     (workdir / ".config.json.host-12-abcd1234.tmp").write_text("{")
     config = make_tiny_config(**{"ladder.levels": 1})
     rows = run_ladder(config, workdir, devices=one_device, console=quiet_console())
-    stale = rundir.Unit(workdir, 0, 0, logs.WINNING).state / "000000011"
+    stale = directory.Unit(workdir, 0, 0, WINNING).state / "000000011"
     stale.mkdir(parents=True)
-    shutil.rmtree(rundir.Unit(workdir, 0, 1, logs.WINNING).ticket)
+    shutil.rmtree(directory.Unit(workdir, 0, 1, WINNING).ticket)
     metrics = (workdir / "metrics.jsonl").read_text()
     with (workdir / "metrics.jsonl").open("a") as file:
         file.write('{"seed": 0, "lev')
@@ -384,7 +387,7 @@ def test_logs_that_other_programs_have_spoilt_do_not_stop_a_run(tmp_path, one_de
     assert run_ladder(config, tmp_path, devices=one_device, console=quiet_console()) == rows
     assert curve.read_bytes() == good_curve
     metrics.write_bytes(good_metrics + b'"\xe9"\n[1]\n{"seed": 0}\n3\n')
-    shutil.rmtree(rundir.Unit(tmp_path, 0, 0, logs.WINNING).ticket)
+    shutil.rmtree(directory.Unit(tmp_path, 0, 0, WINNING).ticket)
     run_ladder(config, tmp_path, devices=one_device, console=quiet_console())
     steps = [json.loads(line)["step"] for line in metrics.read_text().splitlines()]
     assert steps == [json.loads(line)["step"] for line in good_metrics.splitlines()]
@@ -446,7 +449,7 @@ def test_a_network_that_learns_is_not_warned_of(tmp_path, one_device):
 def test_a_network_at_chance_is_told_by_accuracy_or_loss(losses, accuracy, signs):
     rows = [{"train_loss": loss} for loss in losses]
     rows[-1]["test_accuracy"] = accuracy
-    found = units.signs_of_chance(rows, 10, chance(share=0.1, images=10_000))
+    found = trials.signs_of_chance(rows, 10, chance(share=0.1, images=10_000))
     assert signs in found and bool(signs) == bool(found)
 
 
@@ -456,7 +459,7 @@ def test_a_run_begun_before_a_key_was_added_goes_on(tmp_path, one_device):
     record = json.loads((tmp_path / "config.json").read_text())
     del record["config"]["data"]["resize"]
     (tmp_path / "config.json").write_text(json.dumps(record))
-    shutil.rmtree(rundir.Unit(tmp_path, 0, 1, logs.WINNING).ticket)
+    shutil.rmtree(directory.Unit(tmp_path, 0, 1, WINNING).ticket)
     again = run_ladder(config, tmp_path, devices=one_device, console=quiet_console())
     for row in (*rows, *again):
         del row["seconds"]

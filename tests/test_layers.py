@@ -13,11 +13,13 @@ from hypothesis import strategies as st
 from jax.test_util import check_grads
 from numpy.lib.stride_tricks import sliding_window_view
 
-from lottery_jax import convolution, layers, masks, optim
-from lottery_jax.compilation import compiler_options
-from lottery_jax.models import build_model, init_variables
-from lottery_jax.pipeline import Split, epoch_order, make_mesh, put
-from lottery_jax.train import Totals, make_program, start_state
+from lottery_jax.models import build_model, convolution, init_variables, layers
+from lottery_jax.models.xla_options import compiler_options
+from lottery_jax.parallel.mesh import make_mesh, put
+from lottery_jax.pruning import masks
+from lottery_jax.training import optim
+from lottery_jax.training.batches import Split, epoch_order
+from lottery_jax.training.loop import Totals, make_program, start_state
 
 RNG = np.random.default_rng(0)
 

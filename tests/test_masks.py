@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from lottery_jax import masks, scores
+from lottery_jax.pruning import masks, scores
 
 # Few distinct values, so that ties are common, and both zeros.
 FLOATS = st.sampled_from([0.0, -0.0, 0.25, 0.5, 1.0, 3.5, np.inf])

@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lottery_jax import layers, masks
 from lottery_jax.errors import ConfigError
 from lottery_jax.models import (
     MODELS,
@@ -16,7 +15,9 @@ from lottery_jax.models import (
     build_model,
     init_variables,
     layer_names,
+    layers,
 )
+from lottery_jax.pruning import masks
 
 # (model, options, classes) -> (parameters, prunable weights). VGG19, ResNet50 (ImageNet stem) and
 # AlexNet are those of the Generalizing Lottery Tickets experiments; LeNet and ConvN those of

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from lottery_jax.errors import ConfigError
-from lottery_jax.optim import OPTIMIZERS, make_optimizer, make_schedule
+from lottery_jax.training.optim import OPTIMIZERS, make_optimizer, make_schedule
 
 RATE, DECAY = 0.1, 0.01
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lottery_jax.errors import ConfigError
-from lottery_jax.pipeline import (
+from lottery_jax.training.batches import (
     check_batch,
     covering_order,
     epoch_order,

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from lottery_jax import masks, tickets
+from lottery_jax import tickets
 from lottery_jax.errors import TicketError
 from lottery_jax.models import abstract_variables, build_model, layer_names
+from lottery_jax.pruning import masks
 from lottery_jax.tickets import Ticket
 from tests.test_train import assert_same
 

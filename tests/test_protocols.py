@@ -6,10 +6,11 @@ The rows are the scripts of the PyTorch repository; docs/experiments.md has the 
 import jax
 import pytest
 
-from lottery_jax import evaluate, masks, recipes
+from lottery_jax import evaluate, recipes
 from lottery_jax.config import validate
-from lottery_jax.ladder import run_ladder
-from lottery_jax.rundir import Unit
+from lottery_jax.pruning import masks
+from lottery_jax.runs.directory import Unit
+from lottery_jax.runs.ladder import run_ladder
 from tests.test_config import FILES, load
 from tests.test_ladder import load as load_ticket
 from tests.test_ladder import quiet_console

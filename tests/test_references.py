@@ -2,8 +2,8 @@
 
 import pytest
 
-from lottery_jax import references
 from lottery_jax.errors import ConfigError
+from lottery_jax.report import published
 
 # A run of exactly the published recipe for VGG19.
 GOHIL = {
@@ -23,20 +23,20 @@ def changed(**values):
 
 
 def test_every_curve_goes_from_dense_to_sparse_and_is_in_percent():
-    for curve in references.CURVES:
+    for curve in published.CURVES:
         pruned = [p for p, _ in curve.points]
         assert pruned[0] == 0 and pruned == sorted(pruned) and pruned[-1] < 100
         assert all(5 < accuracy < 100 for _, accuracy in curve.points)
         assert curve.publication.citation and curve.publication.replicates >= 1
-    assert len(references.CURVES) == 14
+    assert len(published.CURVES) == 14
 
 
 def test_a_publication_gives_what_matches_a_run():
-    (svhn,) = references.select("gohil2020", [("vgg19", "svhn")])
+    (svhn,) = published.select("gohil2020", [("vgg19", "svhn")])
     assert svhn.points[0] == (0, 95.61) and svhn.points[-1] == (99.88, 92.32)
-    both = references.select("gohil2020", [("vgg19", "svhn"), ("resnet50", "cifar10")])
+    both = published.select("gohil2020", [("vgg19", "svhn"), ("resnet50", "cifar10")])
     assert [c.network for c in both] == ["vgg19", "resnet50", "resnet50"]
-    tanaka = references.select("tanaka2020", [("vgg16", "cifar10")])
+    tanaka = published.select("tanaka2020", [("vgg16", "cifar10")])
     assert [c.ticket for c in tanaka] == [
         "random pruning", "magnitude at init", "SNIP", "GraSP", "SynFlow"
     ]  # fmt: skip
@@ -44,7 +44,7 @@ def test_a_publication_gives_what_matches_a_run():
 
 
 def test_an_explicit_name_needs_no_match_and_its_label_says_so():
-    curves = references.select("gohil2020:vgg19_svhn", [("lenet_300_100", "digits")])
+    curves = published.select("gohil2020:vgg19_svhn", [("lenet_300_100", "digits")])
     assert [c.label([("lenet_300_100", "digits")]) for c in curves] == [
         "Gohil et al. 2020, vgg19 on svhn: SVHN ticket"
     ]
@@ -61,17 +61,17 @@ def test_an_explicit_name_needs_no_match_and_its_label_says_so():
 )
 def test_no_match_is_an_error_that_lists_what_there_is(name, says):
     with pytest.raises(ConfigError, match=says) as caught:
-        references.select(name, [("conv2", "digits")])
+        published.select(name, [("conv2", "digits")])
     assert "gohil2020:resnet50_cifar10, gohil2020:vgg19_cifar10" in str(caught.value)
     assert "tanaka2020:vgg16_cifar10" in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_differences_in_training():
-    (curve,) = references.select("gohil2020", [("vgg19", "svhn")])
-    assert references.differences(curve, GOHIL) == []
-    assert references.differences(curve, {**GOHIL, "seeds": [0, 1]}) == ["seeds 1 (here 2)"]
+    (curve,) = published.select("gohil2020", [("vgg19", "svhn")])
+    assert published.differences(curve, GOHIL) == []
+    assert published.differences(curve, {**GOHIL, "seeds": [0, 1]}) == ["seeds 1 (here 2)"]
     run = changed(train={"epochs": 10}, optimizer={"schedule": "cosine", "learning_rate": 0.05})
-    assert references.differences(curve, run) == [
+    assert published.differences(curve, run) == [
         "epochs 160 (here 10)",
         "learning rate 0.1 (here 0.05)",
         "schedule step (here cosine)",
@@ -79,14 +79,14 @@ def test_differences_in_training():
     ]
     # Adam has no momentum, whatever the config says.
     adam = changed(optimizer={"name": "adam", "momentum": 0.5})
-    assert references.differences(curve, adam) == ["optimizer sgd (here adam)"]
+    assert published.differences(curve, adam) == ["optimizer sgd (here adam)"]
     # What a run does not say is not compared.
-    assert references.differences(curve, {"seeds": [0]}) == []
+    assert published.differences(curve, {"seeds": [0]}) == []
 
 
 def test_notes_cite_and_tell_curves_apart():
-    curves = references.select("gohil2020", [("vgg19", "cifar10")])
-    notes = references.notes(curves, {"mine": changed(data={"name": "cifar10"})})
+    curves = published.select("gohil2020", [("vgg19", "cifar10")])
+    notes = published.notes(curves, {"mine": changed(data={"name": "cifar10"})})
     assert notes[0].startswith("Gohil et al. 2020: Varun Gohil") and "ReScience C 6.2" in notes[0]
     assert notes[1] == (
         "Differences in training (CIFAR-10 ticket; CIFAR-100 ticket; SGD on an Adam ticket): "
@@ -96,7 +96,7 @@ def test_notes_cite_and_tell_curves_apart():
         "Differences in training (Adam on an SGD ticket): optimizer adam (here sgd), "
         "learning rate 0.0003 (here 0.1)."
     )
-    svhn = references.notes(references.select("gohil2020", [("vgg19", "svhn")]), {"mine": GOHIL})
+    svhn = published.notes(published.select("gohil2020", [("vgg19", "svhn")]), {"mine": GOHIL})
     assert "Their code flips SVHN's digits in training." in svhn
     assert "Their code flips SVHN's digits in training." not in notes
-    assert references.notes([], {"mine": GOHIL}) == []
+    assert published.notes([], {"mine": GOHIL}) == []

@@ -8,14 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lottery_jax import groups, masks, tickets
+from lottery_jax import tickets
 from lottery_jax.errors import TrainingError
-from lottery_jax.experiment import set_up
-from lottery_jax.files import remove
-from lottery_jax.ladder import run_ladder
 from lottery_jax.models import DENSE, MODELS, abstract_variables, build_model
-from lottery_jax.pipeline import fetch, make_mesh, put
-from lottery_jax.replicates import (
+from lottery_jax.parallel.mesh import fetch, make_mesh, put
+from lottery_jax.parallel.replicates import (
     Layout,
     choose_layout,
     cpu_devices,
@@ -23,7 +20,13 @@ from lottery_jax.replicates import (
     stack_keys,
     unstack,
 )
-from lottery_jax.train import Start, fit, state_of
+from lottery_jax.pruning import masks
+from lottery_jax.pruning.controls import Start
+from lottery_jax.runs import checkpoints, groups
+from lottery_jax.runs.experiment import set_up
+from lottery_jax.runs.ladder import run_ladder
+from lottery_jax.system.files import remove
+from lottery_jax.training.loop import fit, state_of
 from tests.conftest import make_tiny_config
 from tests.faults import runs
 
@@ -81,7 +84,7 @@ def test_replicates_that_are_at_different_points_go_on_alike(tmp_path, one_by_on
 def test_a_replicate_ahead_of_the_others_does_not_change_them(tmp_path, one_by_one):
     """Stopped where one has a checkpoint and another has not."""
     workdir = tmp_path / "run"
-    real, saved = tickets.save_state, []
+    real, saved = checkpoints.save_state, []
 
     def save_once(folder, state, begun=None):
         if len(saved) == 4:  # three rewind points, and the first one's checkpoint
@@ -93,7 +96,9 @@ def test_a_replicate_ahead_of_the_others_does_not_change_them(tmp_path, one_by_o
         patch.setattr(tickets, "save_state", save_once)
         with pytest.raises(OSError, match="No space"):
             run(workdir, 2)
-    steps = [tickets.latest_step(workdir / f"seed_{s}/level_00/state/winning") for s in (0, 1, 2)]
+    steps = [
+        checkpoints.latest_step(workdir / f"seed_{s}/level_00/state/winning") for s in (0, 1, 2)
+    ]
     assert steps == [11, -1, -1]
     run(workdir, 2)
     assert runs.outcome(workdir) == one_by_one
@@ -103,7 +108,7 @@ def test_one_compilation_serves_all_levels_seeds_and_controls(tmp_path, quiet):
     config = make_tiny_config(**SEVERAL)
     programs = []
     with pytest.MonkeyPatch.context() as patch:
-        import lottery_jax.experiment as experiment
+        import lottery_jax.runs.experiment as experiment
 
         real = experiment.make_program
 
@@ -156,7 +161,7 @@ def test_a_stacked_step_is_each_one_by_itself(model, replica, vmapped):
         for seed in seeds
     ]
     with pytest.MonkeyPatch.context() as patch:
-        import lottery_jax.experiment as experiment
+        import lottery_jax.runs.experiment as experiment
 
         size = max(2, replica)
         layout = Layout(replica, size, vmapped)
@@ -187,7 +192,7 @@ def test_a_stacked_step_is_each_one_by_itself(model, replica, vmapped):
 def test_a_replicate_that_fails_does_not_take_the_others_with_it(tmp_path, one_by_one, when):
     """One of seed 1's weights is infinite from level 1 on; it is named, and the others are kept."""
     workdir = tmp_path / "run"
-    real_put, real_save = groups.put_stacked, tickets.save_state
+    real_put, real_save = groups.put_stacked, checkpoints.save_state
 
     def spoiled(mesh, states, size):
         states = list(states)
@@ -221,7 +226,7 @@ def test_a_replicate_that_fails_does_not_take_the_others_with_it(tmp_path, one_b
         if when == "training":
             assert tickets.is_complete(level / name)
         else:  # at the end of an epoch, to go on from there
-            assert tickets.latest_step(level / "state" / control) == 11
+            assert checkpoints.latest_step(level / "state" / control) == 11
     assert not tickets.is_complete(workdir / "seed_1/level_01/ticket")
     run(workdir, 2)
     assert runs.outcome(workdir) == one_by_one
@@ -242,7 +247,9 @@ def test_a_stop_that_comes_while_one_fails_is_not_lost(tmp_path, one_by_one):
         patch.setattr(groups, "fit", failing)
         with pytest.raises(KeyboardInterrupt):
             run(workdir, 2)
-    steps = [tickets.latest_step(workdir / f"seed_{s}/level_00/state/winning") for s in (0, 1, 2)]
+    steps = [
+        checkpoints.latest_step(workdir / f"seed_{s}/level_00/state/winning") for s in (0, 1, 2)
+    ]
     assert steps[0] == steps[2] > 0 and steps[1] == -1
     run(workdir, 2)
     assert runs.outcome(workdir) == one_by_one

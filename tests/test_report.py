@@ -8,9 +8,10 @@ import struct
 import pytest
 from rich.console import Console
 
-from lottery_jax import references, report
+from lottery_jax import report
+from lottery_jax.curve import CURVE_COLUMNS
 from lottery_jax.errors import ConfigError
-from lottery_jax.logs import CURVE_COLUMNS
+from lottery_jax.report import published
 
 ROWS = """
 0,0,winning,1000,1000,1.0,0.90,0.3,0.1,2,1.0
@@ -223,7 +224,7 @@ def test_published_curves_stand_behind_with_what_differs(tmp_path, capsys):
     assert "NeurIPS 2020" in table
     assert "epochs 160 (here 10), seeds 3 (here 2)" in table
     assert "ReScience C" in table and "network vgg19 (here vgg16), data svhn" in table
-    found = references.select("tanaka2020", [("vgg16", "cifar10")])
+    found = published.select("tanaka2020", [("vgg16", "cifar10")])
     panel = report.accuracy_panel([report.read_run(run)], found)
     line = next(x for x in panel.lines if x.label == "Tanaka et al. 2020: SynFlow")
     assert line.kind == "reference" and line.x == pytest.approx((100, 10, 3.2, 1, 0.1))

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lottery_jax import drawing, masks, scores
 from lottery_jax.models import abstract_variables, build_model
+from lottery_jax.pruning import masks, schedule, scores
 
 SHAPE, CLASSES = (4, 4, 1), 3
 KEY = jax.random.key(5)
@@ -298,7 +298,7 @@ def test_rounds_end_at_the_exact_count_and_nest():
         seen.append((done, mask))
         return {n: {"kernel": rng.random(p["kernel"].shape)} for n, p in params.items()}
 
-    mask = drawing.in_rounds(score, masks.dense(params), {("a", "b"): 14}, 7)
+    mask = schedule.in_rounds(score, masks.dense(params), {("a", "b"): 14}, 7)
     steps = [masks.counts(m)[0] for _, m in seen] + [masks.counts(mask)[0]]
     assert [done for done, _ in seen] == list(range(7))
     # The density falls by the same factor each time: 1400 * 100 ** (-round / 7).
@@ -314,14 +314,14 @@ def test_rounds_by_layer_keep_each_layers_count():
         return scores.random(params, jax.random.fold_in(KEY, done))
 
     keep = {("a",): 12, ("b",): 50}
-    mask = drawing.in_rounds(score, masks.dense(params), keep, 5)
+    mask = schedule.in_rounds(score, masks.dense(params), keep, 5)
     assert masks.layer_counts(mask) == {"a": (12, 1200), "b": (50, 200)}
 
 
 @pytest.mark.parametrize("sparsity", [0.9, 0.97, 0.999])
 def test_sparsities_are_exact_counts_of_all_weights(sparsity):
     sizes = {("a",): 20_024_000}
-    (count,) = drawing.level_counts(
+    (count,) = schedule.level_counts(
         sizes, 1, prune_fraction=0.2, sparsities=(sparsity,)
     ).values()  # fmt: skip
     assert count == round(20_024_000 * (1000 - round(sparsity * 1000)) / 1000)

@@ -20,16 +20,24 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lottery_jax import datasets, masks, streaming
+from lottery_jax.datasets import __main__ as datasets_command
+from lottery_jax.datasets import in_memory, streams
+from lottery_jax.datasets.streams import (
+    covering_batches,
+    decode,
+    open_stream,
+    random_box,
+    train_batches,
+)
 from lottery_jax.errors import ConfigError, DataError
 from lottery_jax.evaluate import evaluate_ticket
-from lottery_jax.experiment import set_up
-from lottery_jax.ladder import run_ladder
-from lottery_jax.pipeline import Split
-from lottery_jax.pipeline import put as put_on_devices
-from lottery_jax.streaming import covering_batches, decode, open_stream, random_box, train_batches
+from lottery_jax.parallel.mesh import put as put_on_devices
+from lottery_jax.pruning import masks
+from lottery_jax.runs.experiment import set_up
+from lottery_jax.runs.ladder import run_ladder
 from lottery_jax.tickets import load_ticket
-from lottery_jax.train import Totals, fit, start_state
+from lottery_jax.training.batches import Split
+from lottery_jax.training.loop import Totals, fit, start_state
 from tests.conftest import make_tiny_config
 from tests.faults import runs
 from tests.pairs import devices, ends, said, start_processes
@@ -141,7 +149,7 @@ def data_dir(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(builder, "url_infos", infos)
         for name in ("imagenet2012", "places365_small"):
-            assert datasets.main(["--data_dir", str(folder), "prepare", name]) == 0
+            assert datasets_command.main(["--data_dir", str(folder), "prepare", name]) == 0
     return folder
 
 
@@ -218,7 +226,7 @@ def test_batches_are_the_same_for_any_number_of_processes_and_workers(stream, pr
 
 def test_large_batches_are_made_of_pieces_in_order(stream, monkeypatch):
     expected = whole(stream, 3, 1, batch_size=20)
-    monkeypatch.setattr(streaming, "_CHUNK", 3)
+    monkeypatch.setattr(streams, "_CHUNK", 3)
     for processes in (1, 2):
         assert equal(whole(stream, 3, 1, batch_size=20, processes=processes), expected)
     assert equal(whole(stream, 3, 1, batch_size=20, workers=2), expected)
@@ -302,12 +310,12 @@ def test_validation_images_are_held_out_of_training(data_dir):
 
 
 def test_a_sample_is_of_different_images_in_their_middle(stream):
-    images, labels = streaming.sample(stream, [1, 2], 3, 5)
+    images, labels = streams.sample(stream, [1, 2], 3, 5)
     assert images.shape == (3, 5, *SHAPE) and labels.shape == (3, 5) and labels.dtype == np.int32
     found = numbers(images.reshape(15, *SHAPE))
     assert len(set(found)) == 15
-    again, _ = streaming.sample(stream, [1, 2], 3, 5)
-    other, _ = streaming.sample(stream, [1, 3], 3, 5)
+    again, _ = streams.sample(stream, [1, 2], 3, 5)
+    other, _ = streams.sample(stream, [1, 3], 3, 5)
     assert np.array_equal(images, again) and not np.array_equal(images, other)
     centres = {}
     for middle, _ in train_batches(stream, 0, 0, batch_size=21, augment="none"):
@@ -353,7 +361,7 @@ def test_a_test_image_is_its_centre_after_scaling():
     scaled = whole.resize((85, 64), Image.Resampling.BILINEAR)  # 56 * 256 / 224 = 64
     cut = np.asarray(scaled.crop((14, 4, 70, 60))).astype(int)
     ours = decode(
-        plane(400, 300, 0.5, 0.7), (56, 56), lambda w, h: streaming.central_box(w, h, 56, 56)
+        plane(400, 300, 0.5, 0.7), (56, 56), lambda w, h: streams.central_box(w, h, 56, 56)
     )
     assert np.abs(ours.astype(int) - cut)[1:-1, 1:-1].max() <= 3
 
@@ -385,7 +393,7 @@ def test_every_kind_of_jpeg_becomes_rgb(mode):
 
 def test_a_damaged_image_is_an_error_that_names_it(tmp_path):
     put(tmp_path, imagenet_archives(damaged=[3]))
-    assert datasets.main(["--data_dir", str(tmp_path), "prepare", "imagenet2012"]) == 0
+    assert datasets_command.main(["--data_dir", str(tmp_path), "prepare", "imagenet2012"]) == 0
     stream = open_stream("imagenet2012", tmp_path, input_shape=SHAPE)
     for workers in (0, 2):
         with pytest.raises(DataError) as caught:
@@ -395,7 +403,7 @@ def test_a_damaged_image_is_an_error_that_names_it(tmp_path):
 
 
 def test_workers_leave_signals_alone_and_one_that_is_killed_is_an_error(stream, monkeypatch):
-    monkeypatch.setattr(streaming, "_CHUNK", 1)
+    monkeypatch.setattr(streams, "_CHUNK", 1)
     jax.block_until_ready(jnp.ones(8) + 1)  # workers start beside JAX's threads
     expected = whole(stream, 0, 0, batch_size=1)
     batches = train_batches(stream, 0, 0, batch_size=1, workers=2)
@@ -424,7 +432,7 @@ def test_an_epoch_that_is_left_ends_its_workers(stream):
 
 SCRIPT = """
 import multiprocessing, sys, time
-from lottery_jax.streaming import open_stream, train_batches
+from lottery_jax.datasets.streams import open_stream, train_batches
 if __name__ == "__main__":
     stream = open_stream("imagenet2012", sys.argv[1], input_shape=(8, 8, 3))
     batches = train_batches(stream, 0, 0, batch_size=1, workers=2)
@@ -477,12 +485,12 @@ def test_what_is_not_prepared_is_an_error_that_says_how(tmp_path, capsys):
     # One archive of the two would be a data set without a test.
     archives = imagenet_archives()
     put(tmp_path, {"ILSVRC2012_img_train.tar": archives["ILSVRC2012_img_train.tar"]})
-    assert datasets.main(["--data_dir", str(tmp_path), "prepare", "imagenet2012"]) == 2
+    assert datasets_command.main(["--data_dir", str(tmp_path), "prepare", "imagenet2012"]) == 2
     error = capsys.readouterr().err
     assert "put ILSVRC2012_img_val.tar into" in error and error.count("\n") == 1
     for name in ("imagenet2012", "imagenet2012_a"):
-        with pytest.raises(DataError, match="lottery_jax.streaming reads it from disk"):
-            datasets.load_dataset(name, tmp_path)
+        with pytest.raises(DataError, match="lottery_jax.open_stream reads it from disk"):
+            in_memory.load_dataset(name, tmp_path)
     with pytest.raises(DataError, match="did you mean 'imagenet2012'"):
         open_stream("imagenet", tmp_path)
 
@@ -527,7 +535,7 @@ def test_leftovers_in_the_folder_of_a_version_are_no_data(data_dir, tmp_path):
 
 def test_the_list_says_what_is_prepared(data_dir, tmp_path, capsys):
     for folder, state in ((data_dir, "ready"), (tmp_path, "not here yet")):
-        assert datasets.main(["--data_dir", str(folder), "list"]) == 0
+        assert datasets_command.main(["--data_dir", str(folder), "list"]) == 0
         lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
         assert lines["imagenet2012"] == lines["places365_small"] == state
 

@@ -16,16 +16,17 @@ from pathlib import Path
 import jax
 import pytest
 
-from lottery_jax import lock, matrix, rundir
 from lottery_jax.config import flatten
 from lottery_jax.errors import ConfigError
-from lottery_jax.ladder import run_ladder
-from lottery_jax.matrix import run_matrix
 from lottery_jax.report.curves import pooled, read_run
+from lottery_jax.runs import directory, matrix
+from lottery_jax.runs.ladder import run_ladder
+from lottery_jax.runs.matrix import run_matrix
 from lottery_jax.sweep import __main__ as command
 from lottery_jax.sweep import attempts, drive, grid, jobs, plan, report, states
 from lottery_jax.sweep.states import State
 from lottery_jax.sweep.tables import Overview
+from lottery_jax.system import locks
 from tests.faults.runs import ROOT
 
 QUICKSTART = str(ROOT / "configs" / "quickstart.py")
@@ -222,7 +223,7 @@ def test_what_is_known_comes_from_the_disk(finished):
     assert [its.state for its in known(finished).values()] == [State.FINISHED] * 3 + [State.WAITING]
     done, left = finished.plan.runs[2:]
     progress = states.progress(finished, done)
-    rows = rundir.write_curve(done.config, finished.folder(done))
+    rows = directory.write_curve(done.config, finished.folder(done))
     winner = rows[1]
     assert winner["level"] == 1 and winner["control"] == "winning"
     assert progress == states.Progress(
@@ -276,7 +277,7 @@ def test_a_run_is_running_while_somebody_holds_its_lock(finished, tmp_path):
     sweep = copied(finished, tmp_path)
     run = sweep.plan.runs[3]
     for folder, ours in ((sweep.job_folder(run), True), (sweep.folder(run), False)):
-        with lock.locked(folder):
+        with locks.locked(folder):
             its = known(sweep)[run.name]
             assert its.state == State.RUNNING and its.is_ours == ours
             assert its.holder["pid"] == os.getpid()
@@ -284,16 +285,16 @@ def test_a_run_is_running_while_somebody_holds_its_lock(finished, tmp_path):
 
 
 def test_nobody_holds_the_lock_of_a_process_that_is_gone_or_has_another_number_now(tmp_path):
-    assert lock.holder(tmp_path) is None
-    code = "import sys, os, pathlib; from lottery_jax.lock import locked\n"
+    assert locks.holder(tmp_path) is None
+    code = "import sys, os, pathlib; from lottery_jax.system.locks import locked\n"
     code += "with locked(pathlib.Path(sys.argv[1])): os._exit(1)"
     subprocess.run([sys.executable, "-c", code, tmp_path], check=False)
-    assert lock.holder(tmp_path) is None
-    owner = json.loads((tmp_path / lock.NAME).read_text())
-    (tmp_path / lock.NAME).write_text(json.dumps({**owner, "pid": os.getpid()}))
-    assert lock.holder(tmp_path) is None
-    with lock.locked(tmp_path):  # asking has not taken it
-        assert lock.holder(tmp_path)
+    assert locks.holder(tmp_path) is None
+    owner = json.loads((tmp_path / locks.NAME).read_text())
+    (tmp_path / locks.NAME).write_text(json.dumps({**owner, "pid": os.getpid()}))
+    assert locks.holder(tmp_path) is None
+    with locks.locked(tmp_path):  # asking has not taken it
+        assert locks.holder(tmp_path)
 
 
 def test_the_report_draws_seeds_as_one_curve_and_has_a_row_for_each_run(finished, tmp_path):

@@ -14,11 +14,14 @@ import numpy as np
 import pytest
 from orbax.checkpoint import v1 as ocp
 
-from lottery_jax import masks, optim, scores, tickets
+from lottery_jax import tickets
 from lottery_jax.errors import EnvironmentFault, TicketError, TrainingError
 from lottery_jax.models import build_model, init_variables
+from lottery_jax.pruning import masks, scores
+from lottery_jax.runs import checkpoints
 from lottery_jax.tickets import Ticket, store
-from lottery_jax.train import Begun, Totals, TrainState
+from lottery_jax.training import optim
+from lottery_jax.training.loop import Begun, Totals, TrainState
 from tests.test_train import assert_same
 
 MODEL = {"name": "vgg11", "width": 0.05, "dtype": "float32"}
@@ -237,44 +240,44 @@ def checkpoint_state(step, shift=0.0):
 
 def test_checkpoints_come_back_and_only_the_latest_is_kept(tmp_path):
     like = checkpoint_state(0)
-    assert tickets.load_state(tmp_path, like) is None
+    assert checkpoints.load_state(tmp_path, like) is None
     for step in (99, 100, 1000):
-        tickets.save_state(tmp_path, checkpoint_state(step))
+        checkpoints.save_state(tmp_path, checkpoint_state(step))
         assert [p.name for p in tmp_path.iterdir()] == [f"{step:09}"]
     # What an interrupted save leaves behind is not a checkpoint.
     (tmp_path / "000002000.orbax-checkpoint-tmp").mkdir()
-    assert tickets.latest_step(tmp_path) == 1000
-    state, begun = tickets.load_state(tmp_path, like)
+    assert checkpoints.latest_step(tmp_path) == 1000
+    state, begun = checkpoints.load_state(tmp_path, like)
     assert_same(state, checkpoint_state(1000))
     assert int(begun.totals.count) == begun.seconds == 0
 
 
 def test_a_checkpoint_keeps_the_sums_of_an_epoch_that_has_begun(tmp_path):
     totals = Totals(np.array(1.5, np.float32), np.array(7, np.int32), np.array(9, np.int32))
-    tickets.save_state(tmp_path, checkpoint_state(3), Begun(totals, 0.25))
-    assert_same(tickets.load_state(tmp_path, checkpoint_state(0)).begun, Begun(totals, 0.25))
+    checkpoints.save_state(tmp_path, checkpoint_state(3), Begun(totals, 0.25))
+    assert_same(checkpoints.load_state(tmp_path, checkpoint_state(0)).begun, Begun(totals, 0.25))
 
 
 def test_a_state_that_is_not_finite_is_not_saved_and_the_last_good_one_stays(tmp_path):
-    tickets.save_state(tmp_path, checkpoint_state(5))
+    checkpoints.save_state(tmp_path, checkpoint_state(5))
     with pytest.raises(TrainingError, match="opt_state/.* is not finite at step 6"):
-        tickets.save_state(tmp_path, checkpoint_state(6, shift=np.nan))
-    assert_same(tickets.load_state(tmp_path, checkpoint_state(0)).state, checkpoint_state(5))
+        checkpoints.save_state(tmp_path, checkpoint_state(6, shift=np.nan))
+    assert_same(checkpoints.load_state(tmp_path, checkpoint_state(0)).state, checkpoint_state(5))
 
 
 def test_a_checkpoint_of_other_bytes_is_refused_and_named(tmp_path):
     """Even where Orbax reads it: one array file in the place of another of the same shape."""
     for name, shift in (("a", 0.0), ("b", 1.0)):
-        tickets.save_state(tmp_path / name, checkpoint_state(5, shift))
+        checkpoints.save_state(tmp_path / name, checkpoint_state(5, shift))
     arrays = ocp.load((tmp_path / "b" / "000000005").absolute())
     recorded = ocp.load((tmp_path / "a" / "000000005").absolute())["sha256"]
     ocp.save(
         (tmp_path / "a" / "000000005").absolute(), {**arrays, "sha256": recorded}, overwrite=True
     )
     with pytest.raises(TicketError, match=r"a/000000005: remove it .*: is damaged .its SHA"):
-        tickets.load_state(tmp_path / "a", checkpoint_state(0))
+        checkpoints.load_state(tmp_path / "a", checkpoint_state(0))
     assert_same(
-        tickets.load_state(tmp_path / "b", checkpoint_state(0)).state, checkpoint_state(5, 1.0)
+        checkpoints.load_state(tmp_path / "b", checkpoint_state(0)).state, checkpoint_state(5, 1.0)
     )
 
 
@@ -320,7 +323,7 @@ def test_only_older_checkpoints_are_removed(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     (tmp_path / "results").mkdir()
     for step in (5, 6):
-        tickets.save_state(tmp_path, checkpoint_state(step))
+        checkpoints.save_state(tmp_path, checkpoint_state(step))
     assert sorted(p.name for p in tmp_path.iterdir()) == ["000000006", "notes.txt", "results"]
 
 

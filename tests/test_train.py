@@ -11,12 +11,14 @@ import numpy as np
 import optax
 import pytest
 
-from lottery_jax import masks, optim, scores
-from lottery_jax.datasets import load_dataset
+from lottery_jax.datasets.in_memory import load_dataset
 from lottery_jax.errors import TrainingError
 from lottery_jax.models import build_model, init_variables
-from lottery_jax.pipeline import Split, epoch_order, make_mesh, make_prepare, put
-from lottery_jax.train import (
+from lottery_jax.parallel.mesh import make_mesh, put
+from lottery_jax.pruning import masks, scores
+from lottery_jax.training import optim
+from lottery_jax.training.batches import Split, epoch_order, make_prepare
+from lottery_jax.training.loop import (
     Totals,
     compiled,
     evaluate,

@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from lottery_jax import logs, masks, rundir, tickets
-from lottery_jax.datasets import fit_shape, write_npz
+from lottery_jax import curve, tickets
+from lottery_jax.datasets.in_memory import fit_shape, write_npz
 from lottery_jax.errors import ConfigError, DataError, TicketError
 from lottery_jax.evaluate import evaluate_ticket
-from lottery_jax.ladder import run_ladder
-from lottery_jax.matrix import run_matrix
+from lottery_jax.pruning import masks
+from lottery_jax.runs import directory
+from lottery_jax.runs.ladder import run_ladder
+from lottery_jax.runs.matrix import run_matrix
 from tests.conftest import make_tiny_config
 from tests.test_ladder import load, quiet_console
 from tests.test_train import assert_same, pruned_values
@@ -111,7 +113,7 @@ def test_images_are_resized_to_the_ticket_and_for_its_evaluation(source, data_di
     other = evaluate_ticket(dataclasses.replace(ticket, metadata=padded), data_dir)
     assert other.loss != pytest.approx(rows[1]["test_loss"], rel=1e-2)
     # What it can't be is refused as a ticket.
-    file = rundir.Unit(tmp_path, 1, 1, logs.WINNING).ticket / "metadata.json"
+    file = directory.Unit(tmp_path, 1, 1, curve.WINNING).ticket / "metadata.json"
     file.write_text(file.read_text().replace("bilinear", "bicubic!"))
     with pytest.raises(TicketError, match="a value has the wrong type or range"):
         load(tmp_path, 1, 1)
@@ -136,7 +138,7 @@ def test_the_ladder_keys_are_the_sources(source, tmp_path):
     # Resumed by whatever path leads to the same source; refused for another source.
     same = target_config(f"{source.parent}/./run", **{"ladder.levels": 30})
     assert transfer(same, tmp_path) == rows
-    stored = rundir.read_config(tmp_path)
+    stored = directory.read_config(tmp_path)
     assert stored.ladder.prune_fraction == 0.6 and stored.ladder.rewind == "5st"
     assert stored.ladder.levels == 2
 
@@ -284,7 +286,7 @@ def test_another_source_at_the_same_place_is_refused(source, tmp_path):
 def test_an_unfinished_source_is_an_error_that_names_the_level(tmp_path):
     config = make_tiny_config(**{"ladder.levels": 1, "train.epochs": 1, "ladder.rewind": 0})
     transfer(config, tmp_path / "source")
-    (rundir.Unit(tmp_path / "source", 0, 1, logs.WINNING).ticket / "metadata.json").unlink()
+    (directory.Unit(tmp_path / "source", 0, 1, curve.WINNING).ticket / "metadata.json").unlink()
     target = make_tiny_config(source=str(tmp_path / "source"), **{"train.epochs": 1})
     with pytest.raises(ConfigError, match="no complete level 1 of seed 0"):
         transfer(target, tmp_path / "run")
@@ -321,7 +323,7 @@ def test_a_matrix_is_its_cells_and_resumes_cell_by_cell(tmp_path, one_device):
     assert load(workdir / "digits_b", 0, 1, "random").metadata["data"] == "digits_b"
     assert json.loads((workdir / "config.json").read_text())["config"]["transfer"]["sources"]
     # One ticket is missing: it alone is trained again, to the same bits.
-    cell = rundir.Unit(workdir / "digits_a_to_digits_b", 0, 1, logs.WINNING)
+    cell = directory.Unit(workdir / "digits_a_to_digits_b", 0, 1, curve.WINNING)
     (cell.ticket / "metadata.json").unlink()
     others = {p: t for p, t in tree_of_files(workdir).items() if cell.workdir not in p.parents}
     run_matrix(config, workdir, devices=one_device, console=quiet_console())

@@ -9,9 +9,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from lottery_jax import masks, settings
 from lottery_jax.errors import ConfigError, choose
 from lottery_jax.models import alexnet, lenet, resnet, vgg
+from lottery_jax.system import settings
 
 PyTree = Any
 
@@ -93,7 +93,8 @@ def layer_names(model: nn.Module, input_shape: tuple[int, ...]) -> list[str]:
         order.extend(_kernel_names(params, ""))
 
     jax.eval_shape(record)
-    assert sorted(order) == sorted(masks.kernels(abstract_variables(model, input_shape)["params"]))
+    params = abstract_variables(model, input_shape)["params"]
+    assert sorted(order) == sorted(_kernel_names(params, ""))
     return order
 
 

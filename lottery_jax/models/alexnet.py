@@ -14,7 +14,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from lottery_jax.layers import Conv, max_pool2
+from lottery_jax.models.layers import Conv, max_pool2
 from lottery_jax.models.scaling import scaled
 
 # Uniform in +-1/sqrt(fan_in) for weights: PyTorch's default, which the experiments used.

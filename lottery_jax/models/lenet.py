@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from lottery_jax.layers import Conv, max_pool2
+from lottery_jax.models.layers import Conv, max_pool2
 from lottery_jax.models.scaling import scaled
 
 # Glorot normal weights, truncated as in TensorFlow, which the paper used; zero biases.

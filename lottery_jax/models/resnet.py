@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from lottery_jax.errors import choose
-from lottery_jax.layers import BatchNorm, Conv
+from lottery_jax.models.layers import BatchNorm, Conv
 from lottery_jax.models.scaling import scaled
 
 _INIT = nn.initializers.variance_scaling(2.0, "fan_out", "normal")

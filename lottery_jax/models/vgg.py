@@ -15,7 +15,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from lottery_jax.layers import BatchNorm, Conv, max_pool2
+from lottery_jax.models.layers import BatchNorm, Conv, max_pool2
 from lottery_jax.models.scaling import scaled
 
 # Xavier normal as PyTorch has it; the library's glorot_normal is a truncated one.

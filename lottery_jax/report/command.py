@@ -10,9 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lottery_jax.errors import CommandParser, exit_status
-from lottery_jax.files import path_argument
 from lottery_jax.report.write import write_report
+from lottery_jax.system.command_line import CommandParser, exit_status, path_argument
 
 
 def main(argv: Sequence[str] | None = None) -> int:

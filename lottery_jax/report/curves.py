@@ -11,8 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lottery_jax.curve import CURVE_COLUMNS, WINNING
 from lottery_jax.errors import ConfigError
-from lottery_jax.logs import CURVE_COLUMNS, WINNING
 
 RANDOM = "random"  # the control that a transfer matrix shows beside the tickets
 LABELS = {

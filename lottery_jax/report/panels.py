@@ -6,11 +6,11 @@ import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 
-from lottery_jax.figures import Dense, Heat, Line, Panel
-from lottery_jax.logs import WINNING
-from lottery_jax.references import Curve
+from lottery_jax.curve import WINNING
 from lottery_jax.report.curves import LABELS, RANDOM, Point, RunCurve, deviation
+from lottery_jax.report.figures import Dense, Heat, Line, Panel
 from lottery_jax.report.names import legend_names
+from lottery_jax.report.published import Curve
 from lottery_jax.report.transfers import TransferMatrix
 
 

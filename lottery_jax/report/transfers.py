@@ -6,8 +6,8 @@ import dataclasses
 import math
 from pathlib import Path
 
+from lottery_jax.curve import WINNING
 from lottery_jax.errors import ConfigError
-from lottery_jax.logs import WINNING
 from lottery_jax.report.curves import (
     RANDOM,
     UNREADABLE,

@@ -8,9 +8,8 @@ from pathlib import Path
 
 from rich.table import Table
 
-from lottery_jax import figures, references
 from lottery_jax.errors import ConfigError, FigureError
-from lottery_jax.files import write_text
+from lottery_jax.report import figures, published
 from lottery_jax.report.curves import RunCurve, layer_densities, pooled, read_run
 from lottery_jax.report.names import counted, headings, spread
 from lottery_jax.report.panels import accuracy_panel, heat_rows, matrix_panels
@@ -22,6 +21,7 @@ from lottery_jax.report.tables import (
     run_table,
 )
 from lottery_jax.report.transfers import TransferMatrix, is_matrix, read_matrix
+from lottery_jax.system.files import write_text
 
 
 def write_report(
@@ -72,11 +72,11 @@ def closing_table(workdirs: Sequence[Path]) -> Table:
 
 def _write_runs(runs: Sequence[RunCurve], out: Path, reference: Sequence[str]) -> list[Path]:
     settings = [(run.network, run.data) for run in runs]
-    curves: list[references.Curve] = []
+    curves: list[published.Curve] = []
     for name in reference:
-        curves += [c for c in references.select(name, settings) if c not in curves]
+        curves += [c for c in published.select(name, settings) if c not in curves]
     configs = {name: run.config for name, run in zip(headings(runs), runs, strict=True)}
-    notes = references.notes(curves, configs)
+    notes = published.notes(curves, configs)
     if len(runs) == 1:
         title = runs[0].title
     else:

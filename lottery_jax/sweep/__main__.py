@@ -28,17 +28,11 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.live import Live
 
-from lottery_jax import machine, signals
 from lottery_jax.config import misspelt_override
-from lottery_jax.errors import (
-    CommandParser,
-    ConfigError,
-    EnvironmentFault,
-    exit_status,
-    one_line,
-)
-from lottery_jax.files import path_argument
-from lottery_jax.terminal import may_be_closed
+from lottery_jax.errors import ConfigError, EnvironmentFault, one_line
+from lottery_jax.system import host, signals
+from lottery_jax.system.command_line import CommandParser, exit_status, path_argument
+from lottery_jax.system.terminal import may_be_closed
 
 if TYPE_CHECKING:  # what brings in JAX is imported when a command needs it
     from lottery_jax.sweep.plan import Sweep
@@ -161,12 +155,12 @@ def _retries(text: str) -> int:
 
 def _run(args: argparse.Namespace, overrides: Sequence[str]) -> list[str]:
     """Drives a sweep; returns a line for each run that failed."""
-    from lottery_jax.lock import locked
     from lottery_jax.sweep import checks, drive, jobs, plan
+    from lottery_jax.system.locks import locked
 
     gpus = [gpu for gpu in args.gpus.split(",") if gpu]
     at_once = args.at_once or (
-        _AT_ONCE_SLURM if args.cluster == "slurm" else len(gpus) or min(2, len(machine.cores()))
+        _AT_ONCE_SLURM if args.cluster == "slurm" else len(gpus) or min(2, len(host.cores()))
     )
     if gpus and at_once > len(gpus):
         raise ConfigError(f"--gpus: {len(gpus)} for {at_once} runs at once; name one for each")
@@ -209,8 +203,10 @@ def _check_device(cluster: str) -> None:
     """
     if cluster != "local" or not os.environ.get("JAX_PLATFORMS"):
         return
-    ask = "from lottery_jax.errors import exit_status as e; from lottery_jax.machine import devices"
-    code = f"{ask}; raise SystemExit(e(devices))"
+    code = (
+        "from lottery_jax.system import command_line, host\n"
+        "raise SystemExit(command_line.exit_status(host.devices))"
+    )
     asked = subprocess.run([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
     if asked.returncode:
         said = (asked.stderr.strip().splitlines() or [""])[-1]
@@ -219,7 +215,7 @@ def _check_device(cluster: str) -> None:
 
 def _planned(args: argparse.Namespace, arguments: Sequence[str], at_once: int) -> Sweep:
     """The sweep that a command means."""
-    from lottery_jax import rundir
+    from lottery_jax.runs import directory
     from lottery_jax.sweep import grid, plan
 
     overrides: dict[str, str] = {}
@@ -231,7 +227,9 @@ def _planned(args: argparse.Namespace, arguments: Sequence[str], at_once: int) -
             raise ConfigError(f"{argument}: has no value; write {argument}=VALUE")
         overrides[key] = value
     workdir = args.workdir.absolute()
-    if (workdir / "config.json").is_file() and rundir.read_config(workdir).transfer.sources == ():
+    if (workdir / "config.json").is_file() and directory.read_config(
+        workdir
+    ).transfer.sources == ():
         raise ConfigError(f"{workdir}: is a run; choose another --workdir")
     values = grid.parse_grid(args.grid)
     runs = grid.expand(args.config, overrides, values, workdir)
@@ -257,7 +255,7 @@ def _cores(args: argparse.Namespace, workdir: Path, at_once: int) -> int:
         raise ConfigError("--cores: is for local runs; on SLURM say --slurm=cpus_per_task=N")
     if args.cluster == "slurm" or not hasattr(os, "sched_setaffinity"):
         return 0
-    there = len(machine.cores())
+    there = len(host.cores())
     cores = max(1, there // at_once) if args.cores is None else args.cores
     return cores if cores < there else 0
 
@@ -344,16 +342,16 @@ def _look(sweep: Sweep) -> dict[str, Known]:
 
 def _status(workdir: Path) -> None:
     """Prints the table, and whether the sweep is being driven."""
-    from lottery_jax import lock
     from lottery_jax.sweep import plan
     from lottery_jax.sweep.states import State
     from lottery_jax.sweep.tables import Overview
+    from lottery_jax.system import locks
 
     sweep = plan.read(workdir.absolute())
     known = _look(sweep)
     console = _console()
     console.print(Overview(sweep).table(known))
-    driver = lock.holder(sweep.workdir)
+    driver = locks.holder(sweep.workdir)
     if driver:
         console.print(
             "driven by process {pid} on {host} since {since}".format(**driver), highlight=False

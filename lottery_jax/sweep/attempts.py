@@ -11,8 +11,8 @@ import dataclasses
 import json
 from pathlib import Path
 
-from lottery_jax.files import write_text
-from lottery_jax.signals import ASK_TO_STOP
+from lottery_jax.system.files import write_text
+from lottery_jax.system.signals import ASK_TO_STOP
 
 # Exit statuses of a run that a signal ended: with all saved, or before there was anything to save.
 SAVED = tuple(128 + number for number in ASK_TO_STOP)

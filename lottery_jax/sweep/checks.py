@@ -6,10 +6,10 @@ from pathlib import Path
 
 import jax
 
-from lottery_jax import matrix, rundir
 from lottery_jax.config import fingerprint, validate
 from lottery_jax.errors import ConfigError, LotteryError
-from lottery_jax.experiment import resolve, set_up
+from lottery_jax.runs import directory, matrix
+from lottery_jax.runs.experiment import resolve, set_up
 from lottery_jax.sweep.grid import Plan, PlannedRun
 
 
@@ -33,7 +33,9 @@ def check(plan: Plan, workdir: Path) -> None:
             for source in run.after:
                 _check_fits(run, by_name[source])
             if (workdir / run.name / "config.json").is_file():
-                rundir.check_workdir(workdir / run.name, resolve(run.config), other_versions=True)
+                directory.check_workdir(
+                    workdir / run.name, resolve(run.config), other_versions=True
+                )
             elif (key := _apart_from_seeds(run)) not in seen:
                 seen.add(key)
                 _set_up(run)
@@ -45,8 +47,8 @@ def record_matrices(plan: Plan, workdir: Path) -> None:
     """Makes the directory of each matrix one, as `matrix.run_matrix` does."""
     for name, config in plan.matrices.items():
         folder = workdir / name
-        rundir.check_workdir(folder, config, other_versions=True)
-        rundir.record_config(folder, config)
+        directory.check_workdir(folder, config, other_versions=True)
+        directory.record_config(folder, config)
 
 
 def _check_fits(run: PlannedRun, source: PlannedRun) -> None:

@@ -13,8 +13,6 @@ import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-from lottery_jax import machine
-from lottery_jax.signals import postponed
 from lottery_jax.sweep import states
 from lottery_jax.sweep.attempts import (
     MISTAKE,
@@ -28,6 +26,8 @@ from lottery_jax.sweep.grid import PlannedRun
 from lottery_jax.sweep.jobs import Job, Jobs, command_of
 from lottery_jax.sweep.plan import Sweep
 from lottery_jax.sweep.states import Known, State
+from lottery_jax.system import host
+from lottery_jax.system.signals import postponed
 
 # Between two looks at the disk, in seconds.
 _EVERY = {"local": 0.25, "slurm": 5.0}
@@ -53,7 +53,7 @@ def share(number: int, cores: int, gpus: Sequence[str] = ()) -> Slots:
 
     Neighbouring jobs share cores only where there are too few.
     """
-    there = machine.cores()
+    there = host.cores()
     if not cores or cores >= len(there):
         return Slots(number, (), tuple(gpus))
     groups = tuple(

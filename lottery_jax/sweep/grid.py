@@ -18,7 +18,6 @@ from pathlib import Path
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from lottery_jax import matrix
 from lottery_jax.config import (
     cannot_load,
     default_config,
@@ -29,7 +28,8 @@ from lottery_jax.config import (
     validate,
 )
 from lottery_jax.errors import ConfigError, LotteryError, one_line
-from lottery_jax.files import local_path
+from lottery_jax.runs import matrix
+from lottery_jax.system.files import local_path
 
 # Beside the runs in a sweep's directory.
 RESERVED = ("jobs", "report")

@@ -24,10 +24,10 @@ from types import FrameType
 from typing import Any
 
 from lottery_jax.errors import ConfigError, one_line
-from lottery_jax.files import is_alive
-from lottery_jax.lock import locked
-from lottery_jax.signals import not_ignored
 from lottery_jax.sweep.attempts import Attempt, Submission, read_attempts, write_attempt
+from lottery_jax.system.files import is_alive
+from lottery_jax.system.locks import locked
+from lottery_jax.system.signals import not_ignored
 
 # Longer than any run: how long a local job may last, which submitit limits.
 _A_YEAR_MIN = 60 * 24 * 365

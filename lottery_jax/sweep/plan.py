@@ -18,8 +18,8 @@ from ml_collections import ConfigDict
 
 from lottery_jax.config import differing_keys, flatten, from_json, to_json
 from lottery_jax.errors import ConfigError
-from lottery_jax.files import write_text
 from lottery_jax.sweep.grid import Plan, PlannedRun
+from lottery_jax.system.files import write_text
 
 FORMAT_VERSION = 1
 NAME = "sweep.json"

@@ -7,14 +7,14 @@ import io
 from collections.abc import Mapping
 from pathlib import Path
 
-from lottery_jax import rundir
 from lottery_jax.config import flatten
 from lottery_jax.errors import ConfigError
-from lottery_jax.files import write_text
 from lottery_jax.report import write_report
+from lottery_jax.runs import directory
 from lottery_jax.sweep.grid import PlannedRun
 from lottery_jax.sweep.plan import Sweep
 from lottery_jax.sweep.states import Known, config_of, progress
+from lottery_jax.system.files import write_text
 
 # Density and accuracy are those of the seed's last complete level.
 _COLUMNS = (
@@ -74,8 +74,8 @@ def _has_level(sweep: Sweep, run: PlannedRun) -> bool:
     if not (folder / "config.json").is_file():
         return False
     config = config_of(sweep, run)
-    if not (folder / "curve.csv").is_file() or rundir.is_finished(folder, config):
-        return bool(rundir.write_curve(config, folder))
+    if not (folder / "curve.csv").is_file() or directory.is_finished(folder, config):
+        return bool(directory.write_curve(config, folder))
     return True
 
 

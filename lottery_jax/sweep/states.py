@@ -17,18 +17,14 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from lottery_jax import lock, rundir, tickets
+from lottery_jax import tickets
+from lottery_jax.curve import WINNING
 from lottery_jax.errors import ConfigError
-from lottery_jax.logs import WINNING
-from lottery_jax.sweep.attempts import (
-    STOPPED,
-    Attempt,
-    Submission,
-    read_attempts,
-    read_submission,
-)
+from lottery_jax.runs import checkpoints, directory
+from lottery_jax.sweep.attempts import STOPPED, Attempt, Submission, read_attempts, read_submission
 from lottery_jax.sweep.grid import PlannedRun
 from lottery_jax.sweep.plan import Sweep
+from lottery_jax.system import locks
 
 
 class State(StrEnum):
@@ -102,19 +98,19 @@ def look(sweep: Sweep, run: PlannedRun, *, is_pending: bool) -> Known:
         is_pending: whether the job that was submitted last is still there, as far as one can ask.
     """
     folder, jobs = sweep.folder(run), sweep.job_folder(run)
-    job = lock.holder(jobs)
-    held = job or lock.holder(folder)
+    job = locks.holder(jobs)
+    held = job or locks.holder(folder)
     attempts, submission = read_attempts(jobs), read_submission(jobs)
     last = attempts[-1] if attempts else None
     if not held and last and last.status is None:
         # It has just begun, after its lock was looked at, or it was killed.
-        job = lock.holder(jobs)
-        held = job or lock.holder(folder)
+        job = locks.holder(jobs)
+        held = job or locks.holder(folder)
         attempts = read_attempts(jobs)
         last = attempts[-1]
     if held:
         state = State.RUNNING
-    elif rundir.is_finished(folder, config_of(sweep, run)):
+    elif directory.is_finished(folder, config_of(sweep, run)):
         state = State.FINISHED
     elif submission and is_pending:
         state = State.QUEUED
@@ -128,23 +124,23 @@ def look(sweep: Sweep, run: PlannedRun, *, is_pending: bool) -> Known:
 def config_of(sweep: Sweep, run: PlannedRun) -> ConfigDict:
     """The run's config, with what it takes from its source once it has begun."""
     try:
-        return rundir.read_config(sweep.folder(run))
+        return directory.read_config(sweep.folder(run))
     except ConfigError:
         return run.config
 
 
 def reached(sweep: Sweep, run: PlannedRun) -> tuple[int, int]:
     """How far a run is: complete trainings, and the step of the checkpoint within the next one."""
-    units = rundir.units(config_of(sweep, run), sweep.folder(run))
+    units = directory.units(config_of(sweep, run), sweep.folder(run))
     left = [unit for unit in units if not tickets.is_complete(unit.ticket)]
-    step = tickets.latest_step(left[0].state) if left else -1
+    step = checkpoints.latest_step(left[0].state) if left else -1
     return len(units) - len(left), step
 
 
 def progress(sweep: Sweep, run: PlannedRun) -> Progress:
     """How far a run is, for people."""
     folder, config = sweep.folder(run), config_of(sweep, run)
-    units = rundir.units(config, folder)
+    units = directory.units(config, folder)
     done = [unit for unit in units if tickets.is_complete(unit.ticket)]
     left = len(units) - len(done)
     times = [float(row["seconds"]) for row in _curve(folder)]

@@ -12,20 +12,15 @@ from lottery_jax.tickets.compare import Comparison, Overlap, compare_tickets
 from lottery_jax.tickets.portable import is_portable, save_portable
 from lottery_jax.tickets.pytorch import export_pytorch, import_pytorch
 from lottery_jax.tickets.store import (
-    Checkpoint,
     is_complete,
-    latest_step,
-    load_state,
     load_ticket,
     read_metadata,
-    save_state,
     save_ticket,
 )
 from lottery_jax.tickets.ticket import FORMAT_VERSION, Ticket, model_of, tree_hash
 
 __all__ = [
     "FORMAT_VERSION",
-    "Checkpoint",
     "Comparison",
     "Overlap",
     "Ticket",
@@ -34,13 +29,10 @@ __all__ = [
     "import_pytorch",
     "is_complete",
     "is_portable",
-    "latest_step",
-    "load_state",
     "load_ticket",
     "model_of",
     "read_metadata",
     "save_portable",
-    "save_state",
     "save_ticket",
     "tree_hash",
 ]

@@ -22,9 +22,10 @@ from pathlib import Path
 
 from rich.console import Console, RenderableType
 
-from lottery_jax.errors import CommandParser, ConfigError, TicketError, exit_status, one_line
-from lottery_jax.files import is_clutter, is_temporary, path_argument
-from lottery_jax.tickets import cards, compare, portable, pytorch, store
+from lottery_jax.errors import ConfigError, TicketError, one_line
+from lottery_jax.system.command_line import CommandParser, exit_status, path_argument
+from lottery_jax.system.files import is_clutter, is_temporary
+from lottery_jax.tickets import compare, display, portable, pytorch, store
 from lottery_jax.tickets.ticket import Ticket
 
 _PYTORCH = (".pth", ".pt")
@@ -94,10 +95,10 @@ def list_tickets(paths: Sequence[Path]) -> bool:
     rows, errors = [], []
     for path in find(paths):
         try:
-            rows.append(cards.row(path, store.read_metadata(path)))
+            rows.append(display.row(path, store.read_metadata(path)))
         except TicketError as error:
             errors.append(error)
-    _print(cards.listing(rows))
+    _print(display.listing(rows))
     for message in errors:
         print(f"error: {one_line(message)}", file=sys.stderr)
     return not errors
@@ -253,7 +254,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.command == "list":
             good = list_tickets(args.paths)
         elif args.command == "show":
-            _print(cards.card(args.ticket, store.read_metadata(args.ticket)))
+            _print(display.card(args.ticket, store.read_metadata(args.ticket)))
         elif args.command == "verify":
             good = verify(args.paths, allow_nonfinite=args.allow_nonfinite)
         elif args.command == "compare":
@@ -261,7 +262,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 store.load_ticket(path, allow_nonfinite=args.allow_nonfinite)
                 for path in (args.a, args.b)
             )
-            _print(cards.comparison(compare.compare_tickets(a, b)))
+            _print(display.comparison(compare.compare_tickets(a, b)))
         elif args.command == "export":
             export(
                 args.ticket,

@@ -18,7 +18,7 @@ import numpy as np
 from safetensors import SafetensorError, deserialize
 
 from lottery_jax.errors import TicketError, raise_if_environment
-from lottery_jax.tickets.pickles import checked_for_torch
+from lottery_jax.tickets.untrusted.pickles import checked_for_torch
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

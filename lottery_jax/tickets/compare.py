@@ -7,9 +7,9 @@ import math
 
 import numpy as np
 
-from lottery_jax import masks
 from lottery_jax.errors import TicketError
-from lottery_jax.paths import effective_mask
+from lottery_jax.pruning import masks
+from lottery_jax.pruning.connectivity import effective_mask
 from lottery_jax.tickets.ticket import Ticket, model_of
 
 

@@ -27,9 +27,9 @@ from jax import ShapeDtypeStruct
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from lottery_jax import masks
 from lottery_jax.errors import TicketError, raise_if_environment
-from lottery_jax.files import replacing
+from lottery_jax.pruning import masks
+from lottery_jax.system.files import replacing
 from lottery_jax.tickets.ticket import (
     PARTS,
     Ticket,

@@ -24,10 +24,10 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from lottery_jax import masks
 from lottery_jax.errors import ConfigError, TicketError, choose, raise_if_environment
-from lottery_jax.files import replacing
 from lottery_jax.models import abstract_variables, build_model, layer_names
+from lottery_jax.pruning import masks
+from lottery_jax.system.files import replacing
 from lottery_jax.tickets.checkpoints import (
     Checkpoint,
     as_array,

@@ -20,7 +20,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -28,9 +28,9 @@ import numpy as np
 import orbax.checkpoint as orbax
 from orbax.checkpoint import v1 as ocp
 
-from lottery_jax import machine
-from lottery_jax.errors import TicketError, TrainingError, one_line, raise_if_environment
-from lottery_jax.files import (
+from lottery_jax.errors import TicketError, one_line, raise_if_environment
+from lottery_jax.system import host
+from lottery_jax.system.files import (
     local_path,
     remove,
     replacing_folder,
@@ -38,8 +38,8 @@ from lottery_jax.files import (
     temporary_in,
     write_text,
 )
-from lottery_jax.signals import postponed
-from lottery_jax.tickets import directory, portable
+from lottery_jax.system.signals import postponed
+from lottery_jax.tickets import portable
 from lottery_jax.tickets.ticket import (
     PARTS,
     Ticket,
@@ -48,14 +48,11 @@ from lottery_jax.tickets.ticket import (
     completed,
     expected_arrays,
     leaves,
-    tree_hash,
     verified,
 )
-from lottery_jax.train import Begun, Totals, TrainState
+from lottery_jax.tickets.untrusted import directory
 
 PyTree = Any
-
-_CHECKPOINT = re.compile(r"\d{9}")  # the step is its name
 
 
 def save_ticket(path: str | os.PathLike[str], ticket: Ticket) -> Ticket:
@@ -76,11 +73,11 @@ def save_ticket(path: str | os.PathLike[str], ticket: Ticket) -> Ticket:
     folder = local_path(path)
     if folder.suffix == portable.SUFFIX:
         return portable.save_portable(folder, ticket)
-    machine.devices()  # Orbax needs one
+    host.devices()  # Orbax needs one
     ticket = completed(folder, ticket)
     text = json.dumps(ticket.metadata, indent=1, allow_nan=False)
     with replacing_folder(folder) as temporary:
-        _save_arrays(temporary / "arrays", {part: getattr(ticket, part) for part in PARTS})
+        save_arrays(temporary / "arrays", {part: getattr(ticket, part) for part in PARTS})
         write_text(temporary / "metadata.json", text + "\n")
     return ticket
 
@@ -131,104 +128,12 @@ def load_ticket(
     folder = local_path(path)
     if folder.is_file():
         return portable.load_portable(folder, model, allow_nonfinite=allow_nonfinite)
-    machine.devices()  # Orbax needs one
+    host.devices()  # Orbax needs one
     metadata = read_metadata(folder)
     expected = expected_arrays(folder, metadata, model)
     directory.check_room(folder, expected, directory.size_on_disk(folder))
-    arrays = _load_arrays(folder / "arrays", expected)
+    arrays = load_arrays(folder / "arrays", expected)
     return verified(folder, arrays, metadata, allow_nonfinite=allow_nonfinite)
-
-
-class Checkpoint(NamedTuple):
-    """A training in the middle: where it is, and what has been of the epoch that it is in."""
-
-    state: TrainState
-    begun: Begun
-
-
-def save_state(
-    folder: str | os.PathLike[str], state: TrainState, begun: Begun | None = None
-) -> None:
-    """Saves a mid-level checkpoint; an older one is removed only when this one is on disk.
-
-    Args:
-        folder: of the checkpoints of one training.
-        state: to go on from.
-        begun: of the epoch, if it is within one.
-
-    Raises:
-        TrainingError: a value is not finite; the older checkpoint stays.
-        OSError: it can't be written; likewise.
-    """
-    arrays = jax.device_get(_as_dict(Checkpoint(state, begun or Begun(Totals.zero(), 0.0))))
-    for path, leaf in leaves(arrays).items():
-        if leaf.dtype.kind == "f" and not np.isfinite(leaf).all():
-            raise TrainingError(f"{path} is not finite at step {int(state.step)}")
-    new = Path(folder) / f"{int(state.step):09}"
-    _save_arrays(new, {**arrays, "sha256": _digest(arrays)})
-    for old in new.parent.iterdir():
-        if old != new and _CHECKPOINT.fullmatch(old.name):
-            remove(old)
-
-
-def latest_step(folder: str | os.PathLike[str]) -> int:
-    """The step of the latest complete checkpoint in `folder`, or -1."""
-    # Orbax gives a checkpoint its name when it is whole; an unfinished one has a longer name.
-    names = (path.name for path in Path(folder).glob("*"))
-    return max((int(name) for name in names if _CHECKPOINT.fullmatch(name)), default=-1)
-
-
-def load_state(folder: str | os.PathLike[str], like: TrainState) -> Checkpoint | None:
-    """The latest checkpoint in `folder` as NumPy arrays, or None if none was completed.
-
-    Args:
-        folder: as given to `save_state`.
-        like: a state of the same structure, for its shapes and dtypes.
-
-    Raises:
-        TicketError: it is damaged or of another structure.
-    """
-    if (step := latest_step(folder)) < 0:
-        return None
-    path = Path(folder) / f"{step:09}"
-    abstract = jax.tree.map(
-        lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype),
-        _as_dict(Checkpoint(like, Begun(Totals.zero(), 0.0))),
-    )
-    try:
-        arrays = _load_arrays(path, {**abstract, "sha256": _digest({})})
-        if not np.array_equal(arrays.pop("sha256"), _digest(arrays)):
-            raise TicketError(f"{path}: is damaged (its SHA-256 is not the recorded one)")
-    except TicketError as error:
-        # What to do comes first: a message that is too long is cut at its end.
-        raise TicketError(
-            f"{path}: remove it to train from an earlier point again; it can't be used: {error}"
-        ) from error
-    opt_state = jax.tree.unflatten(
-        jax.tree.structure(like.opt_state), jax.tree.leaves(arrays["opt_state"])
-    )
-    begun = Begun(Totals(**arrays.pop("totals")), float(arrays.pop("seconds")))
-    return Checkpoint(TrainState(**{**arrays, "opt_state": opt_state}), begun)
-
-
-def _as_dict(checkpoint: Checkpoint) -> dict[str, PyTree]:
-    # The optimizer's state is a nest of tuples; a plain dict of its leaves is what Orbax gives
-    # back whatever the tuple types are called in another version of optax.
-    state, (totals, seconds) = checkpoint
-    opt_state = {f"{i:04}": leaf for i, leaf in enumerate(jax.tree.leaves(state.opt_state))}
-    return {
-        "step": state.step,
-        "params": state.params,
-        "batch_stats": state.batch_stats,
-        "opt_state": opt_state,
-        "mask": state.mask,
-        "totals": {"loss": totals.loss, "correct": totals.correct, "count": totals.count},
-        "seconds": np.array(seconds, np.float64),
-    }
-
-
-def _digest(arrays: PyTree) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    return np.frombuffer(bytes.fromhex(tree_hash(arrays)), np.uint8)
 
 
 @contextmanager
@@ -297,7 +202,7 @@ def _ignore_closed_loops() -> None:
     sys.unraisablehook = hook
 
 
-def _save_arrays(folder: Path, arrays: PyTree) -> None:
+def save_arrays(folder: Path, arrays: PyTree) -> None:
     """Writes arrays to a new directory, which has its name only when it is whole.
 
     Raises:
@@ -322,7 +227,7 @@ def _as_os_error(error: Exception, folder: Path) -> OSError:
     return OSError(number, os.strerror(number), str(folder))
 
 
-def _load_arrays(folder: Path, expected: PyTree) -> PyTree:
+def load_arrays(folder: Path, expected: PyTree) -> PyTree:
     """Loads NumPy arrays, having compared every leaf's shape and dtype with the expected one."""
     directory.check_arrays(folder, leaves(expected))
     try:

@@ -17,9 +17,9 @@ import jax
 import numpy as np
 from jax.tree_util import keystr, tree_flatten_with_path
 
-from lottery_jax import masks
 from lottery_jax.errors import ConfigError, TicketError, raise_if_environment
 from lottery_jax.models import MODELS, abstract_variables, build_model
+from lottery_jax.pruning import masks
 
 PyTree = Any
 PathLike = str | os.PathLike[str]

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 from lottery_jax import tickets
-from lottery_jax.files import is_temporary
+from lottery_jax.system.files import is_temporary
 
 ROOT = Path(__file__).parent.parent.parent
 QUICKSTART = ROOT / "configs" / "quickstart.py"

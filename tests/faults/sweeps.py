@@ -26,7 +26,7 @@ import os, runpy, sys
 from pathlib import Path
 if sys.argv[3]:
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: int(sys.argv[3])])
-from lottery_jax.ladder import run_ladder
+from lottery_jax.runs.ladder import run_ladder
 for file in sorted(Path(sys.argv[1], "jobs").glob("*/config.py")):
     run_ladder(runpy.run_path(str(file))["get_config"](), Path(sys.argv[2], file.parent.name))
 """

@@ -9,7 +9,7 @@ import time
 import numpy as np
 import pytest
 
-from lottery_jax.datasets import _digits, write_npz
+from lottery_jax.datasets.in_memory import _digits, write_npz
 from tests.faults import runs
 from tests.faults.test_kills import KILLED
 

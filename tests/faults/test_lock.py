@@ -12,7 +12,7 @@ import sys
 import pytest
 
 from lottery_jax.errors import ConfigError
-from lottery_jax.lock import NAME, locked
+from lottery_jax.system.locks import NAME, locked
 from tests.faults import runs
 
 LONG = {"train.epochs": "500", "seeds": "0"}

@@ -12,11 +12,13 @@ import sys
 import termios
 import threading
 import time
+from importlib.machinery import ExtensionFileLoader, ModuleSpec
 
 import pytest
 
-from lottery_jax import signals, tickets
-from lottery_jax.signals import postponed
+from lottery_jax.runs import checkpoints
+from lottery_jax.system import signals
+from lottery_jax.system.signals import postponed
 from tests.faults import runs
 
 # Epochs of 1438 steps, so that a signal comes within one.
@@ -61,7 +63,7 @@ def test_a_stopped_run_is_saved_within_the_epoch_and_goes_on_bit_for_bit(tmp_pat
         assert error == "stopped; run the same command again to resume\n"
         where, step = re.search(r"seed 0, (level \d), winning: saved at step (\d+)", out).groups()
         assert int(step) % STEPS != 0 and where == f"level {(lines - 1) // 3}"
-        assert tickets.latest_step(
+        assert checkpoints.latest_step(
             workdir / "seed_0" / where.replace(" ", "_0") / "state/winning"
         ) == int(step)
         assert not (workdir / ".lock").exists()
@@ -84,7 +86,7 @@ def test_a_run_whose_terminal_is_closed_is_saved(tmp_path, undisturbed):
     runs.wait_for_lines(process, workdir, 1)
     os.close(ours)
     assert process.wait(timeout=60) == 129
-    assert tickets.latest_step(workdir / "seed_0/level_00/state/winning") >= STEPS
+    assert checkpoints.latest_step(workdir / "seed_0/level_00/state/winning") >= STEPS
 
 
 def test_in_a_program_of_ones_own_sigterm_saves_and_then_ends_it_as_always(tmp_path, undisturbed):
@@ -104,7 +106,7 @@ def test_in_a_program_of_ones_own_sigterm_saves_and_then_ends_it_as_always(tmp_p
     time.sleep(0.02)
     process.send_signal(signal.SIGTERM)
     assert process.wait() == -signal.SIGTERM
-    assert tickets.latest_step(workdir / "seed_0" / "level_00" / "state" / "winning") % STEPS
+    assert checkpoints.latest_step(workdir / "seed_0" / "level_00" / "state" / "winning") % STEPS
     done = runs.run(runs.command(workdir, SLOW), env, tmp_path)
     assert done.returncode == 0, done.stderr
     assert runs.outcome(workdir) == expected
@@ -162,13 +164,16 @@ def test_stopped_at_any_time(tmp_path, undisturbed, record_property):
     chance, workdir, stops = random.Random(3), tmp_path / "run", 0
     while True:
         number = chance.choice([signal.SIGTERM, signal.SIGINT])
-        process = runs.start(runs.command(workdir, {**SLOW, **longer}), env, tmp_path)
+        command = runs.command(workdir, {**SLOW, **longer})
+        pipe = {"stderr": subprocess.PIPE, "text": True}
+        process = runs.start(command, env, tmp_path, **pipe)
         time.sleep(chance.uniform(0, 5))
         process.send_signal(number)
-        status = process.wait(timeout=60)
-        if status == 0:
+        _, said = process.communicate(timeout=60)
+        if process.returncode == 0:
             break
-        assert status in (STATUS[number], -number, 1 if number == signal.SIGINT else None)
+        known = (STATUS[number], -number, 1 if number == signal.SIGINT else None)
+        assert process.returncode in known, said
         stops += 1
         assert stops < 60
     assert stops >= 3
@@ -266,6 +271,27 @@ def test_a_signal_while_garbage_is_collected_is_not_lost(handlers, name):
         gc.callbacks.remove(callback)
         time.sleep(5)
     assert signals.exit_status(stopped.value) == 128 + number
+
+
+@pytest.mark.parametrize("method", ["create_module", "exec_module"])
+def test_a_signal_while_a_module_written_in_c_is_set_up_waits_for_it(handlers, monkeypatch, method):
+    """Some of JAX's crash if they are interrupted there, others say that they can't be imported."""
+    import _imp
+
+    signals.raise_when_asked_to_stop()
+    steps = []
+
+    def set_up(module, *_):
+        steps.append("begun")
+        signal.raise_signal(signal.SIGTERM)
+        steps.append("done")
+
+    name = {"create_module": "create_dynamic", "exec_module": "exec_dynamic"}[method]
+    monkeypatch.setattr(_imp, name, set_up)
+    with pytest.raises(signals.Terminated):
+        getattr(ExtensionFileLoader("a", "a"), method)(ModuleSpec("a", None))
+        time.sleep(5)
+    assert steps == ["begun", "done"]
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2"])

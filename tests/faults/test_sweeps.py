@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lottery_jax import lock
+from lottery_jax.system import locks
 from tests.faults import runs, sweeps
 
 
@@ -35,7 +35,7 @@ def disturbed(folder, cache, grid, names):
     sweeps.wait_until(second_attempts, driver)
     driver.kill()
     driver.wait()
-    job = lock.holder(workdir / "jobs" / names[1])
+    job = locks.holder(workdir / "jobs" / names[1])
     assert job and sweeps.is_there(job["pid"]), "the job has ended with the sweep"
     return workdir, env, command
 
@@ -141,8 +141,10 @@ def test_eight_ladders(tmp_path, cache, record_property):
     statuses = sweeps.statuses(workdir)
     assert list(statuses) == names
     assert statuses[names[0]] == [1, 0] and statuses[names[1]] == [-9, 0]
-    for attempts in statuses.values():  # one each, unless it was stopped; some when all was trained
-        assert [s for s in attempts if s not in (1, -9)] in ([0], [143], [143, 0], [-15, 0])
+    # One each, unless it was stopped; some when all was trained, or when Python was about to end.
+    for attempts in statuses.values():
+        within = [s for s in attempts if s not in (1, -9)]
+        assert within in ([0], [143], [-15], [143, 0], [-15, 0])
     stopped = sum(s in (143, -15) for attempts in statuses.values() for s in attempts)
     record_property("measured", f"8 ladders: 1 crashed, 1 killed, {stopped} stopped, none repeated")
     check_same_as_by_themselves(workdir, env, tmp_path)

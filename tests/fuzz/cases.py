@@ -25,7 +25,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from lottery_jax import tickets
-from lottery_jax.tickets import cards, pytorch, store
+from lottery_jax.tickets import display, pytorch, store
 from lottery_jax.tickets.ticket import PARTS, leaves, metadata_hash
 from tests.fuzz.mutations import damaged_bytes, damaged_json, damaged_text, dumps
 from tests.test_portable import synthetic_ticket
@@ -351,7 +351,7 @@ class Metadata:
     def load(self, path):
         metadata = store.read_metadata(path)
         shown = io.StringIO()
-        what = Group(cards.card(path, metadata), cards.listing([cards.row(path, metadata)]))
+        what = Group(display.card(path, metadata), display.listing([display.row(path, metadata)]))
         Console(markup=False, highlight=False, emoji=False, width=240, file=shown).print(what)
         return metadata, shown.getvalue()
 

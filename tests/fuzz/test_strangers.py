@@ -16,11 +16,14 @@ import pytest
 import tensorstore
 from safetensors.numpy import save_file
 
-from lottery_jax import machine, masks, tickets
+from lottery_jax import tickets
 from lottery_jax.errors import TicketError
-from lottery_jax.tickets import is_portable, pickles, pytorch, store
+from lottery_jax.pruning import masks
+from lottery_jax.system import host
+from lottery_jax.tickets import is_portable, pytorch, store
 from lottery_jax.tickets.__main__ import main
 from lottery_jax.tickets.checkpoints import as_array
+from lottery_jax.tickets.untrusted import pickles
 from tests.fuzz.cases import example, parts_of, safetensors_of, sealed
 from tests.fuzz.worker import peak
 
@@ -163,7 +166,7 @@ def test_a_kilobyte_can_not_ask_for_gigabytes(path, monkeypatch):
 
 
 def test_arrays_have_to_fit_the_memory(path, monkeypatch):
-    monkeypatch.setattr(machine, "memory", lambda: 1000)
+    monkeypatch.setattr(host, "memory", lambda: 1000)
     refused(path, r"its arrays take 0.0 GB, this machine has 0.0 GB of memory")
 
 

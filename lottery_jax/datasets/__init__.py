@@ -1,0 +1,39 @@
+"""Data sets: a name becomes uint8 images and integer labels.
+
+Sources, in order: `digits` from scikit-learn's wheel; `<data_dir>/<name>.npz`; data that
+tensorflow-datasets has prepared; what it can prepare from archives or download (extra `tfds`).
+What comes from tensorflow-datasets is kept as an npz, which the next run reads; the sets that are
+too large for that stay as it has prepared them, and `open_stream` reads them.
+
+    python -m lottery_jax.datasets list
+    python -m lottery_jax.datasets from-idx /usr/share/datasets/fashion-mnist fashion_mnist
+    python -m lottery_jax.datasets prepare cifar10
+    python -m lottery_jax.datasets prepare imagenet2012
+"""
+
+from __future__ import annotations
+
+from lottery_jax.datasets.in_memory import (
+    BUILT_IN,
+    RESIZES,
+    Dataset,
+    Info,
+    from_idx,
+    load_dataset,
+    read_npz,
+    write_npz,
+)
+from lottery_jax.datasets.streams import Stream, open_stream
+
+__all__ = [
+    "BUILT_IN",
+    "RESIZES",
+    "Dataset",
+    "Info",
+    "Stream",
+    "from_idx",
+    "load_dataset",
+    "open_stream",
+    "read_npz",
+    "write_npz",
+]

@@ -1,0 +1,1 @@
+"""Devices, replicates that train side by side, and several processes."""

@@ -1,0 +1,272 @@
+"""Several processes that run one program: JAX's multi-controller runtime.
+
+Every process runs the same code over the same devices. What is on the disk is the first process's
+alone: it reads and decides, and the others are told (`from_first`); it writes, and the others hear
+whether that went well (`on_first`). With one process all of this is a plain call.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import NoReturn, TypeVar
+
+import jax
+import numpy as np
+from flax import serialization
+from jax.experimental import multihost_utils
+
+from lottery_jax.errors import (
+    ConfigError,
+    DataError,
+    EnvironmentFault,
+    LotteryError,
+    TicketError,
+    TrainingError,
+    one_line,
+)
+from lottery_jax.system import host
+from lottery_jax.system.signals import Terminated, handled_elsewhere, not_ignored, postponed
+
+T = TypeVar("T")
+
+# Of a process whose run was ended by the loss of another; sysexits.h's for a passing failure.
+OTHERS_ARE_GONE = 75
+_CHUNK = 1 << 26  # bytes that are told at once
+# Seconds without a sign of life after which a process counts as gone, and between looking.
+HEARTBEAT, WATCH = 20, 2
+
+_KNOWN = {
+    e.__name__: e for e in (ConfigError, DataError, EnvironmentFault, TicketError, TrainingError)
+}
+_looks = itertools.count()
+_ending, _left = threading.Event(), threading.Event()
+_watchers: list[threading.Thread] = []
+
+
+def start(coordinator: str | None, count: int | None, index: int | None) -> None:
+    """Joins the other processes, before any other call of JAX.
+
+    Args:
+        coordinator: `host:port` of the first process; None: found from the environment, as a TPU
+            slice, SLURM, Open MPI or Kubernetes set it up.
+        count: how many processes there are; None: likewise.
+        index: which one this is, from 0; None: likewise.
+
+    Raises:
+        ConfigError: the others can't be found or reached.
+        EnvironmentFault: JAX finds no device here.
+    """
+    # While it waits for the others there is nothing to save, and Python's handlers do not run.
+    asking = not_ignored()
+    for number in asking:
+        signal.signal(number, signal.SIG_DFL)
+    # To be told of a lost process, and not to be aborted.
+    jax.config.update("jax_enable_recoverability", True)
+    try:
+        jax.distributed.initialize(coordinator, count, index, heartbeat_timeout_seconds=HEARTBEAT)
+        devices = jax.devices()  # of all processes, which all must have come for that
+    except (ValueError, RuntimeError, AssertionError) as error:
+        if host.is_no_device(error):
+            raise host.no_device(error) from error
+        raise ConfigError(
+            f"--distributed: the processes of this run don't come together ({one_line(error)}); give "
+            "--coordinator=HOST:PORT, --processes=N and --process=I to each"
+        ) from error
+    # The runtime has put its own handler in SIGTERM's place, which tells all processes. The other
+    # signals count as SIGTERM.
+    handled_elsewhere(signal.SIGTERM)
+    for number in asking:
+        if number != signal.SIGTERM:
+            signal.signal(number, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    if are_several():
+        _watchers.append(threading.Thread(target=_watch, args=(devices,), daemon=True))
+        _watchers[-1].start()
+
+
+def is_first() -> bool:
+    """Whether this is the process that reads and writes files; the only one, if there is one."""
+    return not are_several() or jax.process_index() == 0
+
+
+def are_several() -> bool:
+    """Whether there is more than one process; asks no device."""
+    return jax.distributed.is_initialized() and jax.process_count() > 1
+
+
+def from_first(action: Callable[[], T]) -> T:
+    """What `action` gives on the first process, on all of them; what it raises likewise.
+
+    Args:
+        action: gives a tree of dicts with names as keys, lists, numbers, text, None and NumPy
+            arrays.
+    """
+    if not are_several():
+        return action()
+    result: list[T] = []
+
+    def packed() -> bytes:
+        result.append(action())
+        return serialization.msgpack_serialize({"result": result[0], "failure": None})
+
+    told_by_first, failure = _attempt(packed) if is_first() else (None, None)
+    if failure is not None:
+        described = {"kind": type(failure).__name__, "says": str(failure)}
+        told_by_first = serialization.msgpack_serialize({"result": None, "failure": described})
+    told = serialization.msgpack_restore(_broadcast(told_by_first or b""))
+    if told["failure"] is not None and told["failure"]["kind"] != "TrainingError":
+        _ending.set()  # all are about to end, one sooner than the other
+    if failure is not None:
+        raise failure
+    if told["failure"] is not None:
+        error = _KNOWN.get(told["failure"]["kind"], LotteryError)(told["failure"]["says"])
+        error.told = True
+        raise error
+    return result[0] if result else told["result"]
+
+
+def on_first(action: Callable[[], T]) -> T | None:
+    """Runs `action` on the first process alone, which gets its result; all get what it raises."""
+    result: list[T] = []
+    from_first(lambda: result.append(action()))
+    return result[0] if result else None
+
+
+def everywhere(action: Callable[[], T]) -> T:
+    """Runs `action` on each process; if it raises on one, it does on all."""
+    if not are_several():
+        return action()
+    result, failure = _attempt(action)
+    failed = multihost_utils.process_allgather(np.array(failure is not None))
+    if not failed.any():
+        return result  # type: ignore[return-value]
+    _ending.set()
+    if failure is not None:
+        raise failure
+    error = LotteryError(f"process {int(np.argmax(failed))} failed")
+    error.told = True
+    raise error
+
+
+def check_same(value: str, what: str) -> None:
+    """Checks that all processes have the same hash, or another text of one length.
+
+    Raises:
+        DataError: they don't; names the processes.
+    """
+    if not are_several():
+        return
+    all_of_them = multihost_utils.process_allgather(np.frombuffer(value.encode(), np.uint8))
+    differ = [i for i, other in enumerate(all_of_them) if not np.array_equal(other, all_of_them[0])]
+    if differ:
+        raise DataError(f"{what} of process {differ[0]} differ from those of process 0")
+
+
+@contextmanager
+def asked_to_stop() -> Iterator[Callable[[], bool]]:
+    """Puts signals that ask to stop off in the block; gives the question whether there was one.
+
+    All processes must ask it at the same points, and get the same answer there. With several
+    processes the block raises for itself when it has stopped (`stop`).
+    """
+    if jax.distributed.is_initialized():
+        yield lambda: multihost_utils.reached_preemption_sync_point(next(_looks))
+    else:
+        with postponed() as arrived:
+            yield lambda: bool(arrived)
+
+
+def stop() -> NoReturn:
+    """Ends a block that was asked to stop."""
+    _ending.set()
+    raise Terminated if jax.distributed.is_initialized() else KeyboardInterrupt
+
+
+def finish() -> None:
+    """Wait for the other processes at the end of a run that went well.
+
+    The first process, which all are connected to, then waits until they have left. The others stop
+    watching before they leave: a thread within the runtime while Python ends would abort the process.
+    """
+    if are_several():
+        multihost_utils.sync_global_devices("finished")
+        _ending.set()
+        if is_first():
+            _left.wait(timeout=HEARTBEAT)
+        for watcher in _watchers:
+            watcher.join(timeout=HEARTBEAT)
+            if watcher.is_alive():
+                leave(0)
+
+
+def ending() -> None:
+    """From now on it is no loss if another process is gone."""
+    _ending.set()
+
+
+def leave(status: int) -> NoReturn:
+    """Ends the process with an exit status; one of several without waiting for the others."""
+    _ending.set()
+    if jax.distributed.is_initialized():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        if is_first() and are_several() and status != OTHERS_ARE_GONE:
+            _left.wait(timeout=WATCH)  # what was told may still be on its way
+        os._exit(status)
+    sys.exit(status)
+
+
+def is_loss(error: Exception) -> bool:
+    """Whether an error is what the loss of another process brings about here."""
+    signs = ("gloo", "nccl", "unavailable", "connection reset", "socket closed", "coordination")
+    return are_several() and any(sign in str(error).lower() for sign in signs)
+
+
+def leave_after_loss(error: Exception) -> NoReturn:
+    """Ends the process after the loss of another."""
+    print(
+        f"error: another process of this run has ended or can't be reached ({one_line(error, 200)}); "
+        "what was completed is kept: start all of them again to resume",
+        file=sys.stderr,
+    )
+    leave(OTHERS_ARE_GONE)
+
+
+def _attempt(action: Callable[[], T]) -> tuple[T | None, Exception | None]:
+    try:
+        return action(), None
+    except Exception as error:
+        return None, error
+
+
+def _broadcast(packed: bytes) -> bytes:
+    """The first process's bytes, whatever the others give."""
+    size = np.array(divmod(len(packed), _CHUNK), np.int32)
+    whole, rest = map(int, multihost_utils.broadcast_one_to_all(size))
+    # Chunks of one size and then a power of two, so that few programs are compiled for it.
+    received = bytearray()
+    for length in [_CHUNK] * whole + [1 << max(rest - 1, 1).bit_length()]:
+        piece = np.zeros(length, np.uint8)
+        own = packed[len(received) : len(received) + length]
+        piece[: len(own)] = np.frombuffer(own, np.uint8)
+        received += np.asarray(multihost_utils.broadcast_one_to_all(piece)).tobytes()
+    return bytes(received[: whole * _CHUNK + rest])
+
+
+def _watch(devices: list[jax.Device]) -> None:
+    """End this process when another one is gone: what it waits for will never come."""
+    while is_first() or not _ending.is_set():
+        try:
+            with multihost_utils.live_devices(devices):
+                time.sleep(0.1 if _ending.is_set() else WATCH)
+        except Exception as error:
+            if _ending.wait(1):
+                _left.set()
+                return
+            leave_after_loss(error)

@@ -1,0 +1,1 @@
+"""Runs on the disk: ladders, transfers and matrices of them."""

@@ -1,0 +1,114 @@
+"""Checkpoints of trainings that are not complete: the state, and the progress within an epoch."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from lottery_jax.errors import TicketError, TrainingError
+from lottery_jax.system.files import remove
+from lottery_jax.tickets import tree_hash
+from lottery_jax.tickets.store import load_arrays, save_arrays
+from lottery_jax.tickets.ticket import leaves
+from lottery_jax.training.loop import Begun, Totals, TrainState
+
+PyTree = Any
+
+_CHECKPOINT = re.compile(r"\d{9}")  # the step is its name
+
+
+class Checkpoint(NamedTuple):
+    """A training in the middle: where it is, and what has been of the epoch that it is in."""
+
+    state: TrainState
+    begun: Begun
+
+
+def save_state(
+    folder: str | os.PathLike[str], state: TrainState, begun: Begun | None = None
+) -> None:
+    """Saves a mid-level checkpoint; an older one is removed only when this one is on disk.
+
+    Args:
+        folder: of the checkpoints of one training.
+        state: to go on from.
+        begun: of the epoch, if it is within one.
+
+    Raises:
+        TrainingError: a value is not finite; the older checkpoint stays.
+        OSError: it can't be written; likewise.
+    """
+    arrays = jax.device_get(_as_dict(Checkpoint(state, begun or Begun(Totals.zero(), 0.0))))
+    for path, leaf in leaves(arrays).items():
+        if leaf.dtype.kind == "f" and not np.isfinite(leaf).all():
+            raise TrainingError(f"{path} is not finite at step {int(state.step)}")
+    new = Path(folder) / f"{int(state.step):09}"
+    save_arrays(new, {**arrays, "sha256": _digest(arrays)})
+    for old in new.parent.iterdir():
+        if old != new and _CHECKPOINT.fullmatch(old.name):
+            remove(old)
+
+
+def latest_step(folder: str | os.PathLike[str]) -> int:
+    """The step of the latest complete checkpoint in `folder`, or -1."""
+    # Orbax gives a checkpoint its name when it is whole; an unfinished one has a longer name.
+    names = (path.name for path in Path(folder).glob("*"))
+    return max((int(name) for name in names if _CHECKPOINT.fullmatch(name)), default=-1)
+
+
+def load_state(folder: str | os.PathLike[str], like: TrainState) -> Checkpoint | None:
+    """The latest checkpoint in `folder` as NumPy arrays, or None if none was completed.
+
+    Args:
+        folder: as given to `save_state`.
+        like: a state of the same structure, for its shapes and dtypes.
+
+    Raises:
+        TicketError: it is damaged or of another structure.
+    """
+    if (step := latest_step(folder)) < 0:
+        return None
+    path = Path(folder) / f"{step:09}"
+    abstract = jax.tree.map(
+        lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype),
+        _as_dict(Checkpoint(like, Begun(Totals.zero(), 0.0))),
+    )
+    try:
+        arrays = load_arrays(path, {**abstract, "sha256": _digest({})})
+        if not np.array_equal(arrays.pop("sha256"), _digest(arrays)):
+            raise TicketError(f"{path}: is damaged (its SHA-256 is not the recorded one)")
+    except TicketError as error:
+        # What to do comes first: a message that is too long is cut at its end.
+        raise TicketError(
+            f"{path}: remove it to train from an earlier point again; it can't be used: {error}"
+        ) from error
+    opt_state = jax.tree.unflatten(
+        jax.tree.structure(like.opt_state), jax.tree.leaves(arrays["opt_state"])
+    )
+    begun = Begun(Totals(**arrays.pop("totals")), float(arrays.pop("seconds")))
+    return Checkpoint(TrainState(**{**arrays, "opt_state": opt_state}), begun)
+
+
+def _as_dict(checkpoint: Checkpoint) -> dict[str, PyTree]:
+    # The optimizer's state is a nest of tuples; a plain dict of its leaves is what Orbax gives
+    # back whatever the tuple types are called in another version of optax.
+    state, (totals, seconds) = checkpoint
+    opt_state = {f"{i:04}": leaf for i, leaf in enumerate(jax.tree.leaves(state.opt_state))}
+    return {
+        "step": state.step,
+        "params": state.params,
+        "batch_stats": state.batch_stats,
+        "opt_state": opt_state,
+        "mask": state.mask,
+        "totals": {"loss": totals.loss, "correct": totals.correct, "count": totals.count},
+        "seconds": np.array(seconds, np.float64),
+    }
+
+
+def _digest(arrays: PyTree) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    return np.frombuffer(bytes.fromhex(tree_hash(arrays)), np.uint8)

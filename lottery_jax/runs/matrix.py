@@ -1,0 +1,127 @@
+"""A transfer matrix: the tickets of every source on every target, for all seeds.
+
+    workdir/config.json             the config of the whole
+    workdir/<data set>/             its native ladder, with the controls
+    workdir/<source>_to_<target>/   the source's tickets trained on the target
+
+Each of them is an ordinary run directory. Running a matrix again goes on with the first cell that
+is not complete.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import jax
+from ml_collections import ConfigDict
+from rich.console import Console
+
+from lottery_jax.config import validate
+from lottery_jax.errors import ConfigError
+from lottery_jax.parallel import multihost
+from lottery_jax.pruning import heads
+from lottery_jax.runs.directory import check_workdir, record_config
+from lottery_jax.runs.experiment import resolve, set_up
+from lottery_jax.runs.ladder import run_ladder
+from lottery_jax.system import settings
+from lottery_jax.system.files import local_path
+from lottery_jax.system.locks import locked
+
+
+@settings.fixed()
+def run_matrix(
+    config: ConfigDict,
+    workdir: str | Path,
+    *,
+    devices: list[jax.Device] | None = None,
+    console: Console | None = None,
+    other_versions: bool = False,
+) -> None:
+    """Runs what is left of a matrix: first the native ladders, then the transfers.
+
+    Args:
+        config: with `transfer.sources` and `transfer.targets`.
+        workdir: a new or empty directory, or that of the same matrix.
+        devices: over which to shard batches; default: all.
+        console: where to show progress.
+        other_versions: go on even with what other versions of the software have begun.
+
+    Raises:
+        ConfigError, DataError: before anything is written.
+        TrainingError, OSError, KeyboardInterrupt: as `run_ladder`; what was completed is kept.
+    """
+    config, workdir = resolve(config), local_path(workdir, "workdir")
+    console = console or Console(soft_wrap=True, force_jupyter=False)
+    if not config.transfer.sources:
+        raise ConfigError("config.transfer.sources: a matrix needs at least one source")
+    multihost.on_first(
+        lambda: check_workdir(workdir, config, other_versions=True)
+    )  # each cell's own later
+    if not multihost.from_first((workdir / "config.json").is_file):
+        multihost.everywhere(lambda: check_cells(config, devices))
+    with ExitStack() as held:
+
+        def begin() -> None:
+            held.enter_context(locked(workdir))
+            check_workdir(workdir, config, other_versions=True)
+            record_config(workdir, config)
+
+        multihost.on_first(begin)
+        todo = list(cells(config, workdir))
+        for i, (title, folder, cell) in enumerate(todo, 1):
+            console.print(f"[{i}/{len(todo)}] {title}", markup=False, highlight=False)
+            run_ladder(
+                cell, folder, devices=devices, console=console, other_versions=other_versions
+            )
+
+
+def cells(config: ConfigDict, workdir: Path) -> Iterator[tuple[str, Path, ConfigDict]]:
+    """Every run of a matrix, sources before what needs them: (title, run directory, config)."""
+
+    def cell(data: str, **overrides: object) -> ConfigDict:
+        c = config.copy_and_resolve_references()
+        c.unlock()
+        c.data.name = data
+        c.transfer.sources = c.transfer.targets = ()
+        c.update(overrides)
+        return c
+
+    for data in dict.fromkeys((*config.transfer.sources, *config.transfer.targets)):
+        # The random tickets of a target stand beside all the tickets that are trained on it.
+        controls = (*config.controls, "random") if data in config.transfer.targets else ()
+        native = cell(data, controls=tuple(dict.fromkeys(controls)))
+        yield f"tickets of {data}", workdir / data, native
+    for target in config.transfer.targets:
+        for source in config.transfer.sources:
+            if source != target:
+                transferred = cell(target, source=str(workdir / source), controls=())
+                name = f"{source}_to_{target}"
+                yield f"tickets of {source} on {target}", workdir / name, transferred
+
+
+def check_cells(config: ConfigDict, devices: list[jax.Device] | None = None) -> None:
+    """Checks every cell of a matrix and loads every data set once: not the last one after hours.
+
+    Raises:
+        ConfigError, DataError: one line that says what does not fit.
+    """
+    names, shapes, classes = {}, {}, {}
+    for _, _, cell in cells(config, Path()):
+        validate(cell)
+        if not cell.source:
+            name, dataset = cell.data.name, set_up(cell, devices).dataset
+            names[name], shapes[name] = dataset.name, dataset.image_shape
+            classes[name] = dataset.num_classes
+    if len(set(names.values())) < len(names):
+        raise ConfigError(f"config.transfer: a data set has two names in {', '.join(names)}")
+    if len(set(shapes.values())) > 1:
+        raise ConfigError(
+            "config.data.input_shape: the data sets differ in shape ("
+            + ", ".join(f"{name} {shape}" for name, shape in shapes.items())
+            + "); give one for all of them"
+        )
+    for source in config.transfer.sources:
+        for target in config.transfer.targets:
+            heads.replaces_head(config.transfer.head, classes[source], classes[target])

@@ -1,0 +1,1 @@
+"""What the machine and the operating system give: files, locks, signals, devices, settings of JAX."""

@@ -1,0 +1,255 @@
+"""Files that appear whole or not at all, and the places that users name for them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import socket
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
+from lottery_jax.errors import ConfigError
+from lottery_jax.system.signals import postponed
+
+# One letter before a colon is a drive of Windows; `Path` makes one slash of two.
+URL = re.compile(r"(?P<scheme>[A-Za-z][\w+.-]+):/")
+
+
+def local_path(place: str | os.PathLike[str], what: str = "") -> Path:
+    """Return the path that a user names: `~` is expanded, `file://` is the path that it means.
+
+    Args:
+        place: as the user gave it.
+        what: the flag or the key that it is the value of, for messages.
+
+    Raises:
+        ConfigError: it is a URL of another kind, or `~somebody` whom the system does not know.
+
+    >>> local_path("file:///tmp/a%20run").as_posix(), local_path("runs/s3").as_posix()
+    ('/tmp/a run', 'runs/s3')
+    >>> local_path("gs://bucket/run", "--workdir")
+    Traceback (most recent call last):
+    lottery_jax.errors.ConfigError: --workdir: gs://bucket/run is a URL of gs; ...
+    """
+    text = os.fspath(place)
+    said = f"{what}: {text}" if what else text
+    if match := URL.match(text):
+        url = urlsplit(text)
+        if match["scheme"].lower() != "file" or url.netloc not in ("", "localhost"):
+            raise ConfigError(
+                f"{said} is a URL of {match['scheme']}; name a local path: mount what is there, or "
+                "copy it (docs/reliability.md)"
+            )
+        return Path(url2pathname(url.path))
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise ConfigError(f"{said}: {error}") from error
+
+
+@contextmanager
+def naming(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Has an OSError in the block name `path`, whatever file or none it names.
+
+    >>> with naming("runs/curve.csv"):
+    ...     raise OSError(28, "No space left on device")
+    Traceback (most recent call last):
+    OSError: [Errno 28] No space left on device: 'runs/curve.csv'
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None:
+            raise
+        raise OSError(error.errno, error.strerror, os.fspath(path)) from error
+
+
+@contextmanager
+def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Gives a temporary path beside `path`; on success it is synced and renamed to `path`.
+
+    A reader, or a process started after a crash, sees the old file or the new one, never a part.
+
+    >>> import pathlib, tempfile
+    >>> target = pathlib.Path(tempfile.mkdtemp()) / "note.txt"
+    >>> with replacing(target) as temporary:
+    ...     _ = temporary.write_text("whole")
+    >>> target.read_text(), len(list(target.parent.iterdir()))
+    ('whole', 1)
+    """
+    target = Path(path)
+    with naming(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _remove_abandoned(target)
+        prefix = f".{target.name}.{_host()}-{os.getpid()}-"
+        handle, name = tempfile.mkstemp(dir=target.parent, prefix=prefix, suffix=".tmp")
+        os.close(handle)
+        temporary = Path(name)
+        try:
+            yield temporary
+            # mkstemp's files are private; what we publish gets the permissions of an open().
+            temporary.chmod(0o666 & ~_umask())
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+            temporary.replace(target)
+            sync_folder(target.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """The same for a directory: gives an empty one beside `path`, which becomes `path` on success.
+
+    What was at `path` is moved aside first and removed last: at no moment are both gone, and it is
+    back if the new one can't take its place.
+    """
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    prefix = f".{target.name}.{_host()}-{os.getpid()}-"
+    temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=prefix, suffix=".tmp"))
+    old = temporary.with_name(f"{temporary.name[: -len('.tmp')]}-old.tmp")
+    try:
+        yield temporary
+        temporary.chmod(0o777 & ~_umask())
+        with postponed():
+            if target.exists():
+                target.replace(old)
+            try:
+                temporary.replace(target)
+            except OSError:
+                if old.exists():
+                    old.replace(target)
+                raise
+        sync_folder(target.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Writes `text` to `path` as UTF-8, whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def sync_folder(folder: Path) -> None:
+    """Has the names in `folder` on the disk, so that a power failure can't take a rename back."""
+    with contextlib.suppress(OSError):  # some network file systems have no such thing
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def sync_tree(folder: Path) -> None:
+    """Has a folder, its name and all in it on the disk."""
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with (Path(parent) / name).open("rb") as file:
+                os.fsync(file.fileno())
+        sync_folder(Path(parent))
+    sync_folder(folder.parent)
+
+
+# .TARGET.HOST-PID-RANDOM.tmp, as `replacing` names them
+_TEMPORARY = re.compile(r"\..+\.[\w.]+-(?P<pid>\d+)-[a-z0-9_]{8}(-old)?\.tmp")
+
+
+def is_temporary(path: Path) -> bool:
+    """Whether a path is an unfinished file: of `replacing`, or of Orbax.
+
+    >>> names = (".a.csv.host-7-abcd1234.tmp", "b.orbax-checkpoint-tmp-1", ".c.tmp")
+    >>> [is_temporary(Path(name)) for name in names]
+    [True, True, False]
+    """
+    ours = _TEMPORARY.fullmatch(path.name) is not None
+    return ours or ".orbax-checkpoint-tmp" in path.name
+
+
+# What desktops, file systems, git and batch systems leave in any folder.
+_CLUTTER = re.compile(
+    r"\.DS_Store|\._.*|Thumbs\.db|desktop\.ini|\.nfs.*|lost\+found|\.gitkeep|.*\.(log|out|err)"
+)
+
+
+def is_clutter(name: str) -> bool:
+    """Whether a file of that name is nobody's data, and says nothing of the folder that it is in.
+
+    >>> [is_clutter(name) for name in (".DS_Store", "._a.safetensors", "slurm-17.out", "a.csv")]
+    [True, True, True, False]
+    """
+    return _CLUTTER.fullmatch(name) is not None
+
+
+def temporary_in(folder: Path) -> list[Path]:
+    """The unfinished files and folders in a run directory that no other process is writing.
+
+    At any depth, but not in another run's directory.
+    """
+    found = []
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if is_temporary(path):
+            found += [] if _is_anothers(path) else [path]
+        elif path.is_dir() and not path.is_symlink() and not (path / "config.json").exists():
+            found += temporary_in(path)
+    return found
+
+
+def _is_anothers(path: Path) -> bool:
+    """Whether another process of this machine, which is still there, made a temporary file."""
+    match = _TEMPORARY.fullmatch(path.name)
+    if match is None or f".{_host()}-{match['pid']}-" not in path.name:
+        return False
+    return int(match["pid"]) != os.getpid() and is_alive(int(match["pid"]))
+
+
+def remove(path: Path) -> None:
+    """Removes a file or a whole folder, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process of that number runs on this machine; where that can't be asked, True."""
+    if os.name == "nt":  # the question would end it
+        return True
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return pid > 0
+
+
+def _umask() -> int:
+    umask = os.umask(0)
+    os.umask(umask)
+    return umask
+
+
+def _host() -> str:
+    return re.sub(r"[^\w.]", "_", socket.gethostname())
+
+
+def _remove_abandoned(target: Path) -> None:
+    """Removes the temporary files of `target` whose processes on this machine are gone.
+
+    In a folder of several users of which nobody is alone, such as that of the data sets.
+    """
+    pattern = re.compile(rf"\.{re.escape(target.name)}\.{re.escape(_host())}-(\d+)-[\w-]+\.tmp")
+    for path in target.parent.iterdir():
+        match = pattern.fullmatch(path.name)
+        if match and not is_alive(int(match[1])):
+            with contextlib.suppress(OSError):  # another user's
+                path.unlink()

@@ -1,0 +1,1 @@
+"""Checks of what a stranger made, before Orbax and PyTorch read it."""

@@ -1,0 +1,147 @@
+"""From arrays in memory to batches on the device.
+
+A small data set lives on the device whole, as uint8. A batch is a gather by index; augmentation
+and normalisation are part of the compiled step. The order of batches is a function of (key, epoch),
+the augmentation of (key, step): nothing else is needed to resume.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from lottery_jax.errors import ConfigError
+from lottery_jax.parallel.mesh import batch_sharded
+
+PyTree = Any
+# key, images uint8 [batch, h, w, c], train -> float32 [batch, h, w, c]
+Prepare = Callable[[jax.Array, jax.Array, bool], jax.Array]
+
+AUGMENTATIONS = ("none", "crop", "flip", "crop_flip")
+
+
+class Split(NamedTuple):
+    """Images uint8 `[n, height, width, channels]` and labels int32 `[n]`, on the device."""
+
+    images: Any
+    labels: Any
+
+
+# (epoch, first step of it) -> the batches of that epoch from there on, on the devices
+Batches = Callable[[int, int], Generator[Split, None, None]]
+# () -> batches that hold every example once, and which of each to count
+Cover = Callable[[], Generator[tuple[Split, jax.Array], None, None]]
+
+
+def check_batch(batch_size: int, devices: int, examples: int) -> None:
+    """Raises a ConfigError if the batch does not divide by the devices, or is too large."""
+    if batch_size % devices:
+        raise ConfigError(
+            f"config.train.batch_size: {batch_size} does not divide by {devices} devices; "
+            f"{max(1, round(batch_size / devices)) * devices} would"
+        )
+    if batch_size > examples:
+        raise ConfigError(
+            f"config.train.batch_size: {batch_size} is more than the {examples} training images"
+        )
+
+
+@partial(jax.jit, static_argnames=("examples", "batch_size"))
+def epoch_order(key: jax.Array, epoch: jax.Array, *, examples: int, batch_size: int) -> jax.Array:
+    """The batches of an epoch: int32 indices `[examples // batch_size, batch_size]`.
+
+    Each epoch is another permutation, a function of the key and the epoch alone. The examples left
+    over at its end are not used in that epoch.
+    """
+    steps = examples // batch_size
+    order = jax.random.permutation(jax.random.fold_in(key, epoch), examples)
+    return order[: steps * batch_size].reshape(steps, batch_size).astype(jnp.int32)
+
+
+def chosen(data: Split, index: jax.Array, mesh: Mesh) -> Split:
+    """Within a compiled step: the examples of a batch, shared out over the devices."""
+    index = jax.lax.with_sharding_constraint(index, batch_sharded(mesh))
+    return Split(data.images[index], data.labels[index])
+
+
+def covering_order(examples: int, batch_size: int) -> tuple[Any, Any]:
+    """Batches that hold every example exactly once, for evaluation.
+
+    Returns:
+        int32 indices and bool `[steps, batch_size]`; the last batch is filled up with repetitions
+        that are marked False and must not be counted.
+    """
+    steps = -(-examples // batch_size)
+    index = np.arange(steps * batch_size).reshape(steps, batch_size)
+    return np.minimum(index, examples - 1).astype(np.int32), index < examples
+
+
+def sample_batches(
+    key: jax.Array, images: Any, labels: Any, batches: int, batch_size: int
+) -> tuple[Any, Any]:
+    """Draws different examples at random, for scores that look at data.
+
+    Args:
+        key: typed PRNG key.
+        images: uint8 `[n, height, width, channels]`, on the host.
+        labels: int32 `[n]`.
+        batches: how many.
+        batch_size: of each; `batches * batch_size` is at most n.
+
+    Returns:
+        Images `[batches, batch_size, height, width, channels]` and labels `[batches, batch_size]`.
+    """
+    rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
+    chosen = rng.choice(len(labels), (batches, batch_size), replace=False)
+    return images[chosen], labels[chosen]
+
+
+def random_crop(key: jax.Array, images: jax.Array) -> jax.Array:
+    """Pads with an eighth of the image, rounded up (4 for 32 pixels), and crops at random."""
+    n, height, width, channels = images.shape
+    pad = -(-height // 8)
+    padded = jnp.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+    offsets = jax.random.randint(key, (n, 2), 0, 2 * pad + 1)
+
+    def crop(image: jax.Array, offset: jax.Array) -> jax.Array:
+        start = (offset[0], offset[1], 0)
+        return jax.lax.dynamic_slice(image, start, (height, width, channels))
+
+    return jax.vmap(crop)(padded, offsets)
+
+
+def random_flip(key: jax.Array, images: jax.Array) -> jax.Array:
+    """Mirrors each image left to right with probability one half."""
+    flips = jax.random.bernoulli(key, shape=(images.shape[0], 1, 1, 1))
+    return jnp.where(flips, images[:, :, ::-1], images)
+
+
+def make_prepare(mean: tuple[float, ...], std: tuple[float, ...], augment: str) -> Prepare:
+    """The function from a uint8 batch to normalised float32; augments only when training.
+
+    Args:
+        mean: of each channel, of pixel value / 255.
+        std: standard deviation, likewise.
+        augment: none, crop, flip or crop_flip.
+    """
+    if augment not in AUGMENTATIONS:
+        raise ConfigError(f"config.data.augment: {augment!r} is not one of {AUGMENTATIONS}")
+    scale = 1.0 / (255.0 * np.asarray(std, np.float32))
+    shift = np.asarray(mean, np.float32) / np.asarray(std, np.float32)
+
+    def prepare(key: jax.Array, images: jax.Array, train: bool) -> jax.Array:
+        if train:
+            crop_key, flip_key = jax.random.split(key)
+            if "crop" in augment:
+                images = random_crop(crop_key, images)
+            if "flip" in augment:
+                images = random_flip(flip_key, images)
+        return images.astype(jnp.float32) * scale - shift
+
+    return prepare
