@@ -33,7 +33,7 @@ def magnitude_sides(level: int) -> dict[str, Callable[[], object]]:
     params = jax.tree.map(
         lambda a: rng.normal(scale=(2 / a.size) ** 0.25, size=a.shape).astype(np.float32), shapes
     )
-    mask = masks.dense(params)
+    mask = masks.ones_like(params)
     for _ in range(level):
         mask = masks.prune(jax.tree.map(np.abs, params), mask, 0.2)
     params = jax.tree.map(lambda m, p: np.where(m, p, np.float32(0)), mask, params)

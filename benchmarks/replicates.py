@@ -44,13 +44,13 @@ def steps(network: str, side: str, replicates: int) -> harness.Row:
         jax.config.update("jax_num_cpu_devices", min(len(host.cores()), replicates))
     import numpy as np
 
-    from lottery_jax.models import DENSE, build_model, init_variables
-    from lottery_jax.parallel.mesh import make_mesh, put
-    from lottery_jax.parallel.replicates import put_stacked, stack_keys
+    from lottery_jax.models import FULLY_CONNECTED, build_model, init_variables
+    from lottery_jax.parallel.mesh import make_mesh, to_mesh
+    from lottery_jax.parallel.replicates import stack_keys, stack_to_mesh
     from lottery_jax.pruning import masks
-    from lottery_jax.pruning.controls import Start
-    from lottery_jax.training.batches import Split
-    from lottery_jax.training.loop import fit, make_program, state_of
+    from lottery_jax.pruning.controls import UntrainedTicket
+    from lottery_jax.training.batches import DeviceData
+    from lottery_jax.training.loop import fit, init_state, make_program
     from lottery_jax.training.optim import make_optimizer, make_schedule
 
     shape, batch, count = NETWORKS[network]
@@ -71,26 +71,30 @@ def steps(network: str, side: str, replicates: int) -> harness.Row:
         batch_size=batch,
         mean=(0.5,) * shape[-1],
         std=(0.25,) * shape[-1],
-        steps_at_once=32 if name in DENSE else 1,
+        steps_per_dispatch=32 if name in FULLY_CONNECTED else 1,
         vmapped=side == "vmap",
     )
-    data = put(mesh, Split(images, labels))
+    data = to_mesh(mesh, DeviceData(images, labels))
     init = jax.jit(lambda key: init_variables(model, key, shape))
     starts = [jax.device_get(init(jax.random.key(i))) for i in range(replicates)]
     states = [
-        state_of(program.optimizer, Start(masks.dense(start["params"]), start, 0))
+        init_state(program.optimizer, UntrainedTicket(masks.ones_like(start["params"]), start, 0))
         for start in starts
     ]
     keys = [jax.random.key(i) for i in range(replicates)]
     # Where a step has a loop over replicates, a convolution's is slow on CPU: then they are not
     # stacked beyond one for each device.
-    size = replicates if side == "vmap" or (name in DENSE and side == "devices") else len(devices)
+    size = (
+        replicates
+        if side == "vmap" or (name in FULLY_CONNECTED and side == "devices")
+        else len(devices)
+    )
     groups = [slice(i, i + size) for i in range(0, replicates, size)]
 
     def run(until: int) -> float:
         seconds = 0.0
         for group in groups:
-            state = jax.block_until_ready(put_stacked(mesh, states[group], size))
+            state = jax.block_until_ready(stack_to_mesh(mesh, states[group], size))
             began = time.perf_counter()
             fit(program, state, data, stack_keys(keys[group], size), until=until)
             seconds += time.perf_counter() - began

@@ -229,8 +229,8 @@ def lowered_step(network: Network, dtype: str, devices: Sequence[Any], platform:
     from lottery_jax.models import abstract_variables, build_model
     from lottery_jax.parallel.mesh import make_mesh, replicated
     from lottery_jax.training import optim
-    from lottery_jax.training.batches import Split
-    from lottery_jax.training.loop import Totals, TrainState, make_program
+    from lottery_jax.training.batches import DeviceData
+    from lottery_jax.training.loop import MetricSums, TrainState, make_program
 
     examples, channels = 2 * network.batch, network.shape[-1]
     model = build_model(network.model, network.classes, dtype=dtype, **network.options)
@@ -254,16 +254,16 @@ def lowered_step(network: Network, dtype: str, devices: Sequence[Any], platform:
         opt_state=jax.eval_shape(program.optimizer.init, params),
         mask=jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, bool), params),
     )
-    data = Split(
+    data = DeviceData(
         jax.ShapeDtypeStruct((examples, *network.shape), jnp.uint8),
         jax.ShapeDtypeStruct((examples,), jnp.int32),
     )
     order = jax.ShapeDtypeStruct((2, network.batch), jnp.int32)
     key = jax.eval_shape(lambda: jax.random.key(0))
-    everywhere = replicated(program.mesh)
+    run_on_all = replicated(program.mesh)
     arguments = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere),
-        (state, jax.eval_shape(Totals.zero), data, order, key),
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=run_on_all),
+        (state, jax.eval_shape(MetricSums.zero), data, order, key),
     )
     return program.train_step.trace(*arguments).lower(lowering_platforms=(platform,))
 

@@ -33,7 +33,7 @@ def first_step(data_dir: str) -> harness.Row:
     from lottery_jax.pruning import masks
     from lottery_jax.runs import ladder
     from lottery_jax.runs.experiment import set_up
-    from lottery_jax.training.loop import fit, start_state
+    from lottery_jax.training.loop import fit, init_device_state
 
     del ladder  # what a run imports
     marks["import"] = time.perf_counter()
@@ -43,8 +43,8 @@ def first_step(data_dir: str) -> harness.Row:
     setup = set_up(config)
     marks["data"] = time.perf_counter()
     variables = jax.block_until_ready(setup.init(jax.random.key(0)))
-    mask = masks.dense(variables["params"])
-    state = start_state(setup.program, variables, mask, 0)
+    mask = masks.ones_like(variables["params"])
+    state = init_device_state(setup.program, variables, mask, 0)
     marks["init"] = time.perf_counter()
     state = fit(setup.program, state, setup.train, jax.random.key(1), until=1)
     marks["first step"] = time.perf_counter()

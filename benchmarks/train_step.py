@@ -61,10 +61,10 @@ def ours(model: str, batch: int, dtype: str) -> Side:
     import jax
 
     from lottery_jax.models import init_variables
-    from lottery_jax.parallel.mesh import make_mesh, put
+    from lottery_jax.parallel.mesh import make_mesh, to_mesh
     from lottery_jax.pruning import masks
-    from lottery_jax.training.batches import Split, epoch_order
-    from lottery_jax.training.loop import Totals, make_program, start_state
+    from lottery_jax.training.batches import DeviceData, epoch_order
+    from lottery_jax.training.loop import MetricSums, init_device_state, make_program
     from lottery_jax.training.optim import make_optimizer, make_schedule
 
     images, labels = pixels(model, batch)
@@ -80,8 +80,11 @@ def ours(model: str, batch: int, dtype: str) -> Side:
         std=(0.25,) * shape[-1],
     )
     variables = jax.jit(lambda key: init_variables(network, key, shape))(jax.random.key(0))
-    state = start_state(program, variables, masks.dense(variables["params"]), 0)
-    totals, data = put(program.mesh, Totals.zero()), put(program.mesh, Split(images, labels))
+    state = init_device_state(program, variables, masks.ones_like(variables["params"]), 0)
+    totals, data = (
+        to_mesh(program.mesh, MetricSums.zero()),
+        to_mesh(program.mesh, DeviceData(images, labels)),
+    )
     key = jax.random.key(1)
     order = epoch_order(key, np.int32(0), examples=len(labels), batch_size=batch)
 

@@ -103,10 +103,10 @@ if TYPE_CHECKING:  # so that type checkers and editors see what is imported when
         fit as fit,
     )
     from lottery_jax.training.loop import (
-        make_program as make_program,
+        init_device_state as init_device_state,
     )
     from lottery_jax.training.loop import (
-        start_state as start_state,
+        make_program as make_program,
     )
 
 __version__ = "0.2.0.dev0"
@@ -125,7 +125,7 @@ _NAMES = {
     "run_matrix": "runs.matrix",
     "save_ticket": "tickets",
     "set_up": "runs.experiment",
-    "start_state": "training.loop",
+    "init_device_state": "training.loop",
     "Ticket": "tickets",
     "TrainState": "training.loop",
     "write_report": "report",

@@ -15,10 +15,10 @@ class LotteryError(Exception):
     """An expected failure; the command line prints it as one line and exits with status 2.
 
     Attributes:
-        told: whether it happened in another process, which says so.
+        reported: whether it happened in another process, which says so.
     """
 
-    told = False
+    reported = False
 
 
 class ConfigError(LotteryError):
@@ -109,7 +109,7 @@ def describe_unknown(kind: str, name: object, legal: Iterable[str], *, noun: str
     return f"{kind}: unknown {noun} {name!r}{hint}; legal: {', '.join(options)}"
 
 
-def choose(table: Mapping[str, T], name: str, kind: str) -> T:
+def lookup(table: Mapping[str, T], name: str, kind: str) -> T:
     """`table[name]`, or a `ConfigError` that names `kind` and the legal values."""
     if name not in table:
         raise ConfigError(describe_unknown(kind, name, table))

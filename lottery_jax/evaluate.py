@@ -13,20 +13,20 @@ from rich.console import Console
 from rich.table import Table
 
 from lottery_jax.errors import DataError
-from lottery_jax.parallel.mesh import make_mesh, put
+from lottery_jax.parallel.mesh import make_mesh, to_mesh
 from lottery_jax.pruning import masks
 from lottery_jax.system import settings
 from lottery_jax.system.command_line import CommandParser, exit_status, path_argument
 from lottery_jax.tickets import Ticket, load_ticket, model_of
-from lottery_jax.training.batches import make_prepare
-from lottery_jax.training.feeding import Feed, open_data
-from lottery_jax.training.loop import Measured, compiled, evaluate, make_eval_pass
+from lottery_jax.training.batches import make_preprocess
+from lottery_jax.training.feeding import InputPipeline, open_data
+from lottery_jax.training.loop import EvalMetrics, compiled, evaluate, make_eval_pass
 
 
 @settings.fixed()
 def evaluate_ticket(
     ticket: Ticket, data_dir: str | Path = "", *, data: str = "", batch_size: int = 256
-) -> Measured:
+) -> EvalMetrics:
     """Loss and accuracy of the ticket's trained weights on a whole test set.
 
     Args:
@@ -49,11 +49,11 @@ def evaluate_ticket(
             f"{metadata['num_classes']}"
         )
     # Pixels are scaled as they were in training, whatever data they are now.
-    prepare = make_prepare(tuple(metadata["mean"]), tuple(metadata["std"]), "none")
-    eval_pass = compiled(make_eval_pass(model, prepare, mesh), mesh)
-    variables = put(mesh, ticket.trained_variables)
+    preprocess = make_preprocess(tuple(metadata["mean"]), tuple(metadata["std"]), "none")
+    eval_pass = compiled(make_eval_pass(model, preprocess, mesh), mesh)
+    variables = to_mesh(mesh, ticket.trained_variables)
     whole = -(-batch_size // mesh.size) * mesh.size
-    test = Feed(dataset, mesh, whole, augment="none", workers=-1).test()
+    test = InputPipeline(dataset, mesh, whole, augment="none", workers=-1).test()
     return evaluate(eval_pass, whole, variables["params"], variables["batch_stats"], test)
 
 

@@ -141,7 +141,7 @@ def set_up_process(config: ConfigDict) -> None:
     """
     import jax
 
-    from lottery_jax.models import DENSE
+    from lottery_jax.models import FULLY_CONNECTED
     from lottery_jax.parallel.replicates import cpu_devices
 
     program_cache.mend_when_read(lambda: jax.config.values["jax_compilation_cache_dir"])
@@ -150,8 +150,8 @@ def set_up_process(config: ConfigDict) -> None:
         devices = cpu_devices(
             len(config.seeds),
             len(host.cores()),
-            dense=config.model.name in DENSE,
-            together=config.train.together,
+            dense=config.model.name in FULLY_CONNECTED,
+            max_stacked=config.train.together,
         )
         jax.config.update("jax_num_cpu_devices", devices)
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
@@ -173,7 +173,7 @@ def _main(argv: list[str]) -> None:
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     # JAX is imported only now, so that --help and mistakes in flags answer at once. A signal waits
     # until that is over: some modules turn what is raised within them into errors of their own.
-    with signals.postponed():
+    with signals.defer_signals():
         from rich.console import Console
 
         from lottery_jax import config as configuration
@@ -192,13 +192,13 @@ def _main(argv: list[str]) -> None:
         config_file = config_flags.get_config_filename(flags.FLAGS["config"])
         default = default_workdir(config_file, configuration.fingerprint(config))
         workdir = files.local_path(_WORKDIR.value or default, "--workdir")
-        console = Console(soft_wrap=True, quiet=not multihost.is_first())
+        console = Console(soft_wrap=True, quiet=not multihost.is_primary())
         run = run_matrix if config.transfer.sources else run_ladder
         run(config, workdir, console=console, other_versions=_OTHER_VERSIONS.value)
-        multihost.on_first(lambda: _report(workdir, console))
+        multihost.run_on_primary(lambda: _report(workdir, console))
         multihost.finish()
     except LotteryError as error:
-        if not error.told:
+        if not error.reported:
             _say(str(error))
         multihost.leave(2)
     except OSError as error:
@@ -213,7 +213,7 @@ def _main(argv: list[str]) -> None:
             raise
         multihost.leave_after_loss(error)
     except KeyboardInterrupt as interrupt:
-        if multihost.is_first():
+        if multihost.is_primary():
             print("stopped; run the same command again to resume", file=sys.stderr)
         multihost.leave(signals.exit_status(interrupt))
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from ml_collections import ConfigDict
 
 from lottery_jax.config import default_config
-from lottery_jax.errors import ConfigError, choose
+from lottery_jax.errors import ConfigError, lookup
 
 # The large networks take every data set at CIFAR's shape: Fashion-MNIST is padded to 32 pixels and
 # repeated to three channels, alike in training and test.
@@ -154,7 +154,7 @@ def with_method(c: ConfigDict, name: str) -> ConfigDict:
     Raises:
         ConfigError: an unknown method.
     """
-    c.ladder.draw, c.ladder.scores = choose(METHODS, name, "the method")
+    c.ladder.draw, c.ladder.scores = lookup(METHODS, name, "the method")
     if c.ladder.draw.startswith("init"):
         c.ladder.rewind = 0
     return c
@@ -235,7 +235,7 @@ def named(name: str) -> ConfigDict:
         ConfigError: an unknown network.
     """
     network, _, dataset = name.partition("_")
-    return choose(NETWORKS, network, "the recipe")(dataset)
+    return lookup(NETWORKS, network, "the recipe")(dataset)
 
 
 def dense(name: str) -> ConfigDict:

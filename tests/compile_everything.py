@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lottery_jax.models import (
-    DENSE,
+    FULLY_CONNECTED,
     MODELS,
     abstract_variables,
     build_model,
@@ -33,17 +33,17 @@ from lottery_jax.models import (
     xla_options,
 )
 from lottery_jax.parallel.mesh import make_mesh
-from lottery_jax.parallel.replicates import over_replicates
+from lottery_jax.parallel.replicates import map_replicates
 from lottery_jax.pruning import masks, scores
-from lottery_jax.pruning.controls import Start
+from lottery_jax.pruning.controls import UntrainedTicket
 from lottery_jax.runs.experiment import _STEPS_AT_ONCE
 from lottery_jax.training import optim
-from lottery_jax.training.batches import Split, covering_order
+from lottery_jax.training.batches import DeviceData, eval_order
 from lottery_jax.training.loop import (
-    Totals,
+    MetricSums,
     compiled,
+    init_state,
     make_program,
-    state_of,
 )
 
 SMALL = ("lenet_300_100", "conv2")  # of which there is every kind of program
@@ -65,29 +65,31 @@ def programs(name, batch, *, replicas=1, stacked=0, vmapped=False, dtype="float3
     """(a name, a jitted function, its arguments) of each program that trains a network."""
     model, shape, examples = build(name, dtype), shape_of(name), 3 * batch
     mesh = make_mesh(jax.devices()[: max(replicas, 1)], replicas)
-    loops = name in DENSE and not streamed
+    loops = name in FULLY_CONNECTED and not streamed
     program = make_program(
         model,
         optim.make_optimizer(optimizer, momentum=0.9, weight_decay=1e-4),
         optim.make_schedule("cosine", 0.1, steps_per_epoch=3, epochs=2, warmup_epochs=1),
         mesh=mesh, examples=examples, batch_size=batch, mean=(0.5,) * shape[2],
-        std=(0.2,) * shape[2], augment=augment, steps_at_once=_STEPS_AT_ONCE if loops else 1,
+        std=(0.2,) * shape[2], augment=augment, steps_per_dispatch=_STEPS_AT_ONCE if loops else 1,
         vmapped=vmapped,
     )  # fmt: skip
     variables = jax.tree.map(
         lambda leaf: np.zeros(leaf.shape, leaf.dtype), abstract_variables(model, shape)
     )
-    state = state_of(program.optimizer, Start(masks.dense(variables["params"]), variables, 0))
-    totals, key = jax.device_get(Totals.zero()), jax.random.key(0)
+    state = init_state(
+        program.optimizer, UntrainedTicket(masks.ones_like(variables["params"]), variables, 0)
+    )
+    totals, key = jax.device_get(MetricSums.zero()), jax.random.key(0)
     images = batch if streamed else examples
-    data = Split(np.zeros((images, *shape), np.uint8), np.zeros(images, np.int32))
+    data = DeviceData(np.zeros((images, *shape), np.uint8), np.zeros(images, np.int32))
     order = None if streamed else np.zeros((3, batch), np.int32)
-    cover = (None, np.ones(batch, bool)) if streamed else covering_order(examples, batch)
+    cover = (None, np.ones(batch, bool)) if streamed else eval_order(examples, batch)
 
     def several(tree):
         return jax.tree.map(lambda leaf: jnp.stack([leaf] * stacked), tree) if stacked else tree
 
-    of = program.together if stacked else program
+    of = program.stacked if stacked else program
     own = several((state, totals, order, key))
     yield "step", of.train_step, (*own[:2], data, own[2], own[3], 1)
     yield "order", of.epoch_order, (own[3], np.int32(0))
@@ -123,7 +125,7 @@ def nested(count):
 
     mesh = make_mesh(jax.devices()[:2], 2)
     for vmapped in (False, True):
-        function = over_replicates(outer, mesh, (1,), vmapped=vmapped)
+        function = map_replicates(outer, mesh, (1,), vmapped=vmapped)
         yield "nested", compiled(function, mesh, out_shardings=None), (
             np.ones((4, count, count), np.float32), 2,
         )  # fmt: skip

@@ -15,10 +15,9 @@ import tempfile
 import hypothesis
 import jax
 import pytest
-from ml_collections import ConfigDict
 from rich.console import Console
 
-from lottery_jax.config import default_config
+from tests.helpers import make_tiny_config
 
 # Many tests train the same network: compile it once, as a user's second run does, in whichever of
 # pytest's processes. The first one makes the directory, and the others inherit its name.
@@ -31,7 +30,7 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 # A file is run by one process.
 _LONGEST = (
     "test_notebooks",
-    "test_streaming",
+    "test_streams",
     "test_mistakes",
     "test_stops",
     "test_disk",
@@ -41,23 +40,6 @@ _LONGEST = (
 # These machines are noisy: no deadlines. The same examples each time, so that red is red again.
 hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("repeatable")
-
-
-def make_tiny_config(model: str = "lenet_300_100", **overrides) -> ConfigDict:
-    """A ladder on digits that trains each level for two short epochs."""
-    c = default_config()
-    c.model.name = model
-    c.train.batch_size = 128
-    c.train.epochs = 2
-    c.train.checkpoint_every_epochs = 1
-    c.ladder.levels = 2
-    if model.startswith("vgg"):
-        c.model.width = 0.05
-        c.data.input_shape = (16, 16, 1)
-    if model.startswith("resnet"):
-        c.model.width = 0.25
-    c.update_from_flattened_dict(overrides)
-    return c
 
 
 @pytest.fixture

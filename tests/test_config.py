@@ -1,10 +1,8 @@
 """Config: every file is valid, mistakes are named, the fingerprint is stable."""
 
-import importlib.util
 import json
 import re
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,15 +18,8 @@ from lottery_jax.pruning.controls import CONTROLS
 from lottery_jax.pruning.scores import SCORES
 from lottery_jax.runs.experiment import set_up
 from lottery_jax.training.optim import OPTIMIZERS, SCHEDULES
-
-FILES = sorted((Path(__file__).parent.parent / "configs").glob("*.py"))
-
-
-def load(path):
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+from tests.helpers import CONFIG_FILES as FILES
+from tests.helpers import load_config_file as load
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)

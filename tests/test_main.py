@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from lottery_jax import evaluate, main, tickets
-from tests.faults.runs import ROOT
+from tests.helpers import ROOT
 
 QUICKSTART = f"--config={ROOT / 'configs' / 'quickstart.py'}"
 
@@ -90,7 +90,7 @@ def test_evaluate_prints_what_training_measured(finished, capsys):
 
 def test_evaluate_on_data_with_other_classes_is_an_error(finished, tmp_path, capsys):
     from lottery_jax.datasets.in_memory import write_npz
-    from tests.test_datasets import some_arrays
+    from tests.helpers import some_arrays
 
     write_npz(tmp_path / "four.npz", some_arrays())
     (ticket,) = (finished[0] / "runs").glob("*/seed_0/level_01/ticket")

@@ -18,8 +18,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from tests.faults.runs import ROOT
-from tests.test_datasets import some_arrays, write_idx
+from tests.helpers import ROOT, some_arrays, write_idx
 
 QUICKSTART = f"--config={ROOT / 'configs' / 'quickstart.py'}"
 SHORT = ("--config.seeds=0", "--config.train.epochs=2", "--config.ladder.levels=1")
@@ -474,7 +473,7 @@ def start(module, *arguments, cwd, **env):
     )  # fmt: skip
 
 
-def state_of(folder):
+def init_state(folder):
     """Every path below, what kind it is, when it was changed, and what is in it."""
     found = {}
     for path in [folder, *sorted(folder.rglob("*"))]:
@@ -494,7 +493,7 @@ def cpu_seconds():
 def test_a_mistake_is_one_line_that_helps_and_nothing_is_touched(tmp_path, finished_run, mistake):
     if mistake.given:
         mistake.given(tmp_path, finished_run)
-    before, used = state_of(tmp_path), cpu_seconds()
+    before, used = init_state(tmp_path), cpu_seconds()
     result = start(mistake.module, *mistake.arguments, cwd=tmp_path, **mistake.env)
     used = cpu_seconds() - used
     assert (result.returncode, result.stdout) == (2, ""), result.stderr
@@ -503,5 +502,5 @@ def test_a_mistake_is_one_line_that_helps_and_nothing_is_touched(tmp_path, finis
     assert message.isprintable() and "Traceback" not in message
     for text in mistake.says:
         assert text in message, message
-    assert state_of(tmp_path) == before
+    assert init_state(tmp_path) == before
     assert used < CPU_SECONDS

@@ -28,7 +28,7 @@ from lottery_jax.errors import (
     raise_if_environment,
 )
 from lottery_jax.system import host
-from lottery_jax.system.files import local_path, replacing
+from lottery_jax.system.files import atomic_write, local_path
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Arrays = dict[str, Array]  # x_train, y_train, x_test, y_test
@@ -467,7 +467,7 @@ def _find_idx(folder: Path, stem: str, kind: str) -> Path:
 
 def write_npz(path: str | os.PathLike[str], arrays: Arrays) -> None:
     """Writes x_train, y_train, x_test, y_test to an npz file, whole or not at all."""
-    with replacing(path) as temporary, temporary.open("wb") as file:
+    with atomic_write(path) as temporary, temporary.open("wb") as file:
         np.savez(file, allow_pickle=False, **{key: arrays[key] for key in _ARRAYS})
 
 

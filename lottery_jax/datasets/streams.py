@@ -32,8 +32,8 @@ from lottery_jax.datasets import in_memory, tfds
 from lottery_jax.errors import (
     ConfigError,
     DataError,
-    choose,
     describe_unknown,
+    lookup,
     one_line,
     raise_if_environment,
 )
@@ -204,7 +204,7 @@ def train_batches(
         epoch: from 0.
         first_step: of the epoch, from 0; nothing before it is read.
         batch_size: over all processes.
-        augment: crop_flip, crop, flip or none; without `crop` the centre of `covering_batches`.
+        augment: crop_flip, crop, flip or none; without `crop` the centre of `eval_batches`.
         process: this process; it gets rows `process * n` to `(process + 1) * n` of each batch,
             with n of `batch_size // processes`.
         processes: how many there are.
@@ -229,7 +229,7 @@ def train_batches(
     return _batches(examples, steps, batch_size, process, processes, workers)
 
 
-def covering_batches(
+def eval_batches(
     stream: Stream,
     *,
     split: str = "test",
@@ -318,7 +318,7 @@ def _examples(stream: Stream, split: str) -> Any:
         "test": "validation",
     }
     return grain.MapDataset.source(
-        tfds.open_examples(stream.folder, choose(part, split, "the split"))
+        tfds.open_examples(stream.folder, lookup(part, split, "the split"))
     )
 
 

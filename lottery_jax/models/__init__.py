@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from lottery_jax.errors import ConfigError, choose
+from lottery_jax.errors import ConfigError, lookup
 from lottery_jax.models import alexnet, lenet, resnet, vgg
 from lottery_jax.system import settings
 
@@ -22,7 +22,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     **alexnet.MODELS,
 }
 # Those of dense layers alone, without a convolution.
-DENSE = frozenset({"lenet_300_100"})
+FULLY_CONNECTED = frozenset({"lenet_300_100"})
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
@@ -49,8 +49,8 @@ def build_model(
     >>> build_model("resnet18", 10, stem="imagenet").stem
     'imagenet'
     """
-    builder = choose(MODELS, name, "config.model.name")
-    compute = choose(DTYPES, dtype, "config.model.dtype")
+    builder = lookup(MODELS, name, "config.model.name")
+    compute = lookup(DTYPES, dtype, "config.model.dtype")
     try:
         return builder(num_classes=num_classes, width=width, dtype=compute, **options)
     except TypeError as error:

@@ -15,7 +15,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from lottery_jax.errors import choose
+from lottery_jax.errors import lookup
 from lottery_jax.models.layers import BatchNorm, Conv
 from lottery_jax.models.scaling import scaled
 
@@ -115,7 +115,7 @@ def _build(
     dtype: Any,
     stem: str = "cifar",
 ) -> ResNet:
-    choose(STEMS, stem, "config.model.stem")
+    lookup(STEMS, stem, "config.model.stem")
 
     def block(n: int) -> tuple[tuple[int, int], ...]:
         return ((1, n), (3, n), (1, 4 * n)) if bottleneck else ((3, n), (3, n))

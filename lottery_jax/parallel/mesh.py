@@ -49,7 +49,7 @@ def batch_sharded(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh if within.empty else within, PartitionSpec("data"))
 
 
-def put(mesh: Mesh, tree: PyTree, spec: PartitionSpec | None = None) -> PyTree:
+def to_mesh(mesh: Mesh, tree: PyTree, spec: PartitionSpec | None = None) -> PyTree:
     """A copy of the tree on the devices of the mesh: whole on each, or shared out by `spec`.
 
     A copy always: a donated argument of a compiled step must not take the caller's arrays with it.
@@ -65,7 +65,7 @@ def put(mesh: Mesh, tree: PyTree, spec: PartitionSpec | None = None) -> PyTree:
     )
 
 
-def fetch(tree: PyTree) -> PyTree:
+def to_host(tree: PyTree) -> PyTree:
     """The tree as NumPy arrays; all processes must ask for it, and all get it."""
 
     def whole(a: Any) -> Any:

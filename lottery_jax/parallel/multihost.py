@@ -1,8 +1,8 @@
 """Several processes that run one program: JAX's multi-controller runtime.
 
-Every process runs the same code over the same devices. What is on the disk is the first process's
-alone: it reads and decides, and the others are told (`from_first`); it writes, and the others hear
-whether that went well (`on_first`). With one process all of this is a plain call.
+Every process runs the same code over the same devices. Only the primary process, number 0, touches
+the disk: `broadcast_from_primary` reads there and gives the result to all, `run_on_primary` writes
+there, and both raise the primary's error on all. With one process these are plain calls.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from lottery_jax.errors import (
     one_line,
 )
 from lottery_jax.system import host
-from lottery_jax.system.signals import Terminated, handled_elsewhere, not_ignored, postponed
+from lottery_jax.system.signals import Terminated, defer_signals, handled_elsewhere, not_ignored
 
 T = TypeVar("T")
 
@@ -85,29 +85,29 @@ def start(coordinator: str | None, count: int | None, index: int | None) -> None
     for number in asking:
         if number != signal.SIGTERM:
             signal.signal(number, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
-    if are_several():
+    if is_multiprocess():
         _watchers.append(threading.Thread(target=_watch, args=(devices,), daemon=True))
         _watchers[-1].start()
 
 
-def is_first() -> bool:
+def is_primary() -> bool:
     """Whether this is the process that reads and writes files; the only one, if there is one."""
-    return not are_several() or jax.process_index() == 0
+    return not is_multiprocess() or jax.process_index() == 0
 
 
-def are_several() -> bool:
+def is_multiprocess() -> bool:
     """Whether there is more than one process; asks no device."""
     return jax.distributed.is_initialized() and jax.process_count() > 1
 
 
-def from_first(action: Callable[[], T]) -> T:
+def broadcast_from_primary(action: Callable[[], T]) -> T:
     """What `action` gives on the first process, on all of them; what it raises likewise.
 
     Args:
         action: gives a tree of dicts with names as keys, lists, numbers, text, None and NumPy
             arrays.
     """
-    if not are_several():
+    if not is_multiprocess():
         return action()
     result: list[T] = []
 
@@ -115,7 +115,7 @@ def from_first(action: Callable[[], T]) -> T:
         result.append(action())
         return serialization.msgpack_serialize({"result": result[0], "failure": None})
 
-    told_by_first, failure = _attempt(packed) if is_first() else (None, None)
+    told_by_first, failure = _attempt(packed) if is_primary() else (None, None)
     if failure is not None:
         described = {"kind": type(failure).__name__, "says": str(failure)}
         told_by_first = serialization.msgpack_serialize({"result": None, "failure": described})
@@ -126,21 +126,21 @@ def from_first(action: Callable[[], T]) -> T:
         raise failure
     if told["failure"] is not None:
         error = _KNOWN.get(told["failure"]["kind"], LotteryError)(told["failure"]["says"])
-        error.told = True
+        error.reported = True
         raise error
     return result[0] if result else told["result"]
 
 
-def on_first(action: Callable[[], T]) -> T | None:
+def run_on_primary(action: Callable[[], T]) -> T | None:
     """Runs `action` on the first process alone, which gets its result; all get what it raises."""
     result: list[T] = []
-    from_first(lambda: result.append(action()))
+    broadcast_from_primary(lambda: result.append(action()))
     return result[0] if result else None
 
 
-def everywhere(action: Callable[[], T]) -> T:
+def run_on_all(action: Callable[[], T]) -> T:
     """Runs `action` on each process; if it raises on one, it does on all."""
-    if not are_several():
+    if not is_multiprocess():
         return action()
     result, failure = _attempt(action)
     failed = multihost_utils.process_allgather(np.array(failure is not None))
@@ -150,17 +150,17 @@ def everywhere(action: Callable[[], T]) -> T:
     if failure is not None:
         raise failure
     error = LotteryError(f"process {int(np.argmax(failed))} failed")
-    error.told = True
+    error.reported = True
     raise error
 
 
-def check_same(value: str, what: str) -> None:
+def assert_equal_across_processes(value: str, what: str) -> None:
     """Checks that all processes have the same hash, or another text of one length.
 
     Raises:
         DataError: they don't; names the processes.
     """
-    if not are_several():
+    if not is_multiprocess():
         return
     all_of_them = multihost_utils.process_allgather(np.frombuffer(value.encode(), np.uint8))
     differ = [i for i, other in enumerate(all_of_them) if not np.array_equal(other, all_of_them[0])]
@@ -169,7 +169,7 @@ def check_same(value: str, what: str) -> None:
 
 
 @contextmanager
-def asked_to_stop() -> Iterator[Callable[[], bool]]:
+def preemption_guard() -> Iterator[Callable[[], bool]]:
     """Puts signals that ask to stop off in the block; gives the question whether there was one.
 
     All processes must ask it at the same points, and get the same answer there. With several
@@ -178,7 +178,7 @@ def asked_to_stop() -> Iterator[Callable[[], bool]]:
     if jax.distributed.is_initialized():
         yield lambda: multihost_utils.reached_preemption_sync_point(next(_looks))
     else:
-        with postponed() as arrived:
+        with defer_signals() as arrived:
             yield lambda: bool(arrived)
 
 
@@ -194,10 +194,10 @@ def finish() -> None:
     The first process, which all are connected to, then waits until they have left. The others stop
     watching before they leave: a thread within the runtime while Python ends would abort the process.
     """
-    if are_several():
+    if is_multiprocess():
         multihost_utils.sync_global_devices("finished")
         _ending.set()
-        if is_first():
+        if is_primary():
             _left.wait(timeout=HEARTBEAT)
         for watcher in _watchers:
             watcher.join(timeout=HEARTBEAT)
@@ -216,7 +216,7 @@ def leave(status: int) -> NoReturn:
     if jax.distributed.is_initialized():
         sys.stdout.flush()
         sys.stderr.flush()
-        if is_first() and are_several() and status != OTHERS_ARE_GONE:
+        if is_primary() and is_multiprocess() and status != OTHERS_ARE_GONE:
             _left.wait(timeout=WATCH)  # what was told may still be on its way
         os._exit(status)
     sys.exit(status)
@@ -225,7 +225,7 @@ def leave(status: int) -> NoReturn:
 def is_loss(error: Exception) -> bool:
     """Whether an error is what the loss of another process brings about here."""
     signs = ("gloo", "nccl", "unavailable", "connection reset", "socket closed", "coordination")
-    return are_several() and any(sign in str(error).lower() for sign in signs)
+    return is_multiprocess() and any(sign in str(error).lower() for sign in signs)
 
 
 def leave_after_loss(error: Exception) -> NoReturn:
@@ -261,7 +261,7 @@ def _broadcast(packed: bytes) -> bytes:
 
 def _watch(devices: list[jax.Device]) -> None:
     """End this process when another one is gone: what it waits for will never come."""
-    while is_first() or not _ending.is_set():
+    while is_primary() or not _ending.is_set():
         try:
             with multihost_utils.live_devices(devices):
                 time.sleep(0.1 if _ending.is_set() else WATCH)

@@ -15,11 +15,11 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
-from lottery_jax.parallel.mesh import put
+from lottery_jax.parallel.mesh import to_mesh
 
 PyTree = Any
 
-OWN = PartitionSpec("replica")  # of what each replicate has for itself
+REPLICA_SPEC = PartitionSpec("replica")  # of what each replicate has for itself
 
 
 class Layout(NamedTuple):
@@ -27,18 +27,18 @@ class Layout(NamedTuple):
 
     Attributes:
         replica: size of the mesh's axis of that name.
-        at_once: how many replicates are trained together, a multiple of `replica`.
+        stack_size: how many replicates are trained together, a multiple of `replica`.
         vmapped: whether those on the same place of `replica` are computed by `jax.vmap`, and not
             one after another.
     """
 
     replica: int
-    at_once: int
+    stack_size: int
     vmapped: bool
 
 
 def choose_layout(
-    replicates: int, devices: int, platform: str, *, dense: bool, together: int = 0
+    replicates: int, devices: int, platform: str, *, dense: bool, max_stacked: int = 0
 ) -> Layout:
     """What `benchmarks/replicates.py` found to be fastest, or what is asked for.
 
@@ -53,25 +53,25 @@ def choose_layout(
         devices: how many there are.
         platform: `cpu`, `gpu` or `tpu`.
         dense: whether the network has no convolution.
-        together: 0 for the choice above; 1 for one after another; n for n at most.
+        max_stacked: 0 for the choice above; 1 for one after another; n for n at most.
 
     >>> choose_layout(8, 2, "cpu", dense=True)
-    Layout(replica=2, at_once=8, vmapped=False)
+    Layout(replica=2, stack_size=8, vmapped=False)
     >>> choose_layout(6, 8, "gpu", dense=False)  # three times two, each on four devices
-    Layout(replica=2, at_once=2, vmapped=False)
+    Layout(replica=2, stack_size=2, vmapped=False)
     >>> choose_layout(6, 1, "gpu", dense=False)  # one after another
-    Layout(replica=1, at_once=1, vmapped=False)
+    Layout(replica=1, stack_size=1, vmapped=False)
     """
-    most = min(replicates, together or replicates)
+    most = min(replicates, max_stacked or replicates)
     sizes = [r for r in range(1, min(most, devices) + 1) if devices % r == 0]
     if dense and platform == "cpu":
         replica = max(sizes)
-        return Layout(replica, _round_up(most, replica, together) if replica > 1 else 1, False)
+        return Layout(replica, _round_up(most, replica, max_stacked) if replica > 1 else 1, False)
     # As little as possible is computed twice to fill up the last round; then the fewest devices a
     # replicate, which spares communication.
     replica = min(sizes, key=lambda r: (-(-replicates // r) * r, -r))
-    at_once = _round_up(most, replica, together) if dense or together else replica
-    return Layout(replica, at_once, dense and at_once > 1)
+    stack_size = _round_up(most, replica, max_stacked) if dense or max_stacked else replica
+    return Layout(replica, stack_size, dense and stack_size > 1)
 
 
 def _round_up(count: int, multiple: int, limit: int) -> int:
@@ -80,16 +80,16 @@ def _round_up(count: int, multiple: int, limit: int) -> int:
     return above if not limit or above <= limit else above - multiple
 
 
-def cpu_devices(replicates: int, cores: int, *, dense: bool, together: int = 0) -> int:
+def cpu_devices(replicates: int, cores: int, *, dense: bool, max_stacked: int = 0) -> int:
     """How many devices a CPU should be, for `choose_layout` to put replicates on: one, or its cores.
 
     >>> cpu_devices(8, 2, dense=True), cpu_devices(8, 2, dense=False)
     (2, 1)
     """
-    return min(replicates, cores, together or cores) if dense else 1
+    return min(replicates, cores, max_stacked or cores) if dense else 1
 
 
-def over_replicates(
+def map_replicates(
     function: Callable[..., PyTree], mesh: Mesh, shared: Sequence[int], *, vmapped: bool
 ) -> Callable[..., PyTree]:
     """A function of one replicate as one of many.
@@ -117,9 +117,14 @@ def over_replicates(
         return local
 
     def spread(*args: PyTree) -> PyTree:
-        specs = tuple(PartitionSpec() if i in shared else OWN for i in range(len(args)))
+        specs = tuple(PartitionSpec() if i in shared else REPLICA_SPEC for i in range(len(args)))
         return jax.shard_map(
-            local, mesh=mesh, axis_names={"replica"}, in_specs=specs, out_specs=OWN, check_vma=False
+            local,
+            mesh=mesh,
+            axis_names={"replica"},
+            in_specs=specs,
+            out_specs=REPLICA_SPEC,
+            check_vma=False,
         )(*args)
 
     return spread
@@ -132,7 +137,7 @@ def stack(trees: Sequence[PyTree], size: int) -> PyTree:
 
     Args:
         trees: of the same structure and shapes.
-        size: `Layout.at_once`.
+        size: `Layout.stack_size`.
     """
     if size == 1:
         return trees[0]
@@ -140,9 +145,9 @@ def stack(trees: Sequence[PyTree], size: int) -> PyTree:
     return jax.tree.map(lambda *leaves: np.stack([np.asarray(x) for x in leaves]), *filled)
 
 
-def put_stacked(mesh: Mesh, trees: Sequence[PyTree], size: int) -> PyTree:
+def stack_to_mesh(mesh: Mesh, trees: Sequence[PyTree], size: int) -> PyTree:
     """`stack`, on the devices: a copy."""
-    return put(mesh, stack(trees, size), None if size == 1 else OWN)
+    return to_mesh(mesh, stack(trees, size), None if size == 1 else REPLICA_SPEC)
 
 
 def stack_keys(keys: Sequence[jax.Array], size: int) -> jax.Array:
@@ -152,7 +157,7 @@ def stack_keys(keys: Sequence[jax.Array], size: int) -> jax.Array:
 
 
 def unstack(tree: PyTree, count: int, size: int) -> list[PyTree]:
-    """The trees of the first `count` replicates of a tree of NumPy arrays (`mesh.fetch`)."""
+    """The trees of the first `count` replicates of a tree of NumPy arrays (`mesh.to_host`)."""
     if size == 1:
         return [tree]
 

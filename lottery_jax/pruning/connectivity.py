@@ -43,7 +43,7 @@ def effective_mask(model: nn.Module, mask: PyTree, input_shape: tuple[int, ...])
     >>> from lottery_jax import masks
     >>> from lottery_jax.models import build_model
     >>> model = build_model("lenet_300_100", 10)
-    >>> mask = masks.dense(abstract_variables(model, (8, 8, 1))["params"])
+    >>> mask = masks.ones_like(abstract_variables(model, (8, 8, 1))["params"])
     >>> mask["dense2"]["kernel"][7] = False  # unit 7 of the first layer feeds nothing any more
     >>> masks.layer_counts(effective_mask(model, mask, (8, 8, 1)))["dense1"]
     (19136, 19200)

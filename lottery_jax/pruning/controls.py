@@ -17,7 +17,7 @@ from lottery_jax.pruning import masks
 PyTree = Any
 
 
-class Start(NamedTuple):
+class UntrainedTicket(NamedTuple):
     """A ticket that is not yet trained.
 
     Attributes:
@@ -32,7 +32,7 @@ class Start(NamedTuple):
     step: int
 
 
-class Substitutes(NamedTuple):
+class ControlInputs(NamedTuple):
     """What a control can put in place of a ticket's own weights, and where it must not.
 
     Attributes:
@@ -46,25 +46,29 @@ class Substitutes(NamedTuple):
     skip: Collection[str] = ()
 
 
-Control = Callable[[Start, jax.Array, Substitutes], Start]
+Control = Callable[[UntrainedTicket, jax.Array, ControlInputs], UntrainedTicket]
 
 
-def reinit(start: Start, key: jax.Array, others: Substitutes) -> Start:
+def reinit(start: UntrainedTicket, key: jax.Array, others: ControlInputs) -> UntrainedTicket:
     """The winning mask on newly drawn weights (Frankle & Carbin 2019)."""
-    return Start(start.mask, others.init(key), 0)
+    return UntrainedTicket(start.mask, others.init(key), 0)
 
 
-def shuffle_layers(start: Start, key: jax.Array, others: Substitutes) -> Start:
+def shuffle_layers(
+    start: UntrainedTicket, key: jax.Array, others: ControlInputs
+) -> UntrainedTicket:
     """The winner's weights, its mask permuted within each layer (Morcos et al. 2019, appendix)."""
     return start._replace(mask=masks.permute(start.mask, key, scope="layer", skip=others.skip))
 
 
-def shuffle_global(start: Start, key: jax.Array, others: Substitutes) -> Start:
+def shuffle_global(
+    start: UntrainedTicket, key: jax.Array, others: ControlInputs
+) -> UntrainedTicket:
     """The winner's weights, its mask permuted over all layers."""
     return start._replace(mask=masks.permute(start.mask, key, scope="global", skip=others.skip))
 
 
-def random(start: Start, key: jax.Array, others: Substitutes) -> Start:
+def random(start: UntrainedTicket, key: jax.Array, others: ControlInputs) -> UntrainedTicket:
     """The random ticket of Morcos et al. (2019): new weights and a mask permuted over all layers.
 
     The weights are drawn afresh everywhere, so none of those at the mask's new places is a zero
@@ -74,18 +78,20 @@ def random(start: Start, key: jax.Array, others: Substitutes) -> Start:
     return reinit(shuffle_global(start, mask_key, others), weights_key, others)
 
 
-def random_preserved(start: Start, key: jax.Array, others: Substitutes) -> Start:
+def random_preserved(
+    start: UntrainedTicket, key: jax.Array, others: ControlInputs
+) -> UntrainedTicket:
     """New weights and a mask permuted within each layer: the layers' densities are preserved."""
     weights_key, mask_key = jax.random.split(key)
     return reinit(shuffle_layers(start, mask_key, others), weights_key, others)
 
 
-def init(start: Start, key: jax.Array, others: Substitutes) -> Start:
+def init(start: UntrainedTicket, key: jax.Array, others: ControlInputs) -> UntrainedTicket:
     """The winning mask on the weights of step 0 instead of those of the rewind point."""
-    return Start(start.mask, others.initial, 0)
+    return UntrainedTicket(start.mask, others.initial, 0)
 
 
-def dense_sign(start: Start, key: jax.Array, others: Substitutes) -> Start:
+def dense_sign(start: UntrainedTicket, key: jax.Array, others: ControlInputs) -> UntrainedTicket:
     """The winning mask on the signs of its weights, one magnitude a layer (Zhou et al. 2019).
 
     The magnitude is the standard deviation of the layer's kernel at the rewind point, pruned

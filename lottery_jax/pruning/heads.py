@@ -51,7 +51,7 @@ def mask_for_new_head(mask: PyTree, head: PyTree, head_mask: str, key: jax.Array
             was; the same mask where the shape is the same, else as many weights at random places.
         key: for those places; with the same key they nest from level to level.
     """
-    whole = masks.dense(head)
+    whole = masks.ones_like(head)
     old = np.asarray(mask[HEAD]["kernel"])
     if head_mask == "dense":
         new = whole["kernel"]

@@ -66,7 +66,7 @@ def with_kernels(tree: PyTree, new: Mapping[str, Any]) -> PyTree:
     return jax.tree.unflatten(treedef, replaced)
 
 
-def dense(params: PyTree) -> PyTree:
+def ones_like(params: PyTree) -> PyTree:
     """The mask that keeps everything: bool ones of each leaf's shape."""
     return jax.tree.map(lambda p: np.ones(p.shape, bool), params)
 
@@ -157,7 +157,9 @@ def _nth_largest(pairs: list[tuple[Array, Array]], n: int, count: int) -> Any:
     return np.partition(np.concatenate([s[a] for s, a in pairs]), count - n)[count - n]
 
 
-def groups(mask: PyTree, scope: str, skip: Collection[str] = ()) -> dict[tuple[str, ...], int]:
+def ranking_groups(
+    mask: PyTree, scope: str, skip: Collection[str] = ()
+) -> dict[tuple[str, ...], int]:
     """Which layers are ranked together, and how many prunable weights each group has left.
 
     One group of all layers for `global` (Morcos et al. 2019), one for each layer for `layer`
@@ -166,7 +168,7 @@ def groups(mask: PyTree, scope: str, skip: Collection[str] = ()) -> dict[tuple[s
     Raises:
         ValueError: an unknown scope or layer.
 
-    >>> groups({"a": {"kernel": np.ones(3, bool)}, "b": {"kernel": np.ones(2, bool)}}, "global")
+    >>> ranking_groups({"a": {"kernel": np.ones(3, bool)}, "b": {"kernel": np.ones(2, bool)}}, "global")
     {('a', 'b'): 5}
     """
     if scope not in SCOPES:
@@ -244,7 +246,7 @@ def prune(
     """
     if not 0.0 <= fraction < 1.0:
         raise ValueError(f"fraction must be in [0, 1), not {fraction}")
-    alive = groups(mask, scope, skip)
+    alive = ranking_groups(mask, scope, skip)
     return prune_to(scores, mask, {group: kept_count(n, fraction) for group, n in alive.items()})
 
 

@@ -8,12 +8,12 @@ from typing import Any
 from lottery_jax.pruning import masks
 
 PyTree = Any
-# Layers that are ranked together, as `masks.groups` names them -> a number of weights.
-Counts = Mapping[tuple[str, ...], int]
+# Layers that are ranked together, as `masks.ranking_groups` names them -> a number of weights.
+KeptCounts = Mapping[tuple[str, ...], int]
 
 
-def level_counts(
-    sizes: Counts, level: int, *, prune_fraction: float, sparsities: Sequence[float] = ()
+def kept_per_level(
+    sizes: KeptCounts, level: int, *, prune_fraction: float, sparsities: Sequence[float] = ()
 ) -> dict[tuple[str, ...], int]:
     """How many weights each group keeps at a level.
 
@@ -23,9 +23,9 @@ def level_counts(
         prune_fraction: of what is left, pruned from one level to the next.
         sparsities: if given, the share of all weights that is pruned at level 1, 2, ...
 
-    >>> level_counts({("a",): 1000}, 2, prune_fraction=0.2)
+    >>> kept_per_level({("a",): 1000}, 2, prune_fraction=0.2)
     {('a',): 640}
-    >>> level_counts({("a",): 1000}, 2, prune_fraction=0.2, sparsities=(0.5, 0.97))
+    >>> kept_per_level({("a",): 1000}, 2, prune_fraction=0.2, sparsities=(0.5, 0.97))
     {('a',): 30}
     """
     counts = dict(sizes)
@@ -36,8 +36,8 @@ def level_counts(
     return counts
 
 
-def in_rounds(
-    score: Callable[[PyTree, int], PyTree], mask: PyTree, keep: Counts, rounds: int
+def prune_iteratively(
+    score: Callable[[PyTree, int], PyTree], mask: PyTree, keep: KeptCounts, rounds: int
 ) -> PyTree:
     """Prunes `mask` to the counts of `keep`, scoring anew in each of `rounds` rounds.
 

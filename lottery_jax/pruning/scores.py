@@ -153,7 +153,7 @@ def erk(params: PyTree, key: jax.Array) -> PyTree:
     return masks.with_kernels(params, {n: score(k) for n, k in masks.kernels(params).items()})
 
 
-class Subject(NamedTuple):
+class ScoreInputs(NamedTuple):
     """What a score may look at.
 
     Attributes:
@@ -177,7 +177,7 @@ class Subject(NamedTuple):
     key: jax.Array
 
 
-SCORES: dict[str, Callable[[Subject], PyTree]] = {
+SCORES: dict[str, Callable[[ScoreInputs], PyTree]] = {
     "magnitude": lambda s: magnitude(s.params),
     "magnitude_at_init": lambda s: magnitude(s.initial),
     "snip": lambda s: snip(s.model, s.params, s.batch_stats, s.images, s.labels, s.key),

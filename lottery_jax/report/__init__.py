@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from lottery_jax.report.command import main
 from lottery_jax.report.curves import Point, RunCurve, read_run
-from lottery_jax.report.names import legend_names
+from lottery_jax.report.labels import legend_names
 from lottery_jax.report.panels import accuracy_panel, heat_rows, matrix_panels
 from lottery_jax.report.tables import markdown_table, matrix_csv, matrix_markdown
 from lottery_jax.report.transfers import TransferMatrix, is_matrix, read_matrix

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from lottery_jax.system.files import replacing
+from lottery_jax.system.files import atomic_write
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -68,7 +68,7 @@ class Line:
 
 
 @dataclasses.dataclass(frozen=True)
-class Dense:
+class DenseLine:
     """The accuracy of a dense network, a dotted line across; label and colour as of a `Line`."""
 
     label: str
@@ -82,7 +82,7 @@ class Panel:
 
     title: str
     lines: tuple[Line, ...]
-    dense: tuple[Dense, ...]
+    dense: tuple[DenseLine, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -359,7 +359,7 @@ def save(figure: Figure, stem: Path) -> list[Path]:
         file = stem.with_suffix(f".{kind}")
         metadata = {"Date": None} if kind == "svg" else None
         # With a fixed salt the same figure is the same file.
-        with replacing(file) as temporary, rc_context({"svg.hashsalt": "lottery_jax"}):
+        with atomic_write(file) as temporary, rc_context({"svg.hashsalt": "lottery_jax"}):
             figure.savefig(temporary, format=kind, dpi=160, metadata=metadata)
         files.append(file)
     return files

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from lottery_jax.curve import WINNING
 from lottery_jax.report.curves import LABELS, RANDOM, Point, RunCurve, deviation
-from lottery_jax.report.figures import Dense, Heat, Line, Panel
-from lottery_jax.report.names import legend_names
+from lottery_jax.report.figures import DenseLine, Heat, Line, Panel
+from lottery_jax.report.labels import legend_names
 from lottery_jax.report.published import Curve
 from lottery_jax.report.transfers import TransferMatrix
 
@@ -35,12 +35,12 @@ def accuracy_panel(runs: Sequence[RunCurve], curves: Sequence[Curve] = ()) -> Pa
     return Panel("", tuple(lines), _dense([run.dense.mean for run in runs]))
 
 
-def _dense(accuracies: Sequence[float]) -> tuple[Dense, ...]:
+def _dense(accuracies: Sequence[float]) -> tuple[DenseLine, ...]:
     """One line if all are the same, else one in the colour of each run."""
     if all(math.isclose(accuracy, accuracies[0], abs_tol=1e-9) for accuracy in accuracies):
-        return (Dense("dense network", accuracies[0]),)
-    own = (Dense("", accuracy, i) for i, accuracy in enumerate(accuracies))
-    return (Dense("dense networks, each in its colour"), *own)
+        return (DenseLine("dense network", accuracies[0]),)
+    own = (DenseLine("", accuracy, i) for i, accuracy in enumerate(accuracies))
+    return (DenseLine("dense networks, each in its colour"), *own)
 
 
 def matrix_panels(matrix: TransferMatrix) -> list[Panel]:
@@ -55,7 +55,7 @@ def matrix_panels(matrix: TransferMatrix) -> list[Panel]:
         native = matrix.runs.get((target, target))
         if native and (points := native.series.get(RANDOM)):
             lines.append(_control(LABELS[RANDOM], points, RANDOM))
-        dense = (Dense("dense network", native.dense.mean),) if native else ()
+        dense = (DenseLine("dense network", native.dense.mean),) if native else ()
         panels.append(Panel(f"trained on {target}", tuple(lines), dense))
     return panels
 

@@ -12,7 +12,7 @@ from rich import box
 from rich.table import Table
 
 from lottery_jax.report.curves import LABELS, RANDOM, Point, RunCurve
-from lottery_jax.report.names import count_seeds, counted, headings, legend_names
+from lottery_jax.report.labels import count_seeds, counted, headings, legend_names
 from lottery_jax.report.panels import heat_rows
 from lottery_jax.report.transfers import TransferMatrix
 

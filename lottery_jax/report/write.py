@@ -11,7 +11,7 @@ from rich.table import Table
 from lottery_jax.errors import ConfigError, FigureError
 from lottery_jax.report import figures, published
 from lottery_jax.report.curves import RunCurve, layer_densities, pooled, read_run
-from lottery_jax.report.names import counted, headings, spread
+from lottery_jax.report.labels import counted, headings, spread
 from lottery_jax.report.panels import accuracy_panel, heat_rows, matrix_panels
 from lottery_jax.report.tables import (
     markdown_table,

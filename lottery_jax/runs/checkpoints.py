@@ -15,7 +15,7 @@ from lottery_jax.system.files import remove
 from lottery_jax.tickets import tree_hash
 from lottery_jax.tickets.store import load_arrays, save_arrays
 from lottery_jax.tickets.ticket import leaves
-from lottery_jax.training.loop import Begun, Totals, TrainState
+from lottery_jax.training.loop import EpochProgress, MetricSums, TrainState
 
 PyTree = Any
 
@@ -26,24 +26,26 @@ class Checkpoint(NamedTuple):
     """A training in the middle: where it is, and what has been of the epoch that it is in."""
 
     state: TrainState
-    begun: Begun
+    progress: EpochProgress
 
 
 def save_state(
-    folder: str | os.PathLike[str], state: TrainState, begun: Begun | None = None
+    folder: str | os.PathLike[str], state: TrainState, progress: EpochProgress | None = None
 ) -> None:
     """Saves a mid-level checkpoint; an older one is removed only when this one is on disk.
 
     Args:
         folder: of the checkpoints of one training.
         state: to go on from.
-        begun: of the epoch, if it is within one.
+        progress: of the epoch, if it is within one.
 
     Raises:
         TrainingError: a value is not finite; the older checkpoint stays.
         OSError: it can't be written; likewise.
     """
-    arrays = jax.device_get(_as_dict(Checkpoint(state, begun or Begun(Totals.zero(), 0.0))))
+    arrays = jax.device_get(
+        _as_dict(Checkpoint(state, progress or EpochProgress(MetricSums.zero(), 0.0)))
+    )
     for path, leaf in leaves(arrays).items():
         if leaf.dtype.kind == "f" and not np.isfinite(leaf).all():
             raise TrainingError(f"{path} is not finite at step {int(state.step)}")
@@ -76,7 +78,7 @@ def load_state(folder: str | os.PathLike[str], like: TrainState) -> Checkpoint |
     path = Path(folder) / f"{step:09}"
     abstract = jax.tree.map(
         lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype),
-        _as_dict(Checkpoint(like, Begun(Totals.zero(), 0.0))),
+        _as_dict(Checkpoint(like, EpochProgress(MetricSums.zero(), 0.0))),
     )
     try:
         arrays = load_arrays(path, {**abstract, "sha256": _digest({})})
@@ -90,8 +92,8 @@ def load_state(folder: str | os.PathLike[str], like: TrainState) -> Checkpoint |
     opt_state = jax.tree.unflatten(
         jax.tree.structure(like.opt_state), jax.tree.leaves(arrays["opt_state"])
     )
-    begun = Begun(Totals(**arrays.pop("totals")), float(arrays.pop("seconds")))
-    return Checkpoint(TrainState(**{**arrays, "opt_state": opt_state}), begun)
+    progress = EpochProgress(MetricSums(**arrays.pop("totals")), float(arrays.pop("seconds")))
+    return Checkpoint(TrainState(**{**arrays, "opt_state": opt_state}), progress)
 
 
 def _as_dict(checkpoint: Checkpoint) -> dict[str, PyTree]:

@@ -38,7 +38,7 @@ _READ_WITH = ("grain", "pillow")
 
 
 @dataclasses.dataclass(frozen=True)
-class Unit:
+class Trial:
     """One training of a run: a ticket of a seed and level, or a control of it."""
 
     workdir: Path
@@ -47,13 +47,13 @@ class Unit:
     control: str  # metrics.WINNING for the winning ticket itself
 
     @property
-    def ticket(self) -> Path:
+    def ticket_dir(self) -> Path:
         """Where the trained ticket is kept."""
         name = "ticket" if self.control == WINNING else self.control
         return level_dir(self.workdir, self.seed, self.level) / name
 
     @property
-    def state(self) -> Path:
+    def checkpoint_dir(self) -> Path:
         """Where its checkpoints are, until it is complete."""
         return level_dir(self.workdir, self.seed, self.level) / "state" / self.control
 
@@ -63,11 +63,11 @@ def level_dir(workdir: Path, seed: int, level: int) -> Path:
     return workdir / f"seed_{seed}" / f"level_{level:02d}"
 
 
-def units(config: ConfigDict, workdir: Path) -> list[Unit]:
+def list_trials(config: ConfigDict, workdir: Path) -> list[Trial]:
     """Every training of a run, in the order in which they are done."""
     chosen = config.control_levels or range(1, config.ladder.levels + 1)
     return [
-        Unit(workdir, seed, level, control)
+        Trial(workdir, seed, level, control)
         for seed in config.seeds
         for level in range(config.ladder.levels + 1)
         for control in (WINNING, *(config.controls if level in chosen else ()))
@@ -84,12 +84,14 @@ def leftovers(config: ConfigDict, workdir: Path) -> list[Path]:
 
     A lock that nobody holds, unfinished files, checkpoints of trainings that are complete.
     """
-    levels: dict[Path, list[Unit]] = {}
-    for unit in units(config, workdir):
-        levels.setdefault(unit.state.parent, []).append(unit)
+    levels: dict[Path, list[Trial]] = {}
+    for trial in list_trials(config, workdir):
+        levels.setdefault(trial.checkpoint_dir.parent, []).append(trial)
     found = [workdir / locks.NAME, *temporary_in(workdir)]
     for folder, of_level in levels.items():
-        complete = [unit.state for unit in of_level if tickets.is_complete(unit.ticket)]
+        complete = [
+            trial.checkpoint_dir for trial in of_level if tickets.is_complete(trial.ticket_dir)
+        ]
         found += [folder] if len(complete) == len(of_level) else complete
     return [path for path in found if path.exists()]
 
@@ -103,9 +105,9 @@ def tidy(config: ConfigDict, workdir: Path) -> None:
 
 def curve_rows(config: ConfigDict, workdir: Path) -> Iterator[Row]:
     """A row of curve.csv for each completed training, from the tickets' metadata."""
-    for unit in units(config, workdir):
-        if tickets.is_complete(unit.ticket):
-            metadata = tickets.read_metadata(unit.ticket)
+    for trial in list_trials(config, workdir):
+        if tickets.is_complete(trial.ticket_dir):
+            metadata = tickets.read_metadata(trial.ticket_dir)
             row = {key: metadata[key] for key in curve.CURVE_COLUMNS if key in metadata}
             yield {**row, **metadata["result"]}
 
@@ -174,7 +176,7 @@ def check_data(workdir: Path, data_sha256: str) -> None:
 
 def is_finished(workdir: Path, config: ConfigDict) -> bool:
     """Whether every training of a run is complete."""
-    return all(tickets.is_complete(unit.ticket) for unit in units(config, workdir))
+    return all(tickets.is_complete(trial.ticket_dir) for trial in list_trials(config, workdir))
 
 
 def _check_versions(workdir: Path, record: dict[str, Any]) -> None:

@@ -17,8 +17,8 @@ from ml_collections import ConfigDict
 from lottery_jax import config as configuration
 from lottery_jax.datasets.in_memory import Dataset
 from lottery_jax.datasets.streams import Stream
-from lottery_jax.errors import ConfigError, choose
-from lottery_jax.models import DENSE, build_model, init_variables, layer_names
+from lottery_jax.errors import ConfigError, lookup
+from lottery_jax.models import FULLY_CONNECTED, build_model, init_variables, layer_names
 from lottery_jax.models.xla_options import compiler_options
 from lottery_jax.parallel import multihost
 from lottery_jax.parallel.mesh import find_devices, make_mesh
@@ -30,8 +30,8 @@ from lottery_jax.runs import transfer
 from lottery_jax.system import host
 from lottery_jax.system.files import local_path
 from lottery_jax.tickets import tree_hash
-from lottery_jax.training.batches import Batches, Cover, Split
-from lottery_jax.training.feeding import Feed, open_data
+from lottery_jax.training.batches import DeviceData, EvalBatches, TrainBatches
+from lottery_jax.training.feeding import InputPipeline, open_data
 from lottery_jax.training.loop import Program, make_program
 from lottery_jax.training.optim import make_optimizer, make_schedule
 
@@ -64,10 +64,10 @@ class Setup:
 
     config: ConfigDict
     dataset: Dataset | Stream
-    feed: Feed
-    train: Split | None
-    validation: Split | Cover | None
-    test: Split | Cover
+    feed: InputPipeline
+    train: DeviceData | None
+    validation: DeviceData | EvalBatches | None
+    test: DeviceData | EvalBatches
     model: nn.Module
     program: Program
     layout: Layout
@@ -86,7 +86,7 @@ class Setup:
             policy, source.num_classes, self.dataset.num_classes
         )
 
-    def train_of(self, seed: int) -> Split | Batches:
+    def train_of(self, seed: int) -> DeviceData | TrainBatches:
         """What a replicate trains on."""
         return self.feed.batches(seed) if self.train is None else self.train
 
@@ -123,14 +123,14 @@ def set_up(config: ConfigDict, devices: list[jax.Device] | None = None) -> Setup
     """
     devices = find_devices(devices)
     config = resolve(config)
-    choose(SCORES, config.ladder.scores, "config.ladder.scores")
+    lookup(SCORES, config.ladder.scores, "config.ladder.scores")
     if config.ladder.scores in GLOBAL_ONLY and config.ladder.scope != "global":
         raise ConfigError(
             f"config.ladder.scope: {config.ladder.scores} sets the density of each layer itself; "
             "use 'global'"
         )
     for name in config.controls:
-        choose(CONTROLS, name, "config.controls")
+        lookup(CONTROLS, name, "config.controls")
     source = _open_source(config)
     shape = config.data.input_shape
     if source and shape and shape != source.input_shape:
@@ -154,13 +154,13 @@ def set_up(config: ConfigDict, devices: list[jax.Device] | None = None) -> Setup
             f"config.model.name: {config.model.name} does not take images of {shape} ({error}); "
             "config.data.input_shape can pad them"
         ) from error
-    dense, streamed = config.model.name in DENSE, isinstance(dataset, Stream)
+    dense, streamed = config.model.name in FULLY_CONNECTED, isinstance(dataset, Stream)
     layout = choose_layout(
         1 if streamed else len(config.seeds),
         len(devices),
         devices[0].platform,
         dense=dense,
-        together=config.train.together,
+        max_stacked=config.train.together,
     )
     mesh = make_mesh(devices, layout.replica)
     steps_per_epoch = max(1, dataset.num_train // config.train.batch_size)
@@ -174,7 +174,7 @@ def set_up(config: ConfigDict, devices: list[jax.Device] | None = None) -> Setup
         warmup_epochs=config.optimizer.warmup_epochs,
     )
     augment = config.data.augment
-    feed = Feed(
+    feed = InputPipeline(
         dataset,
         mesh,
         batch_size=config.train.batch_size,
@@ -191,14 +191,14 @@ def set_up(config: ConfigDict, devices: list[jax.Device] | None = None) -> Setup
         mean=dataset.mean,
         std=dataset.std,
         augment=feed.augment_on_device,
-        steps_at_once=_STEPS_AT_ONCE if dense and not streamed else 1,
+        steps_per_dispatch=_STEPS_AT_ONCE if dense and not streamed else 1,
         vmapped=layout.vmapped,
     )
     init = jax.jit(
         lambda key: init_variables(model, key, shape),
         compiler_options=compiler_options(jax.default_backend(), run_once=True),
     )
-    _check_it_fits_into_memory(config, init, program, layout.at_once // layout.replica)
+    _check_it_fits_into_memory(config, init, program, layout.stack_size // layout.replica)
     skip = [names[0]] * config.ladder.skip_first + [names[-1]] * config.ladder.skip_last
     rewind = configuration.rewind_step(config.ladder.rewind, steps_per_epoch)
     end = config.train.epochs * steps_per_epoch
@@ -259,7 +259,7 @@ def resolve(config: ConfigDict) -> ConfigDict:
     def inherited() -> dict[str, Any]:
         return configuration.to_json(transfer.inherit(config))
 
-    return configuration.from_json(multihost.from_first(inherited))
+    return configuration.from_json(multihost.broadcast_from_primary(inherited))
 
 
 def _open_source(config: ConfigDict) -> transfer.Source | None:
@@ -270,7 +270,7 @@ def _open_source(config: ConfigDict) -> transfer.Source | None:
 
     if not config.source:
         return None
-    found = multihost.from_first(opened)
+    found = multihost.broadcast_from_primary(opened)
     workdir = local_path(config.source, "config.source")
     return transfer.Source(workdir, configuration.from_json(found["config"]), found["metadata"])
 
@@ -322,7 +322,7 @@ def _check_ladder_is_not_too_long(setup: Setup) -> None:
     """Refuses a ladder with a level that keeps nothing, or that prunes nothing."""
     shapes = jax.eval_shape(setup.init, jax.random.key(0))["params"]
     ladder = setup.config.ladder
-    sizes = masks.groups(masks.dense(shapes), ladder.scope, setup.skip)
+    sizes = masks.ranking_groups(masks.ones_like(shapes), ladder.scope, setup.skip)
     before = sum(sizes.values())
     for level in range(1, ladder.levels + 1):
         kept = sum(counts_at(ladder, sizes, level).values())
@@ -348,9 +348,9 @@ def _check_ladder_is_not_too_long(setup: Setup) -> None:
         before = kept
 
 
-def counts_at(ladder: ConfigDict, sizes: schedule.Counts, level: int) -> schedule.Counts:
+def counts_at(ladder: ConfigDict, sizes: schedule.KeptCounts, level: int) -> schedule.KeptCounts:
     """How many weights each group of layers keeps at a level of `config.ladder`."""
-    return schedule.level_counts(
+    return schedule.kept_per_level(
         sizes, level, prune_fraction=ladder.prune_fraction, sparsities=ladder.sparsities
     )
 

@@ -14,23 +14,30 @@ import numpy as np
 
 from lottery_jax.errors import TrainingError
 from lottery_jax.parallel import multihost
-from lottery_jax.parallel.mesh import fetch
-from lottery_jax.parallel.replicates import put_stacked, stack, stack_keys, unstack
+from lottery_jax.parallel.mesh import to_host
+from lottery_jax.parallel.replicates import stack, stack_keys, stack_to_mesh, unstack
 from lottery_jax.pruning import masks
 from lottery_jax.runs.checkpoints import Checkpoint, latest_step
-from lottery_jax.runs.directory import Row, Unit
+from lottery_jax.runs.directory import Row, Trial
 from lottery_jax.runs.experiment import Setup
-from lottery_jax.runs.trials import Keys, Run, Training, name_of
-from lottery_jax.training.loop import Begun, EpochReport, Totals, TrainState, first_not_finite, fit
+from lottery_jax.runs.trials import Keys, PendingTrial, Run, name_of
+from lottery_jax.training.loop import (
+    EpochProgress,
+    EpochReport,
+    MetricSums,
+    TrainState,
+    first_not_finite,
+    fit,
+)
 
 PyTree = Any
 T = TypeVar("T")
-Keep = Callable[[Run, Training, TrainState, list[Row]], T]
+Keep = Callable[[Run, PendingTrial, TrainState, list[Row]], T]
 
 
 def train_all(
-    run: Run, trainings: Sequence[Training] | None, until: int, keep: Keep[T]
-) -> dict[Unit, T]:
+    run: Run, trainings: Sequence[PendingTrial] | None, until: int, keep: Keep[T]
+) -> dict[Trial, T]:
     """Trains each to step `until`, from its start or its checkpoint, and has it kept.
 
     Those that are at the same step are trained together, as many as `Setup.layout` says.
@@ -43,56 +50,56 @@ def train_all(
             epochs; called on the first process.
 
     Returns:
-        What `keep` gives, by the unit; empty on other processes than the first.
+        What `keep` gives, by the trial; empty on other processes than the first.
 
     Raises:
         TrainingError: a loss is not finite; names the training.
         KeyboardInterrupt: a signal arrived; what was trained is saved.
     """
-    of = {training.unit: training for training in trainings or ()}
+    of = {training.trial: training for training in trainings or ()}
 
     def plan() -> list[list[list[Any]]]:
-        at_step: dict[int, list[Unit]] = {}
-        for unit, training in of.items():
-            at_step.setdefault(training.reached(until), []).append(unit)
+        at_step: dict[int, list[Trial]] = {}
+        for trial, training in of.items():
+            at_step.setdefault(training.reached(until), []).append(trial)
         return [
-            [[unit.seed, unit.level, unit.control] for unit in group]
-            for units in at_step.values()
-            for group in batched(units, run.setup.layout.at_once)
+            [[trial.seed, trial.level, trial.control] for trial in group]
+            for trials in at_step.values()
+            for group in batched(trials, run.setup.layout.stack_size)
         ]
 
-    kept: dict[Unit, T] = {}
+    kept: dict[Trial, T] = {}
     failures: list[TrainingError] = []
-    for group in multihost.from_first(plan):
-        units = [run.unit(*name) for name in group]
-        with multihost.asked_to_stop() as asked:  # what was trained to its end is kept first
-            while units:
+    for group in multihost.broadcast_from_primary(plan):
+        trials = [run.trial(*name) for name in group]
+        with multihost.preemption_guard() as asked:  # what was trained to its end is kept first
+            while trials:
                 try:
-                    kept |= train_together(run, units, of, until, keep, asked)
+                    kept |= train_together(run, trials, of, until, keep, asked)
                     break
                 except TrainingError as error:
-                    failed = _failed(error, units)
+                    failed = _failed(error, trials)
                     failures.append(_named(error, failed))
                     run.display.say(f"{failures[-1]}; the trainings beside it continue")
-                    units = [unit for unit in units if unit not in failed]
+                    trials = [trial for trial in trials if trial not in failed]
     if failures:
         multihost.ending()
         raise failures[0]
     return kept
 
 
-def _failed(error: TrainingError, units: Sequence[Unit]) -> Sequence[Unit]:
+def _failed(error: TrainingError, trials: Sequence[Trial]) -> Sequence[Trial]:
     """Those that can't be trained further: the one that the error is of, or all."""
     if error.replicate is None:
-        return units
-    return [units[min(error.replicate, len(units) - 1)]]  # beyond them are copies of the last
+        return trials
+    return [trials[min(error.replicate, len(trials) - 1)]]  # beyond them are copies of the last
 
 
-def _named(error: TrainingError, failed: Sequence[Unit]) -> TrainingError:
+def _named(error: TrainingError, failed: Sequence[Trial]) -> TrainingError:
     if error.replicate is None:  # which are named already
         return error
     named = TrainingError(f"{name_of(failed[0])}: {error}")
-    named.told = not multihost.is_first()  # all have seen it
+    named.reported = not multihost.is_primary()  # all have seen it
     return named
 
 
@@ -104,76 +111,79 @@ def batched(members: Sequence[T], size: int) -> Iterator[Sequence[T]]:
 
 def train_together(
     run: Run,
-    units: Sequence[Unit],
-    of: Mapping[Unit, Training],
+    trials: Sequence[Trial],
+    of: Mapping[Trial, PendingTrial],
     until: int,
     keep: Keep[T],
     asked: Callable[[], bool],
-) -> dict[Unit, T]:
+) -> dict[Trial, T]:
     """Trains what is at the same step, a replicate each of one stacked state."""
-    setup, program, count = run.setup, run.setup.program, len(units)
-    size = setup.layout.at_once
+    setup, program, count = run.setup, run.setup.program, len(trials)
+    size = setup.layout.stack_size
     like = _structure(setup)
 
-    def checkpoint(unit: Unit) -> Checkpoint:
-        return _from_first(lambda: of[unit].checkpoint(program, until), like)
+    def checkpoint(trial: Trial) -> Checkpoint:
+        return _from_first(lambda: of[trial].checkpoint(program, until), like)
 
-    checkpoints = [checkpoint(unit) for unit in units]
-    rows = multihost.from_first(lambda: [run.rows_of(unit) for unit in units])
-    record = recorder(run, units, rows)
+    checkpoints = [checkpoint(trial) for trial in trials]
+    rows = multihost.broadcast_from_primary(lambda: [run.rows_of(trial) for trial in trials])
+    record = recorder(run, trials, rows)
     density = masks.density(checkpoints[0].state.mask)
-    run.display.working_on(_label(units, density))
+    run.display.working_on(_label(trials, density))
     first_step = int(checkpoints[0].state.step)
     run.display.skip(count * (first_step // program.steps_per_epoch))
 
-    def save_all(state: TrainState, begun: Begun) -> None:
-        of_each = unstack((state, begun.totals), count, size)
-        shares = [Begun(totals, begun.seconds / count) for _, totals in of_each]
-        save_states(run, units, [own for own, _ in of_each], shares)
-        for unit in units:
-            saved = latest_step(unit.state)
-            run.display.say(f"{name_of(unit)}: saved at step {saved}")
+    def save_all(state: TrainState, progress: EpochProgress) -> None:
+        of_each = unstack((state, progress.totals), count, size)
+        shares = [EpochProgress(totals, progress.seconds / count) for _, totals in of_each]
+        save_states(run, trials, [own for own, _ in of_each], shares)
+        for trial in trials:
+            saved = latest_step(trial.checkpoint_dir)
+            run.display.say(f"{name_of(trial)}: saved at step {saved}")
 
-    def at_step(state: TrainState, begun: Begun) -> None:
+    def at_step(state: TrainState, progress: EpochProgress) -> None:
         if asked():
-            state, totals = fetch((state, begun.totals))
-            multihost.on_first(lambda: save_all(state, begun._replace(totals=totals)))
+            state, totals = to_host((state, progress.totals))
+            multihost.run_on_primary(lambda: save_all(state, progress._replace(totals=totals)))
             multihost.stop()
 
     def at_epoch(state: TrainState, report: EpochReport) -> None:
         record(state, report)
         if report.step < until:
-            at_step(state, Begun(stack([Totals.zero()] * count, size), 0.0))
+            at_step(state, EpochProgress(stack([MetricSums.zero()] * count, size), 0.0))
 
     state = fit(
         program,
-        put_stacked(program.mesh, [checkpoint.state for checkpoint in checkpoints], size),
-        setup.train_of(units[0].seed),
-        stack_keys([Keys.of(unit.seed).train for unit in units], size),
+        stack_to_mesh(program.mesh, [checkpoint.state for checkpoint in checkpoints], size),
+        setup.train_of(trials[0].seed),
+        stack_keys([Keys.of(trial.seed).train for trial in trials], size),
         until=until,
-        begun=Begun(
-            stack([checkpoint.begun.totals for checkpoint in checkpoints], size),
-            sum(float(checkpoint.begun.seconds) for checkpoint in checkpoints),
+        progress=EpochProgress(
+            stack([checkpoint.progress.totals for checkpoint in checkpoints], size),
+            sum(float(checkpoint.progress.seconds) for checkpoint in checkpoints),
         ),
         on_epoch=at_epoch,
         on_step=at_step,
     )
-    trained = unstack(fetch(state), count, size)
+    trained = unstack(to_host(state), count, size)
 
-    def keep_all() -> dict[Unit, T]:
-        kept: dict[Unit, T] = {}
+    def keep_all() -> dict[Trial, T]:
+        kept: dict[Trial, T] = {}
 
-        def keep_one(unit: Unit, state: TrainState, of_unit: list[Row]) -> None:
-            kept[unit] = keep(run, of[unit], state, of_unit)
+        def keep_one(trial: Trial, state: TrainState, of_trial: list[Row]) -> None:
+            kept[trial] = keep(run, of[trial], state, of_trial)
 
-        _for_each(keep_one, zip(units, trained, rows, strict=True))
+        _for_each(keep_one, zip(trials, trained, rows, strict=True))
         return kept
 
-    return multihost.on_first(keep_all) or {}
+    return multihost.run_on_primary(keep_all) or {}
 
 
 def save_states(
-    run: Run, units: Sequence[Unit], states: Sequence[TrainState], begun: Sequence[Begun | None]
+    run: Run,
+    trials: Sequence[Trial],
+    states: Sequence[TrainState],
+    progress: Sequence[EpochProgress | None],
 ) -> None:
     """Saves checkpoints that are further on than those there are.
 
@@ -181,11 +191,11 @@ def save_states(
         TrainingError: a state is not finite; the others are saved.
     """
 
-    def save(unit: Unit, state: TrainState, of_epoch: Begun | None) -> None:
-        if int(state.step) > latest_step(unit.state):
-            run.save_state(unit, unit.state, state, of_epoch)
+    def save(trial: Trial, state: TrainState, of_epoch: EpochProgress | None) -> None:
+        if int(state.step) > latest_step(trial.checkpoint_dir):
+            run.save_state(trial, trial.checkpoint_dir, state, of_epoch)
 
-    _for_each(save, zip(units, states, begun, strict=True))
+    _for_each(save, zip(trials, states, progress, strict=True))
 
 
 def _for_each(action: Callable[..., None], arguments: Iterable[tuple[Any, ...]]) -> None:
@@ -202,7 +212,9 @@ def _for_each(action: Callable[..., None], arguments: Iterable[tuple[Any, ...]])
 
 def _from_first(action: Callable[[], PyTree], like: PyTree) -> PyTree:
     """What `action` gives on the first process, a tree of the structure of `like`, on all of them."""
-    leaves = multihost.from_first(lambda: [np.asarray(a) for a in jax.tree.leaves(action())])
+    leaves = multihost.broadcast_from_primary(
+        lambda: [np.asarray(a) for a in jax.tree.leaves(action())]
+    )
     return jax.tree.unflatten(jax.tree.structure(like), leaves)
 
 
@@ -215,28 +227,28 @@ def _structure(setup: Setup) -> Checkpoint:
         params = variables["params"]
         opt_state, stats = optimizer.init(params), variables["batch_stats"]
         state = TrainState(jnp.int32(0), params, stats, opt_state, mask=params)
-        return Checkpoint(state, Begun(Totals.zero(), 0.0))
+        return Checkpoint(state, EpochProgress(MetricSums.zero(), 0.0))
 
     return jax.eval_shape(start, variables)
 
 
-def _label(units: Sequence[Unit], density: float) -> str:
+def _label(trials: Sequence[Trial], density: float) -> str:
     """What is being trained, in a few words."""
-    seeds = ",".join(str(seed) for seed in dict.fromkeys(unit.seed for unit in units))
-    controls = ", ".join(dict.fromkeys(unit.control for unit in units))
-    return f"seed {seeds}  level {units[0].level:2d}  {density:7.2%} {controls}"
+    seeds = ",".join(str(seed) for seed in dict.fromkeys(trial.seed for trial in trials))
+    controls = ", ".join(dict.fromkeys(trial.control for trial in trials))
+    return f"seed {seeds}  level {trials[0].level:2d}  {density:7.2%} {controls}"
 
 
 def recorder(
-    run: Run, units: Sequence[Unit], rows: Sequence[list[Row]]
+    run: Run, trials: Sequence[Trial], rows: Sequence[list[Row]]
 ) -> Callable[[TrainState, EpochReport], None]:
     """The function that measures, writes and checkpoints at the end of each epoch of a group.
 
     `rows` are those that there are of each training; new ones are added.
     """
     setup, train = run.setup, run.setup.config.train
-    count = len(units)
-    known = [{row["step"] for row in of_unit} for of_unit in rows]
+    count = len(trials)
+    known = [{row["step"] for row in of_trial} for of_trial in rows]
 
     def record(state: TrainState, report: EpochReport) -> None:
         if all(report.step in steps for steps in known):
@@ -254,9 +266,9 @@ def recorder(
             (
                 i,
                 {
-                    "seed": unit.seed,
-                    "level": unit.level,
-                    "control": unit.control,
+                    "seed": trial.seed,
+                    "level": trial.level,
+                    "control": trial.control,
                     "epoch": report.epoch,
                     "step": report.step,
                     "train_loss": _of(report.train_loss, i),
@@ -266,7 +278,7 @@ def recorder(
                     **{key: _of(values, i) for key, values in measured.items()},
                 },
             )
-            for i, unit in enumerate(units)
+            for i, trial in enumerate(trials)
             if report.step not in known[i]
         ]
         for i, row in new:
@@ -274,15 +286,15 @@ def recorder(
         every = train.checkpoint_every_epochs
         states: list[TrainState] = []
         if every and report.epoch % every == 0 and not last:
-            states = unstack(fetch(state), count, run.setup.layout.at_once)
+            states = unstack(to_host(state), count, run.setup.layout.stack_size)
 
         def write() -> None:
             for _, row in new:
                 run.write(row)
             at = [i for i, _ in new] if states else []
-            save_states(run, [units[i] for i in at], [states[i] for i in at], [None] * len(at))
+            save_states(run, [trials[i] for i in at], [states[i] for i in at], [None] * len(at))
 
-        multihost.on_first(write)
+        multihost.run_on_primary(write)
         accuracies = np.ravel(measured["test_accuracy"])[:count] if measured else None
         mean = None if accuracies is None else float(accuracies.mean())
         run.display.epoch_done(mean, report.images_per_s * count, count)

@@ -35,33 +35,33 @@ from lottery_jax.curve import WINNING
 from lottery_jax.errors import ConfigError
 from lottery_jax.parallel import multihost
 from lottery_jax.pruning import heads, masks, schedule
-from lottery_jax.pruning.controls import CONTROLS, FROM_REWIND_POINT, Start, Substitutes
-from lottery_jax.pruning.scores import OWN_ROUNDS, SCORES, Subject
+from lottery_jax.pruning.controls import CONTROLS, FROM_REWIND_POINT, ControlInputs, UntrainedTicket
+from lottery_jax.pruning.scores import OWN_ROUNDS, SCORES, ScoreInputs
 from lottery_jax.runs import checkpoints, metrics
 from lottery_jax.runs.directory import (
     Row,
-    Unit,
+    Trial,
     check_data,
     check_workdir,
     is_finished,
     leftovers,
+    list_trials,
     record_config,
     record_versions,
     rewind_dir,
     tidy,
-    units,
     versions,
     write_curve,
 )
 from lottery_jax.runs.experiment import counts_at, resolve, set_up
 from lottery_jax.runs.groups import batched, train_all
-from lottery_jax.runs.trials import Keys, Run, Training, keep_ticket, warn_of_collapse
+from lottery_jax.runs.trials import Keys, PendingTrial, Run, keep_ticket, warn_of_collapse
 from lottery_jax.system import settings
 from lottery_jax.system.files import local_path
 from lottery_jax.system.locks import locked
 from lottery_jax.tickets import Ticket
-from lottery_jax.training.batches import make_prepare
-from lottery_jax.training.loop import TrainState, state_of
+from lottery_jax.training.batches import make_preprocess
+from lottery_jax.training.loop import TrainState, init_state
 
 PyTree = Any
 
@@ -102,13 +102,15 @@ def run_ladder(
     workdir = local_path(workdir, "workdir")
     # In a notebook too: plain lines, which a notebook shows as one block of text.
     console = console or Console(soft_wrap=True, force_jupyter=False)
-    multihost.on_first(lambda: check_workdir(workdir, config, other_versions=other_versions))
-    if multihost.from_first(lambda: is_finished(workdir, config)):
-        return multihost.from_first(lambda: finished(config, workdir, console))
-    multihost.check_same(_what_must_be_alike(config), "the config, the versions or the settings")
-    setup = multihost.everywhere(lambda: set_up(config, devices))
-    data_sha256 = multihost.everywhere(lambda: setup.data_sha256)
-    multihost.check_same(data_sha256, f"the data {setup.dataset.name}")
+    multihost.run_on_primary(lambda: check_workdir(workdir, config, other_versions=other_versions))
+    if multihost.broadcast_from_primary(lambda: is_finished(workdir, config)):
+        return multihost.broadcast_from_primary(lambda: finished(config, workdir, console))
+    multihost.assert_equal_across_processes(
+        _what_must_be_alike(config), "the config, the versions or the settings"
+    )
+    setup = multihost.run_on_all(lambda: set_up(config, devices))
+    data_sha256 = multihost.run_on_all(lambda: setup.data_sha256)
+    multihost.assert_equal_across_processes(data_sha256, f"the data {setup.dataset.name}")
 
     def begin() -> None:
         held.enter_context(locked(workdir))
@@ -123,13 +125,13 @@ def run_ladder(
         for note in setup.dataset.notes:
             display.say(note)
 
-    total = len(units(config, workdir)) * config.train.epochs
+    total = len(list_trials(config, workdir)) * config.train.epochs
     with metrics.Display(total, console) as display, ExitStack() as held:
         run = Run(setup, workdir, display)
-        multihost.on_first(begin)
-        for seeds in batched(config.seeds, setup.layout.at_once):
+        multihost.run_on_primary(begin)
+        for seeds in batched(config.seeds, setup.layout.stack_size):
             climb(run, seeds)
-    return multihost.from_first(lambda: write_curve(config, workdir))
+    return multihost.broadcast_from_primary(lambda: write_curve(config, workdir))
 
 
 def _what_must_be_alike(config: ConfigDict) -> str:
@@ -173,33 +175,33 @@ Origins = Mapping[int, Origin]
 def climb(run: Run, seeds: Sequence[int]) -> None:
     """All levels of the replicates that train together."""
     setup = run.setup
-    todo = [unit for unit in units(setup.config, run.workdir) if unit.seed in seeds]
+    todo = [trial for trial in list_trials(setup.config, run.workdir) if trial.seed in seeds]
     levels = range(setup.config.ladder.levels + 1)
 
-    def not_complete() -> list[list[Unit]]:
-        left = [unit for unit in todo if not tickets.is_complete(unit.ticket)]
+    def not_complete() -> list[list[Trial]]:
+        left = [trial for trial in todo if not tickets.is_complete(trial.ticket_dir)]
         run.display.skip((len(todo) - len(left)) * setup.config.train.epochs)
-        return [[unit for unit in left if unit.level == level] for level in levels]
+        return [[trial for trial in left if trial.level == level] for level in levels]
 
-    left = multihost.on_first(not_complete) or [[] for _ in levels]
-    if multihost.from_first(lambda: not any(left)):
+    left = multihost.run_on_primary(not_complete) or [[] for _ in levels]
+    if multihost.broadcast_from_primary(lambda: not any(left)):
         return
     origins = transferred_origins(run, seeds) if setup.source else own_origins(run, seeds)
-    drawn_from: dict[Unit, Ticket] = {}
+    drawn_from: dict[Trial, Ticket] = {}
     for of_level in left:
         drawn_from = climb_level(run, of_level, origins, drawn_from)
 
 
 def climb_level(
-    run: Run, left: Sequence[Unit], origins: Origins, drawn_from: Mapping[Unit, Ticket]
-) -> dict[Unit, Ticket]:
+    run: Run, left: Sequence[Trial], origins: Origins, drawn_from: Mapping[Trial, Ticket]
+) -> dict[Trial, Ticket]:
     """Trains and records what is left of a level; gives its winning tickets, to draw from."""
-    seeds = dict.fromkeys(unit.seed for unit in left)
+    seeds = dict.fromkeys(trial.seed for trial in left)
 
-    def of(seed: int) -> list[Unit]:
-        return [unit for unit in left if unit.seed == seed]
+    def of(seed: int) -> list[Trial]:
+        return [trial for trial in left if trial.seed == seed]
 
-    def trainings() -> list[Training]:
+    def trainings() -> list[PendingTrial]:
         return [
             training
             for seed in seeds
@@ -212,14 +214,14 @@ def climb_level(
         for seed in seeds:
             run.display.say(_level_line(run, seed, left[0].level))
 
-    kept = train_all(run, multihost.on_first(trainings), run.setup.end_step, keep_ticket)
-    multihost.on_first(record)
-    return {unit: ticket for unit, ticket in kept.items() if ticket is not None}
+    kept = train_all(run, multihost.run_on_primary(trainings), run.setup.end_step, keep_ticket)
+    multihost.run_on_primary(record)
+    return {trial: ticket for trial, ticket in kept.items() if ticket is not None}
 
 
 def level_trainings(
-    run: Run, left: list[Unit], origin: Origin, at_hand: Mapping[Unit, Ticket]
-) -> list[Training]:
+    run: Run, left: list[Trial], origin: Origin, at_hand: Mapping[Trial, Ticket]
+) -> list[PendingTrial]:
     """What is left to be trained of one level of a replicate: the ticket and its controls.
 
     Args:
@@ -231,24 +233,24 @@ def level_trainings(
     setup, ladder = run.setup, run.setup.config.ladder
     seed, level = left[0].seed, left[0].level
     keys = Keys.of(seed)
-    winner = run.unit(seed, level).ticket
+    winner = run.trial(seed, level).ticket_dir
     if tickets.is_complete(winner):  # its controls are left: they get the very mask it has
         mask = tickets.load_ticket(winner).mask
     else:
         mask = level_mask(run, seed, level, origin, keys, at_hand)
-    start = Start(mask, origin.variables, origin.step)
+    start = UntrainedTicket(mask, origin.variables, origin.step)
     trainings = []
-    for unit in left:
+    for trial in left:
         begin, restored = start, None
-        if unit.control != WINNING:
-            begin = controlled(run, unit, start, origin, keys)
+        if trial.control != WINNING:
+            begin = controlled(run, trial, start, origin, keys)
         elif level == 0 and origin.rewind is not None:
             # The dense network goes on from the rewind point as if nothing had happened.
             begin, restored = start._replace(step=setup.rewind_step), origin.rewind
-        if ladder.optimizer_state == "restored" and unit.control in {WINNING, *FROM_REWIND_POINT}:
+        if ladder.optimizer_state == "restored" and trial.control in {WINNING, *FROM_REWIND_POINT}:
             restored = origin.rewind
-        warn_of_collapse(run, unit, begin.mask)
-        trainings.append(Training(unit, begin, restored))
+        warn_of_collapse(run, trial, begin.mask)
+        trainings.append(PendingTrial(trial, begin, restored))
     return trainings
 
 
@@ -259,7 +261,7 @@ def own_origins(run: Run, seeds: Sequence[int]) -> Origins:
     def initial() -> dict[int, PyTree]:
         return {seed: jax.device_get(setup.init(Keys.of(seed).init)) for seed in seeds}
 
-    variables = multihost.on_first(initial) or {}
+    variables = multihost.run_on_primary(initial) or {}
     rewind = rewind_points(run, variables)
     restart = setup.config.ladder.schedule == "restart"
     return {
@@ -278,30 +280,30 @@ def rewind_points(run: Run, initial: Mapping[int, PyTree]) -> dict[int, TrainSta
     setup = run.setup
     found: dict[int, TrainState] = {}
 
-    def missing() -> list[Training]:
+    def missing() -> list[PendingTrial]:
         trainings = []
         for seed, variables in initial.items():
-            begin = Start(masks.dense(variables["params"]), variables, 0)
-            like = state_of(setup.program.optimizer, begin)
+            begin = UntrainedTicket(masks.ones_like(variables["params"]), variables, 0)
+            like = init_state(setup.program.optimizer, begin)
             saved = checkpoints.load_state(rewind_dir(run.workdir, seed), like=like)
             if saved is None:
-                trainings.append(Training(run.unit(seed, 0), begin))
+                trainings.append(PendingTrial(run.trial(seed, 0), begin))
             else:
                 found[seed] = saved.state
         return trainings
 
-    def keep(run: Run, training: Training, state: TrainState, rows: list[Row]) -> TrainState:
-        run.save_state(training.unit, rewind_dir(run.workdir, training.unit.seed), state)
+    def keep(run: Run, training: PendingTrial, state: TrainState, rows: list[Row]) -> TrainState:
+        run.save_state(training.trial, rewind_dir(run.workdir, training.trial.seed), state)
         return state
 
-    made = train_all(run, multihost.on_first(missing), setup.rewind_step, keep)
-    found |= {unit.seed: state for unit, state in made.items()}
+    made = train_all(run, multihost.run_on_primary(missing), setup.rewind_step, keep)
+    found |= {trial.seed: state for trial, state in made.items()}
     return {seed: found[seed] for seed in initial}
 
 
 def transferred_origins(run: Run, seeds: Sequence[int]) -> Origins:
     """Those of the source's tickets."""
-    return multihost.on_first(lambda: {s: transferred_origin(run, s) for s in seeds}) or {}
+    return multihost.run_on_primary(lambda: {s: transferred_origin(run, s) for s in seeds}) or {}
 
 
 def transferred_origin(run: Run, seed: int) -> Origin:
@@ -328,7 +330,7 @@ def transferred_origin(run: Run, seed: int) -> Origin:
 
 
 def level_mask(
-    run: Run, seed: int, level: int, origin: Origin, keys: Keys, at_hand: Mapping[Unit, Ticket]
+    run: Run, seed: int, level: int, origin: Origin, keys: Keys, at_hand: Mapping[Trial, Ticket]
 ) -> PyTree:
     """The mask of a level: everything, the source's, or drawn from what was trained before."""
     setup = run.setup
@@ -340,10 +342,10 @@ def level_mask(
             mask = heads.mask_for_new_head(mask, head, policy, keys.score)
         return mask
     if level == 0:
-        return masks.dense(origin.variables["params"])
+        return masks.ones_like(origin.variables["params"])
     from_before = setup.config.ladder.draw in _FROM_BEFORE
-    unit = run.unit(seed, level - 1 if from_before else 0)
-    parent = at_hand[unit] if unit in at_hand else tickets.load_ticket(unit.ticket)
+    trial = run.trial(seed, level - 1 if from_before else 0)
+    parent = at_hand[trial] if trial in at_hand else tickets.load_ticket(trial.ticket_dir)
     return draw_mask(run, level, parent, origin, keys)
 
 
@@ -357,7 +359,7 @@ def draw_mask(run: Run, level: int, parent: Ticket, origin: Origin, keys: Keys) 
     at_start = ladder.draw in ("init", "init_nested")
     variables = parent.variables if at_start else parent.trained_variables
     size = ladder.score_batch_size or setup.config.train.batch_size
-    prepare = make_prepare(setup.dataset.mean, setup.dataset.std, "none")
+    preprocess = make_preprocess(setup.dataset.mean, setup.dataset.std, "none")
     # Where every level begins with the whole network, all see the same images: it is one ranking,
     # cut at several places.
     data_keys = jax.random.fold_in(keys.score, level) if from_before else keys.score
@@ -367,7 +369,7 @@ def draw_mask(run: Run, level: int, parent: Ticket, origin: Origin, keys: Keys) 
     def score(mask: PyTree, done: int) -> PyTree:
         data_key = jax.random.split(jax.random.fold_in(data_keys, done))[0]
         images, labels = setup.feed.sample(data_key, ladder.score_batches, size)
-        subject = Subject(
+        subject = ScoreInputs(
             # Computed in float32 whatever training computes in, on one device: the same ranking
             # on any number of them.
             model=setup.model.clone(dtype=jnp.float32),
@@ -375,19 +377,21 @@ def draw_mask(run: Run, level: int, parent: Ticket, origin: Origin, keys: Keys) 
             mask=mask,
             batch_stats=variables["batch_stats"],
             initial=jax.device_get(origin.initial["params"]),
-            images=prepare(data_key, images, False),
+            images=preprocess(data_key, images, False),
             labels=labels,
             key=score_key,
         )
         return SCORES[ladder.scores](subject)
 
-    sizes = masks.groups(masks.dense(parent.mask), ladder.scope, setup.skip)
+    sizes = masks.ranking_groups(masks.ones_like(parent.mask), ladder.scope, setup.skip)
     keep = counts_at(ladder, sizes, level)
     rounds = ladder.rounds or OWN_ROUNDS.get(ladder.scores, 1)
-    return schedule.in_rounds(score, parent.mask, keep, rounds)
+    return schedule.prune_iteratively(score, parent.mask, keep, rounds)
 
 
-def controlled(run: Run, unit: Unit, start: Start, origin: Origin, keys: Keys) -> Start:
+def controlled(
+    run: Run, trial: Trial, start: UntrainedTicket, origin: Origin, keys: Keys
+) -> UntrainedTicket:
     """The ticket that a control makes of the winning one.
 
     A control with new weights starts at step 0: it gets the warm-up and the whole training.
@@ -396,17 +400,19 @@ def controlled(run: Run, unit: Unit, start: Start, origin: Origin, keys: Keys) -
     skip = setup.skip
     if setup.new_head and setup.config.transfer.head_mask == "dense":
         skip = (*skip, heads.HEAD)
-    key = jax.random.fold_in(keys.control, unit.level)
-    key = jax.random.fold_in(key, zlib.crc32(unit.control.encode()))
-    return CONTROLS[unit.control](start, key, Substitutes(setup.init, origin.initial, skip))
+    key = jax.random.fold_in(keys.control, trial.level)
+    key = jax.random.fold_in(key, zlib.crc32(trial.control.encode()))
+    return CONTROLS[trial.control](start, key, ControlInputs(setup.init, origin.initial, skip))
 
 
 def _level_line(run: Run, seed: int, level: int) -> str:
     line = f"seed {seed}  level {level:2d}"
-    here = [u for u in units(run.setup.config, run.workdir) if (u.seed, u.level) == (seed, level)]
-    for i, unit in enumerate(here):
-        metadata = tickets.read_metadata(unit.ticket)
+    here = [
+        u for u in list_trials(run.setup.config, run.workdir) if (u.seed, u.level) == (seed, level)
+    ]
+    for i, trial in enumerate(here):
+        metadata = tickets.read_metadata(trial.ticket_dir)
         if i == 0:
             line += f"  {metadata['density']:8.2%} of weights"
-        line += f"   {unit.control} {metadata['result']['test_accuracy']:.2%}"
+        line += f"   {trial.control} {metadata['result']['test_accuracy']:.2%}"
     return line

@@ -56,11 +56,11 @@ def run_matrix(
     console = console or Console(soft_wrap=True, force_jupyter=False)
     if not config.transfer.sources:
         raise ConfigError("config.transfer.sources: a matrix needs at least one source")
-    multihost.on_first(
+    multihost.run_on_primary(
         lambda: check_workdir(workdir, config, other_versions=True)
     )  # each cell's own later
-    if not multihost.from_first((workdir / "config.json").is_file):
-        multihost.everywhere(lambda: check_cells(config, devices))
+    if not multihost.broadcast_from_primary((workdir / "config.json").is_file):
+        multihost.run_on_all(lambda: check_cells(config, devices))
     with ExitStack() as held:
 
         def begin() -> None:
@@ -68,7 +68,7 @@ def run_matrix(
             check_workdir(workdir, config, other_versions=True)
             record_config(workdir, config)
 
-        multihost.on_first(begin)
+        multihost.run_on_primary(begin)
         todo = list(cells(config, workdir))
         for i, (title, folder, cell) in enumerate(todo, 1):
             console.print(f"[{i}/{len(todo)}] {title}", markup=False, highlight=False)

@@ -18,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from lottery_jax.curve import CURVE_COLUMNS
 from lottery_jax.errors import one_line
-from lottery_jax.system.files import naming, write_text
+from lottery_jax.system.files import name_in_oserror, write_text
 
 
 def write_curve(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -51,13 +51,13 @@ class MetricsLog:
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Appends a row; when this returns a crash of this process can't lose it."""
-        with naming(self._path):
+        with name_in_oserror(self._path):
             self._file.write(json.dumps(row) + "\n")
             self._file.flush()
 
     def sync(self) -> None:
         """When this returns a power failure can't lose a row either."""
-        with naming(self._path):
+        with name_in_oserror(self._path):
             os.fsync(self._file.fileno())
 
     def rows_of(self, seed: int, level: int, control: str) -> list[dict[str, Any]]:

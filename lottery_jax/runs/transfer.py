@@ -64,11 +64,13 @@ class Source:
 
     def ticket(self, seed: int, level: int) -> Ticket:
         """The winning ticket of a replicate and level."""
-        return tickets.load_ticket(directory.Unit(self.workdir, seed, level, WINNING).ticket)
+        return tickets.load_ticket(directory.Trial(self.workdir, seed, level, WINNING).ticket_dir)
 
     def found_by(self, seed: int, level: int) -> dict[str, Any]:
         """On which data and by which optimizer a ticket was found, in the first place."""
-        metadata = tickets.read_metadata(directory.Unit(self.workdir, seed, level, WINNING).ticket)
+        metadata = tickets.read_metadata(
+            directory.Trial(self.workdir, seed, level, WINNING).ticket_dir
+        )
         return dict(metadata.get("found_by", {}))
 
 
@@ -127,14 +129,16 @@ def open_source(config: ConfigDict) -> Source | None:
         )
     for seed in config.seeds:
         for level in range(config.ladder.levels + 1):
-            ticket = directory.Unit(workdir, seed, level, WINNING).ticket
+            ticket = directory.Trial(workdir, seed, level, WINNING).ticket_dir
             if not tickets.is_complete(ticket):
                 raise ConfigError(
                     f"config.source: {workdir} has no complete level {level} of seed {seed}; run "
                     "it to its end first, or lower config.ladder.levels"
                 )
             tickets.read_metadata(ticket)  # damaged ones are found now and not after hours
-    metadata = tickets.read_metadata(directory.Unit(workdir, config.seeds[0], 0, WINNING).ticket)
+    metadata = tickets.read_metadata(
+        directory.Trial(workdir, config.seeds[0], 0, WINNING).ticket_dir
+    )
     return Source(workdir, theirs, metadata)
 
 

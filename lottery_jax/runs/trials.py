@@ -1,6 +1,6 @@
 """The trainings of a run as they are on the disk: where each begins or goes on, what it becomes.
 
-A `Unit` (a seed, a level, the winner or a control) is trained from its `Start`, or from its last
+A `Trial` (a seed, a level, the winner or a control) is trained from its `UntrainedTicket`, or from its last
 checkpoint, and becomes a ticket. All of this is for the first process alone (`processes`).
 """
 
@@ -20,21 +20,21 @@ from lottery_jax import tickets
 from lottery_jax.curve import WINNING
 from lottery_jax.errors import TrainingError
 from lottery_jax.pruning import masks
-from lottery_jax.pruning.controls import Start
+from lottery_jax.pruning.controls import UntrainedTicket
 from lottery_jax.runs import checkpoints, metrics
 from lottery_jax.runs.checkpoints import Checkpoint
-from lottery_jax.runs.directory import Row, Unit, rewind_dir
+from lottery_jax.runs.directory import Row, Trial, rewind_dir
 from lottery_jax.runs.experiment import Setup
 from lottery_jax.system import settings
 from lottery_jax.system.files import remove
 from lottery_jax.tickets import Ticket
 from lottery_jax.training.loop import (
     LOWER_RATE,
-    Begun,
+    EpochProgress,
+    MetricSums,
     Program,
-    Totals,
     TrainState,
-    state_of,
+    init_state,
 )
 
 PyTree = Any
@@ -79,36 +79,36 @@ class Run:
             config=configuration.flatten(config),
         )
 
-    def unit(self, seed: int, level: int, control: str = WINNING) -> Unit:
-        """The unit of that name in this run's directory."""
-        return Unit(self.workdir, seed, level, control)
+    def trial(self, seed: int, level: int, control: str = WINNING) -> Trial:
+        """The trial of that name in this run's directory."""
+        return Trial(self.workdir, seed, level, control)
 
     def _is_settled(self, row: Row) -> bool:
         """Whether a row of metrics.jsonl is of steps that will not be run again."""
-        unit = self.unit(row["seed"], row["level"], row["control"])
-        if tickets.is_complete(unit.ticket):
+        trial = self.trial(row["seed"], row["level"], row["control"])
+        if tickets.is_complete(trial.ticket_dir):
             return True
-        reached = checkpoints.latest_step(unit.state)
+        reached = checkpoints.latest_step(trial.checkpoint_dir)
         if row["level"] == 0:
-            reached = max(reached, checkpoints.latest_step(rewind_dir(self.workdir, unit.seed)))
+            reached = max(reached, checkpoints.latest_step(rewind_dir(self.workdir, trial.seed)))
         return bool(row["step"] <= reached)
 
     def save_state(
-        self, unit: Unit, folder: Path, state: TrainState, begun: Begun | None = None
+        self, trial: Trial, folder: Path, state: TrainState, progress: EpochProgress | None = None
     ) -> None:
         """Saves a checkpoint of a training, of which the rows before it are a part."""
         self.metrics.sync()
         try:
-            checkpoints.save_state(folder, state, begun)
+            checkpoints.save_state(folder, state, progress)
         except TrainingError as error:
             rate = float(self.setup.program.schedule(jnp.int32(int(state.step) - 1)))
             raise TrainingError(
-                f"{name_of(unit)}: {error} (learning rate {rate:g}); {LOWER_RATE}"
+                f"{name_of(trial)}: {error} (learning rate {rate:g}); {LOWER_RATE}"
             ) from error
 
-    def rows_of(self, unit: Unit) -> list[Row]:
+    def rows_of(self, trial: Trial) -> list[Row]:
         """The rows there are of one training."""
-        return self.metrics.rows_of(unit.seed, unit.level, unit.control)
+        return self.metrics.rows_of(trial.seed, trial.level, trial.control)
 
     def write(self, row: Row) -> None:
         """Writes a row."""
@@ -121,46 +121,48 @@ class Run:
         self.wandb.finish()
 
 
-class Training(NamedTuple):
+class PendingTrial(NamedTuple):
     """A training that is to be done, or gone on with.
 
     Attributes:
-        unit: which it is.
+        trial: which it is.
         begin: the ticket before training.
         restored: the state whose optimizer state to start with; None for a fresh one.
     """
 
-    unit: Unit
-    begin: Start
+    trial: Trial
+    begin: UntrainedTicket
     restored: TrainState | None = None
 
     def reached(self, until: int) -> int:
         """The step at which it goes on: of its checkpoint, or of its start."""
-        saved = checkpoints.latest_step(self.unit.state)
+        saved = checkpoints.latest_step(self.trial.checkpoint_dir)
         # One beyond `until` is of no use: it is there if the rewind point has to be made again.
         return saved if self.begin.step < saved <= until else self.begin.step
 
     def checkpoint(self, program: Program, until: int) -> Checkpoint:
         """Where it goes on: its checkpoint, or its start."""
-        state = state_of(program.optimizer, self.begin, self.restored)
+        state = init_state(program.optimizer, self.begin, self.restored)
         if self.reached(until) > self.begin.step:
-            saved = checkpoints.load_state(self.unit.state, like=state)
+            saved = checkpoints.load_state(self.trial.checkpoint_dir, like=state)
             assert saved is not None
             return saved
-        return Checkpoint(state, Begun(jax.device_get(Totals.zero()), 0.0))
+        return Checkpoint(state, EpochProgress(jax.device_get(MetricSums.zero()), 0.0))
 
 
-def name_of(unit: Unit) -> str:
+def name_of(trial: Trial) -> str:
     """A training's name in messages."""
-    return f"seed {unit.seed}, level {unit.level}, {unit.control}"
+    return f"seed {trial.seed}, level {trial.level}, {trial.control}"
 
 
-def keep_ticket(run: Run, training: Training, state: TrainState, rows: list[Row]) -> Ticket | None:
+def keep_ticket(
+    run: Run, training: PendingTrial, state: TrainState, rows: list[Row]
+) -> Ticket | None:
     """Makes a ticket of what was trained to the end, and saves it.
 
     Gives it back if the next level may be drawn from it.
     """
-    unit, begin = training.unit, training.begin
+    trial, begin = training.trial, training.begin
     # The mask that was trained: of a checkpoint, if there was one.
     ticket = Ticket(
         mask=state.mask,
@@ -168,17 +170,17 @@ def keep_ticket(run: Run, training: Training, state: TrainState, rows: list[Row]
         batch_stats=jax.device_get(begin.variables["batch_stats"]),
         trained=state.params,
         trained_batch_stats=state.batch_stats,
-        metadata=ticket_metadata(run, unit, begin.step, rows),
+        metadata=ticket_metadata(run, trial, begin.step, rows),
     )
     run.metrics.sync()
-    ticket = tickets.save_ticket(unit.ticket, ticket)
-    discard_checkpoints(unit)
-    if unit.level == 0:
-        warn_of_chance(run, unit, rows)
-    return ticket if unit.control == WINNING else None
+    ticket = tickets.save_ticket(trial.ticket_dir, ticket)
+    discard_checkpoints(trial)
+    if trial.level == 0:
+        warn_of_chance(run, trial, rows)
+    return ticket if trial.control == WINNING else None
 
 
-def ticket_metadata(run: Run, unit: Unit, start_step: int, rows: list[Row]) -> dict[str, Any]:
+def ticket_metadata(run: Run, trial: Trial, start_step: int, rows: list[Row]) -> dict[str, Any]:
     """What a ticket says of itself: its network, where it comes from, what was measured.
 
     `rewind_step` is where its weights are from, `start_step` where its training began: they differ
@@ -187,7 +189,7 @@ def ticket_metadata(run: Run, unit: Unit, start_step: int, rows: list[Row]) -> d
     setup, config, last = run.setup, run.setup.config, rows[-1]
     optimizer = config.optimizer.to_dict()
     if setup.source:
-        found_by = setup.source.found_by(unit.seed, unit.level)
+        found_by = setup.source.found_by(trial.seed, trial.level)
         rewind_step = setup.source.metadata.get("rewind_step")
     else:
         rewind_step = setup.rewind_step
@@ -207,9 +209,9 @@ def ticket_metadata(run: Run, unit: Unit, start_step: int, rows: list[Row]) -> d
         "data": setup.dataset.name,
         "mean": list(setup.dataset.mean),
         "std": list(setup.dataset.std),
-        "seed": unit.seed,
-        "level": unit.level,
-        "control": unit.control,
+        "seed": trial.seed,
+        "level": trial.level,
+        "control": trial.control,
         "method": {
             "draw": config.ladder.draw,
             "scores": config.ladder.scores,
@@ -231,23 +233,23 @@ def ticket_metadata(run: Run, unit: Unit, start_step: int, rows: list[Row]) -> d
     }
 
 
-def discard_checkpoints(unit: Unit) -> None:
+def discard_checkpoints(trial: Trial) -> None:
     """Removes the checkpoints of a training that is complete."""
-    remove(unit.state)
+    remove(trial.checkpoint_dir)
     with contextlib.suppress(OSError):  # missing, or another control's checkpoint is still there
-        unit.state.parent.rmdir()
+        trial.checkpoint_dir.parent.rmdir()
 
 
-def warn_of_collapse(run: Run, unit: Unit, mask: PyTree) -> None:
+def warn_of_collapse(run: Run, trial: Trial, mask: PyTree) -> None:
     """Says which layers have no weight left: nothing passes through them any more."""
     if empty := masks.collapsed_layers(mask):
         run.display.say(
-            f"warning: {name_of(unit)}: no weight is left in {', '.join(empty)}; unless a shortcut "
+            f"warning: {name_of(trial)}: no weight is left in {', '.join(empty)}; unless a shortcut "
             "leads around it, accuracy drops to chance"
         )
 
 
-def warn_of_chance(run: Run, unit: Unit, rows: list[Row]) -> None:
+def warn_of_chance(run: Run, trial: Trial, rows: list[Row]) -> None:
     """Says that a dense network has learnt nothing, and what that may come from."""
     dataset = run.setup.dataset
     signs = signs_of_chance(rows, dataset.num_classes, dataset.chance)
@@ -257,7 +259,7 @@ def warn_of_chance(run: Run, unit: Unit, rows: list[Row]) -> None:
     if dataset.padded:
         images += " and the black they were padded with (try config.data.resize=bilinear)"
     run.display.say(
-        f"warning: {name_of(unit)}: the dense network has learnt nothing: {signs}; check "
+        f"warning: {name_of(trial)}: the dense network has learnt nothing: {signs}; check "
         f"config.optimizer.learning_rate, {images}, and whether labels belong to their images"
     )
 

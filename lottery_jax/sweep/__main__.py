@@ -36,7 +36,7 @@ from lottery_jax.system.terminal import may_be_closed
 
 if TYPE_CHECKING:  # what brings in JAX is imported when a command needs it
     from lottery_jax.sweep.plan import Sweep
-    from lottery_jax.sweep.states import Known
+    from lottery_jax.sweep.states import RunStatus
 
 _AT_ONCE_SLURM = 16
 
@@ -170,7 +170,7 @@ def _run(args: argparse.Namespace, overrides: Sequence[str]) -> list[str]:
     options = jobs.parse_options(args.slurm)
     jobs.check(args.cluster, options)
     if plan.is_sweep(sweep.workdir):
-        plan.check_same(plan.read(sweep.workdir), sweep)
+        plan.assert_equal_across_processes(plan.read(sweep.workdir), sweep)
     checks.check(sweep.plan, sweep.workdir)
     if args.dry_run:
         for run in sweep.plan.runs:
@@ -179,7 +179,7 @@ def _run(args: argparse.Namespace, overrides: Sequence[str]) -> list[str]:
         return []
     with locked(sweep.workdir):
         if plan.is_sweep(sweep.workdir):  # what another process may have written meanwhile
-            plan.check_same(plan.read(sweep.workdir), sweep)
+            plan.assert_equal_across_processes(plan.read(sweep.workdir), sweep)
         checks.record_matrices(sweep.plan, sweep.workdir)
         plan.write(sweep)
         signals.raise_when_asked_to_stop(hangup=False)  # its runs outlive a closed terminal
@@ -273,7 +273,7 @@ def _logs(sweep: Sweep) -> Path:
 @contextlib.contextmanager
 def _progress(
     sweep: Sweep, console: Console, at_once: int
-) -> Iterator[tuple[Callable[[Mapping[str, Known]], None], Callable[[str], None]]]:
+) -> Iterator[tuple[Callable[[Mapping[str, RunStatus]], None], Callable[[str], None]]]:
     """What shows the table, on a terminal, and what prints a line above it."""
     from lottery_jax.sweep.tables import Overview
 
@@ -286,7 +286,7 @@ def _progress(
     overview, shown = Overview(sweep, at_once), 0.0
     with Live(console=console, auto_refresh=False, transient=True) as live:
 
-        def show(known: Mapping[str, Known]) -> None:
+        def show(known: Mapping[str, RunStatus]) -> None:
             nonlocal shown
             if time.monotonic() - shown >= 1:
                 live.update(overview.table(known), refresh=True)
@@ -295,7 +295,7 @@ def _progress(
         yield show, say
 
 
-def _finish(sweep: Sweep, known: Mapping[str, Known], console: Console) -> None:
+def _finish(sweep: Sweep, known: Mapping[str, RunStatus], console: Console) -> None:
     """The last table, and the report of what there is."""
     from lottery_jax.sweep import report
     from lottery_jax.sweep.tables import Overview
@@ -306,7 +306,7 @@ def _finish(sweep: Sweep, known: Mapping[str, Known], console: Console) -> None:
             console.print(str(file), markup=False, highlight=False, soft_wrap=True)
 
 
-def _failures(sweep: Sweep, known: Mapping[str, Known]) -> list[str]:
+def _failures(sweep: Sweep, known: Mapping[str, RunStatus]) -> list[str]:
     """A line for each run that is not finished."""
     from lottery_jax.sweep.drive import describe_end
     from lottery_jax.sweep.states import State
@@ -327,7 +327,7 @@ def _failures(sweep: Sweep, known: Mapping[str, Known]) -> list[str]:
     return lines
 
 
-def _look(sweep: Sweep) -> dict[str, Known]:
+def _look(sweep: Sweep) -> dict[str, RunStatus]:
     """What is known of each run, from outside."""
     from lottery_jax.sweep import attempts, jobs, states
 
@@ -336,7 +336,7 @@ def _look(sweep: Sweep) -> dict[str, Known]:
         submission = attempts.read_submission(sweep.job_folder(run))
         there = attempts.read_attempts(sweep.job_folder(run))
         pending = submission is not None and jobs.is_pending(submission, there, _logs(sweep))
-        known[run.name] = states.look(sweep, run, is_pending=pending)
+        known[run.name] = states.inspect(sweep, run, is_pending=pending)
     return known
 
 

@@ -25,9 +25,9 @@ from lottery_jax.sweep.attempts import (
 from lottery_jax.sweep.grid import PlannedRun
 from lottery_jax.sweep.jobs import Job, Jobs, command_of
 from lottery_jax.sweep.plan import Sweep
-from lottery_jax.sweep.states import Known, State
+from lottery_jax.sweep.states import RunStatus, State
 from lottery_jax.system import host
-from lottery_jax.system.signals import postponed
+from lottery_jax.system.signals import defer_signals
 
 # Between two looks at the disk, in seconds.
 _EVERY = {"local": 0.25, "slurm": 5.0}
@@ -89,12 +89,12 @@ class Driver:
         self._retries = retries
         self._say = say
         self._stopping = False
-        self._known: dict[str, Known] = {}
+        self._known: dict[str, RunStatus] = {}
         # How often a run was submitted since it got further, and how far it was.
         self._tries: dict[str, tuple[tuple[int, int], int]] = {}
         self._before = {run.name: len(self._attempts(run)) for run in sweep.plan.runs}
 
-    def run(self, show: Callable[[Mapping[str, Known]], None]) -> dict[str, Known]:
+    def run(self, show: Callable[[Mapping[str, RunStatus]], None]) -> dict[str, RunStatus]:
         """Drives the sweep to its end; returns what is known of each run.
 
         Args:
@@ -140,12 +140,12 @@ class Driver:
                 continue
             submission = read_submission(self._sweep.job_folder(run))
             pending = self._jobs.is_pending(submission, self._attempts(run))
-            now = states.look(self._sweep, run, is_pending=pending)
+            now = states.inspect(self._sweep, run, is_pending=pending)
             self._known[run.name] = now
             if line := self._news(run, before, now):
                 self._say(f"{run.name}: {line}")
 
-    def _news(self, run: PlannedRun, before: Known | None, now: Known) -> str:
+    def _news(self, run: PlannedRun, before: RunStatus | None, now: RunStatus) -> str:
         if before and (before.state, len(before.attempts)) == (now.state, len(now.attempts)):
             return ""
         if now.state == State.FINISHED:
@@ -181,7 +181,7 @@ class Driver:
             started = True
         return started
 
-    def _submit(self, run: PlannedRun, active: Sequence[Known]) -> None:
+    def _submit(self, run: PlannedRun, active: Sequence[RunStatus]) -> None:
         reached = states.reached(self._sweep, run)
         before, tries = self._tries.get(run.name, (reached, 0))
         self._tries[run.name] = (reached, tries + 1 if reached == before else 1)
@@ -196,7 +196,7 @@ class Driver:
             environment={"CUDA_VISIBLE_DEVICES": self._gpus(slot)} if local else {},
             leaves_terminal=local,
         )
-        with postponed():  # no job without a note of it
+        with defer_signals():  # no job without a note of it
             submission = dataclasses.replace(self._jobs.submit(job), slot=slot)
             write_submission(folder, submission)
         state = dataclasses.replace(
@@ -204,7 +204,7 @@ class Driver:
         )
         self._known[run.name] = state
 
-    def _free_slot(self, active: Sequence[Known]) -> int:
+    def _free_slot(self, active: Sequence[RunStatus]) -> int:
         taken = {known.submission.slot for known in active if known.submission}
         return next((i for i in range(self._slots.number) if i not in taken), 0)
 
@@ -214,7 +214,7 @@ class Driver:
             return self._slots.gpus[slot % len(self._slots.gpus)]
         return os.environ.get("CUDA_VISIBLE_DEVICES")
 
-    def _stop_jobs(self, show: Callable[[Mapping[str, Known]], None]) -> None:
+    def _stop_jobs(self, show: Callable[[Mapping[str, RunStatus]], None]) -> None:
         """Has local jobs save and end. A second Ctrl-C does not wait for them."""
         self._stopping = True
         self._say("stopping: the runs save what was trained")
@@ -232,7 +232,7 @@ class Driver:
             time.sleep(_EVERY[self._jobs.cluster])
 
 
-def _can_be_stopped(known: Known) -> bool:
+def _can_be_stopped(known: RunStatus) -> bool:
     """Whether it is a job of this machine; a run that somebody else works on is left alone."""
     if known.holder is not None:
         return known.is_ours and known.holder["host"] == socket.gethostname()

@@ -113,7 +113,7 @@ def _moved(config: ConfigDict, workdir: Path, run: dict[str, Any]) -> ConfigDict
     return config
 
 
-def check_same(there: Sweep, here: Sweep) -> None:
+def assert_equal_across_processes(there: Sweep, here: Sweep) -> None:
     """Checks that a command asks for every run that the sweep has, and for the same; more may come.
 
     Raises:

@@ -13,7 +13,7 @@ from lottery_jax.report import write_report
 from lottery_jax.runs import directory
 from lottery_jax.sweep.grid import PlannedRun
 from lottery_jax.sweep.plan import Sweep
-from lottery_jax.sweep.states import Known, config_of, progress
+from lottery_jax.sweep.states import RunStatus, config_of, progress
 from lottery_jax.system.files import write_text
 
 # Density and accuracy are those of the seed's last complete level.
@@ -30,7 +30,7 @@ _COLUMNS = (
 )
 
 
-def write(sweep: Sweep, known: Mapping[str, Known], out: Path | None = None) -> list[Path]:
+def write(sweep: Sweep, known: Mapping[str, RunStatus], out: Path | None = None) -> list[Path]:
     """Draws what there is of a sweep, and writes a row for each run.
 
     Runs that differ in their seeds alone are one curve, with its spread.
@@ -79,7 +79,7 @@ def _has_level(sweep: Sweep, run: PlannedRun) -> bool:
     return True
 
 
-def _rows(sweep: Sweep, known: Mapping[str, Known]) -> str:
+def _rows(sweep: Sweep, known: Mapping[str, RunStatus]) -> str:
     """A row for each run: the keys in which runs differ, and how far it is."""
     # A source within the sweep by its name, and not where it is today.
     configs = {

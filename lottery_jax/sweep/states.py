@@ -66,7 +66,7 @@ class Progress:
 
 
 @dataclasses.dataclass(frozen=True)
-class Known:
+class RunStatus:
     """What is known of a run.
 
     Attributes:
@@ -89,7 +89,7 @@ class Known:
         return self.state in (State.RUNNING, State.QUEUED)
 
 
-def look(sweep: Sweep, run: PlannedRun, *, is_pending: bool) -> Known:
+def inspect(sweep: Sweep, run: PlannedRun, *, is_pending: bool) -> RunStatus:
     """What is known of a run.
 
     Args:
@@ -118,7 +118,7 @@ def look(sweep: Sweep, run: PlannedRun, *, is_pending: bool) -> Known:
         state = State.WAITING
     else:
         state = State.STOPPED if last.status in STOPPED else State.FAILED
-    return Known(state, attempts, held, job is not None, submission)
+    return RunStatus(state, attempts, held, job is not None, submission)
 
 
 def config_of(sweep: Sweep, run: PlannedRun) -> ConfigDict:
@@ -131,32 +131,32 @@ def config_of(sweep: Sweep, run: PlannedRun) -> ConfigDict:
 
 def reached(sweep: Sweep, run: PlannedRun) -> tuple[int, int]:
     """How far a run is: complete trainings, and the step of the checkpoint within the next one."""
-    units = directory.units(config_of(sweep, run), sweep.folder(run))
-    left = [unit for unit in units if not tickets.is_complete(unit.ticket)]
-    step = checkpoints.latest_step(left[0].state) if left else -1
-    return len(units) - len(left), step
+    trials = directory.list_trials(config_of(sweep, run), sweep.folder(run))
+    left = [trial for trial in trials if not tickets.is_complete(trial.ticket_dir)]
+    step = checkpoints.latest_step(left[0].checkpoint_dir) if left else -1
+    return len(trials) - len(left), step
 
 
 def progress(sweep: Sweep, run: PlannedRun) -> Progress:
     """How far a run is, for people."""
     folder, config = sweep.folder(run), config_of(sweep, run)
-    units = directory.units(config, folder)
-    done = [unit for unit in units if tickets.is_complete(unit.ticket)]
-    left = len(units) - len(done)
+    trials = directory.list_trials(config, folder)
+    done = [trial for trial in trials if tickets.is_complete(trial.ticket_dir)]
+    left = len(trials) - len(done)
     times = [float(row["seconds"]) for row in _curve(folder)]
-    winners = [unit for unit in done if unit.control == WINNING]
+    winners = [trial for trial in done if trial.control == WINNING]
     last = winners[-1] if winners else None
-    metadata = tickets.read_metadata(last.ticket) if last else {}
+    metadata = tickets.read_metadata(last.ticket_dir) if last else {}
     return Progress(
         done=len(done),
-        total=len(units),
+        total=len(trials),
         level=last.level if last else None,
         levels=config.ladder.levels,
         seed=last.seed if last else config.seeds[0],
         density=metadata.get("density"),
         accuracy=metadata.get("result", {}).get("test_accuracy"),
         seconds=sum(times),
-        seconds_left=_seconds_left(times, left, folder, len(units) * config.train.epochs),
+        seconds_left=_seconds_left(times, left, folder, len(trials) * config.train.epochs),
     )
 
 

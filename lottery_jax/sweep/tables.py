@@ -10,7 +10,7 @@ from lottery_jax.sweep.attempts import STOPPED
 from lottery_jax.sweep.drive import describe_end
 from lottery_jax.sweep.grid import PlannedRun
 from lottery_jax.sweep.plan import Sweep
-from lottery_jax.sweep.states import Known, Progress, State, progress
+from lottery_jax.sweep.states import Progress, RunStatus, State, progress
 
 _COLOURS = {
     State.RUNNING: "cyan",
@@ -28,7 +28,7 @@ class Overview:
         self._at_once = at_once
         self._finished: dict[str, Progress] = {}
 
-    def table(self, known: Mapping[str, Known]) -> Table:
+    def table(self, known: Mapping[str, RunStatus]) -> Table:
         """A row for each run: state, level, accuracy and time left."""
         runs = self._sweep.plan.runs
         found = {run.name: self._progress(run, known[run.name]) for run in runs}
@@ -58,7 +58,7 @@ class Overview:
             )  # fmt: skip
         return table
 
-    def describe(self, run: PlannedRun, known: Mapping[str, Known]) -> str:
+    def describe(self, run: PlannedRun, known: Mapping[str, RunStatus]) -> str:
         """A run's state in words: what it waits for, where it runs, how it ended."""
         its = known[run.name]
         if its.state == State.RUNNING and its.holder:
@@ -73,7 +73,7 @@ class Overview:
             return f"{'stopped' if last.status in STOPPED else 'failed'}: {describe_end(last)}"
         return str(its.state)
 
-    def _progress(self, run: PlannedRun, known: Known) -> Progress:
+    def _progress(self, run: PlannedRun, known: RunStatus) -> Progress:
         if run.name not in self._finished:
             its = progress(self._sweep, run)
             if known.state != State.FINISHED:
@@ -100,7 +100,7 @@ class Overview:
 
 
 def in_words(seconds: float) -> str:
-    """A duration in the largest two units.
+    """A duration in the largest two trials.
 
     >>> [in_words(s) for s in (3.2, 75, 3 * 3600 + 120, 50 * 3600)]
     ['3 s', '1 min 15 s', '3 h 02 min', '2 d 02 h']

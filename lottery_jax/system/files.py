@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from lottery_jax.errors import ConfigError
-from lottery_jax.system.signals import postponed
+from lottery_jax.system.signals import defer_signals
 
 # One letter before a colon is a drive of Windows; `Path` makes one slash of two.
 URL = re.compile(r"(?P<scheme>[A-Za-z][\w+.-]+):/")
@@ -54,10 +54,10 @@ def local_path(place: str | os.PathLike[str], what: str = "") -> Path:
 
 
 @contextmanager
-def naming(path: str | os.PathLike[str]) -> Iterator[None]:
+def name_in_oserror(path: str | os.PathLike[str]) -> Iterator[None]:
     """Has an OSError in the block name `path`, whatever file or none it names.
 
-    >>> with naming("runs/curve.csv"):
+    >>> with name_in_oserror("runs/curve.csv"):
     ...     raise OSError(28, "No space left on device")
     Traceback (most recent call last):
     OSError: [Errno 28] No space left on device: 'runs/curve.csv'
@@ -71,20 +71,20 @@ def naming(path: str | os.PathLike[str]) -> Iterator[None]:
 
 
 @contextmanager
-def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
+def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Gives a temporary path beside `path`; on success it is synced and renamed to `path`.
 
     A reader, or a process started after a crash, sees the old file or the new one, never a part.
 
     >>> import pathlib, tempfile
     >>> target = pathlib.Path(tempfile.mkdtemp()) / "note.txt"
-    >>> with replacing(target) as temporary:
+    >>> with atomic_write(target) as temporary:
     ...     _ = temporary.write_text("whole")
     >>> target.read_text(), len(list(target.parent.iterdir()))
     ('whole', 1)
     """
     target = Path(path)
-    with naming(target):
+    with name_in_oserror(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         _remove_abandoned(target)
         prefix = f".{target.name}.{_host()}-{os.getpid()}-"
@@ -104,7 +104,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 @contextmanager
-def replacing_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
+def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     """The same for a directory: gives an empty one beside `path`, which becomes `path` on success.
 
     What was at `path` is moved aside first and removed last: at no moment are both gone, and it is
@@ -118,7 +118,7 @@ def replacing_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     try:
         yield temporary
         temporary.chmod(0o777 & ~_umask())
-        with postponed():
+        with defer_signals():
             if target.exists():
                 target.replace(old)
             try:
@@ -135,7 +135,7 @@ def replacing_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Writes `text` to `path` as UTF-8, whole or not at all."""
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
@@ -159,12 +159,12 @@ def sync_tree(folder: Path) -> None:
     sync_folder(folder.parent)
 
 
-# .TARGET.HOST-PID-RANDOM.tmp, as `replacing` names them
+# .TARGET.HOST-PID-RANDOM.tmp, as `atomic_write` names them
 _TEMPORARY = re.compile(r"\..+\.[\w.]+-(?P<pid>\d+)-[a-z0-9_]{8}(-old)?\.tmp")
 
 
 def is_temporary(path: Path) -> bool:
-    """Whether a path is an unfinished file: of `replacing`, or of Orbax.
+    """Whether a path is an unfinished file: of `atomic_write`, or of Orbax.
 
     >>> names = (".a.csv.host-7-abcd1234.tmp", "b.orbax-checkpoint-tmp-1", ".c.tmp")
     >>> [is_temporary(Path(name)) for name in names]

@@ -96,12 +96,12 @@ def not_ignored() -> list[signal.Signals]:
 
 
 def handled_elsewhere(number: int) -> None:
-    """From now on `postponed` leaves a signal alone: it has a handler that Python does not know of."""
+    """From now on `defer_signals` leaves a signal alone: it has a handler that Python does not know of."""
     _elsewhere.add(number)
 
 
 @contextmanager
-def postponed() -> Iterator[list[int]]:
+def defer_signals() -> Iterator[list[int]]:
     """Puts signals that ask to stop off until the block has ended; then they have their usual effect.
 
     Gives the list of those that have arrived, for a block that can end early. An error of the
@@ -110,7 +110,7 @@ def postponed() -> Iterator[list[int]]:
     In other threads than the main one, where signals never arrive, nothing is changed.
 
     >>> try:
-    ...     with postponed() as arrived:
+    ...     with defer_signals() as arrived:
     ...         signal.raise_signal(signal.SIGINT)
     ...         print("still here, having seen", arrived)
     ... except KeyboardInterrupt:

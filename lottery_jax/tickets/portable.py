@@ -29,7 +29,7 @@ from safetensors.numpy import save
 
 from lottery_jax.errors import TicketError, raise_if_environment
 from lottery_jax.pruning import masks
-from lottery_jax.system.files import replacing
+from lottery_jax.system.files import atomic_write
 from lottery_jax.tickets.ticket import (
     PARTS,
     Ticket,
@@ -72,7 +72,7 @@ def save_portable(path: str | os.PathLike[str], ticket: Ticket) -> Ticket:
             tensors[f"{part}/{name}"] = leaf[mask[name]] if sparse else np.ascontiguousarray(leaf)
     entry = {"format": _FORMAT, "version": _VERSION, "metadata": ticket.metadata}
     content = save(tensors, {_ENTRY: json.dumps(entry, allow_nan=False)})
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_bytes(content)
     return ticket
 

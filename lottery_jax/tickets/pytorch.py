@@ -24,10 +24,10 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from lottery_jax.errors import ConfigError, TicketError, choose, raise_if_environment
+from lottery_jax.errors import ConfigError, TicketError, lookup, raise_if_environment
 from lottery_jax.models import abstract_variables, build_model, layer_names
 from lottery_jax.pruning import masks
-from lottery_jax.system.files import replacing
+from lottery_jax.system.files import atomic_write
 from lottery_jax.tickets.checkpoints import (
     Checkpoint,
     as_array,
@@ -99,7 +99,7 @@ _LAYOUTS = {
 
 def _torch_names(variables: PyTree, name: str) -> dict[str, dict[str, str]]:
     """For params and for batch_stats: the path of each leaf here, and its name there."""
-    layout = choose(_LAYOUTS, name, "PyTorch layout")
+    layout = lookup(_LAYOUTS, name, "PyTorch layout")
     paths = {part: list(leaves(variables[part])) for part in ("params", "batch_stats")}
     modules = layout(path.rpartition("/")[0] for part in paths.values() for path in part)
     return {
@@ -206,7 +206,7 @@ class _Fitted(NamedTuple):
 def _fitted(
     checkpoint: Checkpoint, name: str, input_shape: Sequence[int], options: Mapping[str, Any]
 ) -> _Fitted:
-    choose(_LAYOUTS, name, "PyTorch layout")
+    lookup(_LAYOUTS, name, "PyTorch layout")
     shape = tuple(input_shape)
     # How many classes there are says the output layer, which may have one of several names.
     heads = [
@@ -356,7 +356,7 @@ def import_pytorch(
     options = {"dtype": "float32", "width": 1.0, **model}
     trained, given, says = _read_variables(path, options, input_shape, allow_nonfinite)
     kept = {n: given.get(n, k != 0.0) for n, k in masks.kernels(trained["params"]).items()}
-    mask = masks.with_kernels(masks.dense(trained["params"]), kept)
+    mask = masks.with_kernels(masks.ones_like(trained["params"]), kept)
     first = trained
     if start is not None:
         first, others, _ = _read_variables(start, options, input_shape, allow_nonfinite)
@@ -437,8 +437,8 @@ def export_pytorch(path: str | os.PathLike[str], ticket: Ticket, weights: str = 
     """
     torch = import_torch(path)
     variables = {"trained": ticket.trained_variables, "start": ticket.variables}
-    chosen = choose(variables, weights, "weights")
+    chosen = lookup(variables, weights, "weights")
     name, shape = ticket.metadata["model"]["name"], ticket.metadata["input_shape"]
     state = from_flax(chosen, name, shape)
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         torch.save({key: torch.from_numpy(value) for key, value in state.items()}, temporary)

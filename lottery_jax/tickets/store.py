@@ -31,14 +31,14 @@ from orbax.checkpoint import v1 as ocp
 from lottery_jax.errors import TicketError, one_line, raise_if_environment
 from lottery_jax.system import host
 from lottery_jax.system.files import (
+    atomic_folder,
     local_path,
     remove,
-    replacing_folder,
     sync_tree,
     temporary_in,
     write_text,
 )
-from lottery_jax.system.signals import postponed
+from lottery_jax.system.signals import defer_signals
 from lottery_jax.tickets import portable
 from lottery_jax.tickets.ticket import (
     PARTS,
@@ -76,7 +76,7 @@ def save_ticket(path: str | os.PathLike[str], ticket: Ticket) -> Ticket:
     host.devices()  # Orbax needs one
     ticket = completed(folder, ticket)
     text = json.dumps(ticket.metadata, indent=1, allow_nan=False)
-    with replacing_folder(folder) as temporary:
+    with atomic_folder(folder) as temporary:
         save_arrays(temporary / "arrays", {part: getattr(ticket, part) for part in PARTS})
         write_text(temporary / "metadata.json", text + "\n")
     return ticket
@@ -145,7 +145,7 @@ def _orbax() -> Iterator[None]:
     one alone saves or loads it; by default Orbax would wait for all of them.
     """
     with (
-        postponed(),
+        defer_signals(),
         _quiet(),
         ocp.Context(multiprocessing_options=ocp.options.MultiprocessingOptions(**_this_process())),
     ):

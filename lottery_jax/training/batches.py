@@ -21,12 +21,12 @@ from lottery_jax.parallel.mesh import batch_sharded
 
 PyTree = Any
 # key, images uint8 [batch, h, w, c], train -> float32 [batch, h, w, c]
-Prepare = Callable[[jax.Array, jax.Array, bool], jax.Array]
+Preprocess = Callable[[jax.Array, jax.Array, bool], jax.Array]
 
 AUGMENTATIONS = ("none", "crop", "flip", "crop_flip")
 
 
-class Split(NamedTuple):
+class DeviceData(NamedTuple):
     """Images uint8 `[n, height, width, channels]` and labels int32 `[n]`, on the device."""
 
     images: Any
@@ -34,9 +34,9 @@ class Split(NamedTuple):
 
 
 # (epoch, first step of it) -> the batches of that epoch from there on, on the devices
-Batches = Callable[[int, int], Generator[Split, None, None]]
+TrainBatches = Callable[[int, int], Generator[DeviceData, None, None]]
 # () -> batches that hold every example once, and which of each to count
-Cover = Callable[[], Generator[tuple[Split, jax.Array], None, None]]
+EvalBatches = Callable[[], Generator[tuple[DeviceData, jax.Array], None, None]]
 
 
 def check_batch(batch_size: int, devices: int, examples: int) -> None:
@@ -64,13 +64,13 @@ def epoch_order(key: jax.Array, epoch: jax.Array, *, examples: int, batch_size: 
     return order[: steps * batch_size].reshape(steps, batch_size).astype(jnp.int32)
 
 
-def chosen(data: Split, index: jax.Array, mesh: Mesh) -> Split:
+def gather_batch(data: DeviceData, index: jax.Array, mesh: Mesh) -> DeviceData:
     """Within a compiled step: the examples of a batch, shared out over the devices."""
     index = jax.lax.with_sharding_constraint(index, batch_sharded(mesh))
-    return Split(data.images[index], data.labels[index])
+    return DeviceData(data.images[index], data.labels[index])
 
 
-def covering_order(examples: int, batch_size: int) -> tuple[Any, Any]:
+def eval_order(examples: int, batch_size: int) -> tuple[Any, Any]:
     """Batches that hold every example exactly once, for evaluation.
 
     Returns:
@@ -98,8 +98,8 @@ def sample_batches(
         Images `[batches, batch_size, height, width, channels]` and labels `[batches, batch_size]`.
     """
     rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
-    chosen = rng.choice(len(labels), (batches, batch_size), replace=False)
-    return images[chosen], labels[chosen]
+    gather_batch = rng.choice(len(labels), (batches, batch_size), replace=False)
+    return images[gather_batch], labels[gather_batch]
 
 
 def random_crop(key: jax.Array, images: jax.Array) -> jax.Array:
@@ -122,7 +122,7 @@ def random_flip(key: jax.Array, images: jax.Array) -> jax.Array:
     return jnp.where(flips, images[:, :, ::-1], images)
 
 
-def make_prepare(mean: tuple[float, ...], std: tuple[float, ...], augment: str) -> Prepare:
+def make_preprocess(mean: tuple[float, ...], std: tuple[float, ...], augment: str) -> Preprocess:
     """The function from a uint8 batch to normalised float32; augments only when training.
 
     Args:
@@ -135,7 +135,7 @@ def make_prepare(mean: tuple[float, ...], std: tuple[float, ...], augment: str) 
     scale = 1.0 / (255.0 * np.asarray(std, np.float32))
     shift = np.asarray(mean, np.float32) / np.asarray(std, np.float32)
 
-    def prepare(key: jax.Array, images: jax.Array, train: bool) -> jax.Array:
+    def preprocess(key: jax.Array, images: jax.Array, train: bool) -> jax.Array:
         if train:
             crop_key, flip_key = jax.random.split(key)
             if "crop" in augment:
@@ -144,4 +144,4 @@ def make_prepare(mean: tuple[float, ...], std: tuple[float, ...], augment: str) 
                 images = random_flip(flip_key, images)
         return images.astype(jnp.float32) * scale - shift
 
-    return prepare
+    return preprocess

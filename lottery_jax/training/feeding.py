@@ -19,11 +19,11 @@ from jax.sharding import Mesh
 from lottery_jax.datasets import streams
 from lottery_jax.datasets.in_memory import BUILT_IN, Dataset, load_dataset
 from lottery_jax.datasets.streams import Stream
-from lottery_jax.parallel.mesh import batch_sharded, put
+from lottery_jax.parallel.mesh import batch_sharded, to_mesh
 from lottery_jax.training.batches import (
-    Batches,
-    Cover,
-    Split,
+    DeviceData,
+    EvalBatches,
+    TrainBatches,
     sample_batches,
 )
 
@@ -53,7 +53,7 @@ def open_data(
 
 
 @dataclasses.dataclass(frozen=True)
-class Feed:
+class InputPipeline:
     """What a run reads.
 
     Attributes:
@@ -75,20 +75,20 @@ class Feed:
         """What is left of the augmentation for the compiled step to do."""
         return "none" if isinstance(self.data, Stream) else self.augment
 
-    def train(self) -> Split | None:
+    def train(self) -> DeviceData | None:
         """The training set on the devices; None of a stream."""
         if isinstance(self.data, Stream):
             return None
-        return put(self.mesh, Split(self.data.x_train, self.data.y_train))
+        return to_mesh(self.mesh, DeviceData(self.data.x_train, self.data.y_train))
 
-    def batches(self, seed: int) -> Batches:
+    def batches(self, seed: int) -> TrainBatches:
         """The training batches of a stream, from a step of an epoch on."""
         assert isinstance(self.data, Stream)
         return partial(self._batches, self.data, seed)
 
     def _batches(
         self, stream: Stream, seed: int, epoch: int, first_step: int
-    ) -> Generator[Split, None, None]:
+    ) -> Generator[DeviceData, None, None]:
         rows = streams.train_batches(
             stream,
             seed,
@@ -102,23 +102,25 @@ class Feed:
         )
         with contextlib.closing(rows):
             for images, labels in rows:
-                yield Split(*self._share(images, labels))
+                yield DeviceData(*self._share(images, labels))
 
-    def test(self) -> Split | Cover:
+    def test(self) -> DeviceData | EvalBatches:
         """The test set on the devices, or a way to go through it."""
         if isinstance(self.data, Stream):
             return partial(self._cover, self.data, "test")
-        return put(self.mesh, Split(self.data.x_test, self.data.y_test))
+        return to_mesh(self.mesh, DeviceData(self.data.x_test, self.data.y_test))
 
-    def validation(self) -> Split | Cover | None:
+    def validation(self) -> DeviceData | EvalBatches | None:
         """Likewise, if any images are held out."""
         if isinstance(self.data, Stream):
             return partial(self._cover, self.data, "validation") if self.data.num_val else None
-        held_out = Split(self.data.x_val, self.data.y_val)
-        return put(self.mesh, held_out) if len(held_out.labels) else None
+        held_out = DeviceData(self.data.x_val, self.data.y_val)
+        return to_mesh(self.mesh, held_out) if len(held_out.labels) else None
 
-    def _cover(self, stream: Stream, split: str) -> Generator[tuple[Split, jax.Array], None, None]:
-        rows = streams.covering_batches(
+    def _cover(
+        self, stream: Stream, split: str
+    ) -> Generator[tuple[DeviceData, jax.Array], None, None]:
+        rows = streams.eval_batches(
             stream,
             split=split,
             batch_size=self.batch_size,
@@ -129,7 +131,7 @@ class Feed:
         with contextlib.closing(rows):
             for images, labels, counted in rows:
                 *batch, of_which = self._share(images, labels, counted)
-                yield Split(*batch), of_which
+                yield DeviceData(*batch), of_which
 
     def _share(self, *rows: Any) -> list[jax.Array]:
         """Rows of a batch that are here, with those of other processes, as arrays over all devices."""

@@ -23,23 +23,23 @@ from lottery_jax.errors import TrainingError
 from lottery_jax.models.xla_options import compiler_options
 from lottery_jax.parallel.mesh import (
     batch_sharded,
-    fetch,
-    put,
     replicated,
+    to_host,
+    to_mesh,
 )
-from lottery_jax.parallel.replicates import OWN, over_replicates
+from lottery_jax.parallel.replicates import REPLICA_SPEC, map_replicates
 from lottery_jax.pruning import masks
-from lottery_jax.pruning.controls import Start
+from lottery_jax.pruning.controls import UntrainedTicket
 from lottery_jax.training.batches import (
-    Batches,
-    Cover,
-    Prepare,
-    Split,
+    DeviceData,
+    EvalBatches,
+    Preprocess,
+    TrainBatches,
     check_batch,
-    chosen,
-    covering_order,
     epoch_order,
-    make_prepare,
+    eval_order,
+    gather_batch,
+    make_preprocess,
 )
 from lottery_jax.training.optim import Schedule
 
@@ -71,7 +71,7 @@ class TrainState:
 
 
 @struct.dataclass
-class Totals:
+class MetricSums:
     """Sums over examples, kept on the device until an epoch ends."""
 
     loss: jax.Array  # float32
@@ -79,22 +79,22 @@ class Totals:
     count: jax.Array  # int32
 
     @classmethod
-    def zero(cls) -> Totals:
+    def zero(cls) -> MetricSums:
         """Nothing seen yet."""
         return cls(jnp.zeros((), jnp.float32), jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32))
 
-    def add(self, logits: jax.Array, labels: jax.Array, counted: jax.Array) -> Totals:
+    def add(self, logits: jax.Array, labels: jax.Array, counted: jax.Array) -> MetricSums:
         """Adds the examples for which `counted` is True."""
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
         hits = (logits.argmax(-1) == labels) & counted
-        return Totals(
+        return MetricSums(
             self.loss + jnp.where(counted, losses, 0.0).sum(),
             self.correct + hits.sum(dtype=jnp.int32),
             self.count + counted.sum(dtype=jnp.int32),
         )
 
 
-class Measured(NamedTuple):
+class EvalMetrics(NamedTuple):
     """Mean loss and the share of right answers (0 to 1); of several replicates, arrays."""
 
     loss: Any
@@ -108,7 +108,7 @@ class EpochReport:
     Attributes:
         epoch: how many epochs are complete.
         step: how many steps.
-        train_loss: mean over the steps of this epoch, those of `begun` included; of replicates
+        train_loss: mean over the steps of this epoch, those of `progress` included; of replicates
             that train together an array.
         learning_rate: of the epoch's last step.
         images_per_s: training images a second, of each replicate; evaluation and saving left out.
@@ -123,15 +123,15 @@ class EpochReport:
     seconds: float
 
 
-class Begun(NamedTuple):
+class EpochProgress(NamedTuple):
     """What has been of an epoch that is not at its end, so that it can be gone on with.
 
     Attributes:
-        totals: over the epoch's steps so far; `Totals.zero()` at its start.
+        totals: over the epoch's steps so far; `MetricSums.zero()` at its start.
         seconds: that they took.
     """
 
-    totals: Totals
+    totals: MetricSums
     seconds: float
 
 
@@ -148,11 +148,11 @@ class Program:
         schedule: of the learning rate.
         batch_size: of a replicate, over all the devices that share it.
         examples: size of the training set.
-        steps_at_once: the steps that `train_step` takes at most.
+        steps_per_dispatch: the steps that `train_step` takes at most.
         epoch_order: `(key, epoch) -> order`, the batches of an epoch.
         train_step: `(state, totals, data, order, key, count) -> (state, totals)`, `count` steps.
         eval_pass: `(params, batch_stats, data, index, counted) -> totals`.
-        together: the last three for replicates that are stacked.
+        stacked: the last three for replicates that are stacked.
     """
 
     mesh: Mesh
@@ -160,46 +160,46 @@ class Program:
     schedule: Schedule
     batch_size: int
     examples: int
-    steps_at_once: int
+    steps_per_dispatch: int
     epoch_order: Callable[..., jax.Array]
-    train_step: Callable[..., tuple[TrainState, Totals]]
-    eval_pass: Callable[..., Totals]
-    together: Together
+    train_step: Callable[..., tuple[TrainState, MetricSums]]
+    eval_pass: Callable[..., MetricSums]
+    stacked: StackedProgram
 
     @property
     def steps_per_epoch(self) -> int:
         """Whole batches in an epoch."""
         return self.examples // self.batch_size
 
-    def evaluate(self, state: TrainState, data: Split | Cover) -> Measured:
+    def evaluate(self, state: TrainState, data: DeviceData | EvalBatches) -> EvalMetrics:
         """Mean loss and accuracy over all of `data`, every example counted exactly once."""
-        eval_pass = self.together.eval_pass if state.step.ndim else self.eval_pass
+        eval_pass = self.stacked.eval_pass if state.step.ndim else self.eval_pass
         return evaluate(eval_pass, self.batch_size, state.params, state.batch_stats, data)
 
 
-class Together(NamedTuple):
+class StackedProgram(NamedTuple):
     """`Program`'s functions for stacked replicates."""
 
     epoch_order: Callable[..., jax.Array]
-    train_step: Callable[..., tuple[TrainState, Totals]]
-    eval_pass: Callable[..., Totals]
+    train_step: Callable[..., tuple[TrainState, MetricSums]]
+    eval_pass: Callable[..., MetricSums]
 
 
 def make_train_step(
     model: nn.Module,
     optimizer: optax.GradientTransformation,
     schedule: Schedule,
-    prepare: Prepare,
+    preprocess: Preprocess,
     mesh: Mesh,
     *,
-    steps_at_once: int = 1,
-) -> Callable[..., tuple[TrainState, Totals]]:
+    steps_per_dispatch: int = 1,
+) -> Callable[..., tuple[TrainState, MetricSums]]:
     """The function `(state, totals, data, order, key, count) -> (state, totals)` of `count` steps.
 
     `order` holds the epoch's batches, `[steps_per_epoch, batch_size]`; the state's step selects
     one. Without it `data` is the batch. Gradients and the new weights are both masked: momentum,
     Adam's moments and weight decay then have nothing to revive a pruned weight with, and it is
-    exactly 0.0 after every step. With `steps_at_once=1` the count is 1, whatever is given.
+    exactly 0.0 after every step. With `steps_per_dispatch=1` the count is 1, whatever is given.
     """
 
     def loss_of(
@@ -217,11 +217,17 @@ def make_train_step(
         return loss, (logits, updated.get("batch_stats", {}))
 
     def step(
-        state: TrainState, totals: Totals, data: Split, order: jax.Array | None, key: jax.Array
-    ) -> tuple[TrainState, Totals]:
-        batch = data if order is None else chosen(data, order[state.step % order.shape[0]], mesh)
+        state: TrainState,
+        totals: MetricSums,
+        data: DeviceData,
+        order: jax.Array | None,
+        key: jax.Array,
+    ) -> tuple[TrainState, MetricSums]:
+        batch = (
+            data if order is None else gather_batch(data, order[state.step % order.shape[0]], mesh)
+        )
         augment_key, dropout_key = jax.random.split(jax.random.fold_in(key, state.step))
-        images, labels = prepare(augment_key, batch.images, True), batch.labels
+        images, labels = preprocess(augment_key, batch.images, True), batch.labels
         grad = jax.grad(loss_of, has_aux=True)
         grads, (logits, batch_stats) = grad(
             state.params, state.batch_stats, images, labels, dropout_key
@@ -239,13 +245,13 @@ def make_train_step(
 
     def steps(
         state: TrainState,
-        totals: Totals,
-        data: Split,
+        totals: MetricSums,
+        data: DeviceData,
         order: jax.Array | None,
         key: jax.Array,
         count: jax.Array | int = 1,
-    ) -> tuple[TrainState, Totals]:
-        if steps_at_once == 1:
+    ) -> tuple[TrainState, MetricSums]:
+        if steps_per_dispatch == 1:
             return step(state, totals, data, order, key)
         return jax.lax.fori_loop(
             0, count, lambda _, at: step(at[0], at[1], data, order, key), (state, totals)
@@ -254,35 +260,41 @@ def make_train_step(
     return steps
 
 
-def make_eval_pass(model: nn.Module, prepare: Prepare, mesh: Mesh) -> Callable[..., Totals]:
+def make_eval_pass(
+    model: nn.Module, preprocess: Preprocess, mesh: Mesh
+) -> Callable[..., MetricSums]:
     """The function `(params, batch_stats, data, index, counted) -> totals`, a pass over all of `data`.
 
-    `index` and `counted` are those of `batches.covering_order`. Without `index`, `data` is one
+    `index` and `counted` are those of `batches.eval_order`. Without `index`, `data` is one
     batch.
     """
 
-    def add(variables: PyTree, totals: Totals, batch: Split, counted: jax.Array) -> Totals:
-        images = prepare(jax.random.key(0), batch.images, False)
+    def add(
+        variables: PyTree, totals: MetricSums, batch: DeviceData, counted: jax.Array
+    ) -> MetricSums:
+        images = preprocess(jax.random.key(0), batch.images, False)
         logits: Any = model.apply(variables, images, train=False)
         return totals.add(logits.astype(jnp.float32), batch.labels, counted)
 
     def whole_pass(
         params: PyTree,
         batch_stats: PyTree,
-        data: Split,
+        data: DeviceData,
         index: jax.Array | None,
         counted: jax.Array,
-    ) -> Totals:
+    ) -> MetricSums:
         variables = {"params": params, "batch_stats": batch_stats}
         if index is None:
-            return add(variables, Totals.zero(), data, counted)
+            return add(variables, MetricSums.zero(), data, counted)
 
-        def next_batch(totals: Totals, batch: tuple[jax.Array, jax.Array]) -> tuple[Totals, None]:
+        def next_batch(
+            totals: MetricSums, batch: tuple[jax.Array, jax.Array]
+        ) -> tuple[MetricSums, None]:
             index, counted = batch
             counted = jax.lax.with_sharding_constraint(counted, batch_sharded(mesh))
-            return add(variables, totals, chosen(data, index, mesh), counted), None
+            return add(variables, totals, gather_batch(data, index, mesh), counted), None
 
-        return jax.lax.scan(next_batch, Totals.zero(), (index, counted))[0]
+        return jax.lax.scan(next_batch, MetricSums.zero(), (index, counted))[0]
 
     return whole_pass
 
@@ -311,7 +323,7 @@ def make_program(
     mean: tuple[float, ...],
     std: tuple[float, ...],
     augment: str = "none",
-    steps_at_once: int = 1,
+    steps_per_dispatch: int = 1,
     vmapped: bool = False,
 ) -> Program:
     """The steps for training `model` on a set of `examples` images.
@@ -326,7 +338,7 @@ def make_program(
         mean: of each channel, of pixel value / 255.
         std: standard deviation, likewise.
         augment: none, crop, flip or crop_flip.
-        steps_at_once: how many steps are dispatched together at most. More than one helps small
+        steps_per_dispatch: how many steps are dispatched together at most. More than one helps small
             networks; on CPU the gradients of convolutions are slow in a loop.
         vmapped: as in `replicates.Layout`.
 
@@ -334,16 +346,16 @@ def make_program(
         ConfigError: the batch size does not fit the devices or the data.
     """
     check_batch(batch_size, mesh.shape["data"], examples)
-    prepare = make_prepare(mean, std, augment)
+    preprocess = make_preprocess(mean, std, augment)
     train_step = make_train_step(
-        model, optimizer, schedule, prepare, mesh, steps_at_once=steps_at_once
+        model, optimizer, schedule, preprocess, mesh, steps_per_dispatch=steps_per_dispatch
     )
-    eval_pass = make_eval_pass(model, prepare, mesh)
+    eval_pass = make_eval_pass(model, preprocess, mesh)
     order = partial(epoch_order, examples=examples, batch_size=batch_size)
-    own = NamedSharding(mesh, OWN)
+    own = NamedSharding(mesh, REPLICA_SPEC)
 
     def several(function: Callable[..., PyTree], *shared: int) -> Callable[..., PyTree]:
-        return over_replicates(function, mesh, shared, vmapped=vmapped)
+        return map_replicates(function, mesh, shared, vmapped=vmapped)
 
     return Program(
         mesh=mesh,
@@ -351,11 +363,11 @@ def make_program(
         schedule=schedule,
         batch_size=batch_size,
         examples=examples,
-        steps_at_once=steps_at_once,
+        steps_per_dispatch=steps_per_dispatch,
         epoch_order=compiled(order, mesh),
         train_step=compiled(train_step, mesh, donate_argnums=(0, 1)),
         eval_pass=compiled(eval_pass, mesh),
-        together=Together(
+        stacked=StackedProgram(
             epoch_order=compiled(jax.vmap(order, (0, None)), mesh, out_shardings=own),
             train_step=compiled(
                 several(train_step, 2, 5), mesh, donate_argnums=(0, 1), out_shardings=own
@@ -365,7 +377,7 @@ def make_program(
     )
 
 
-def start_state(
+def init_device_state(
     program: Program,
     variables: PyTree,
     mask: PyTree,
@@ -377,12 +389,14 @@ def start_state(
     The optimizer's state is fresh, or that of `restored`. All arrays are copied: training never
     changes those it is given.
     """
-    begin = Start(mask, variables, step)
-    return put(program.mesh, state_of(program.optimizer, begin, restored))
+    begin = UntrainedTicket(mask, variables, step)
+    return to_mesh(program.mesh, init_state(program.optimizer, begin, restored))
 
 
-def state_of(
-    optimizer: optax.GradientTransformation, begin: Start, restored: TrainState | None = None
+def init_state(
+    optimizer: optax.GradientTransformation,
+    begin: UntrainedTicket,
+    restored: TrainState | None = None,
 ) -> TrainState:
     """The state in which a ticket starts, as NumPy arrays, with the optimizer's state of `restored`."""
     params = masks.apply(begin.mask, begin.variables["params"])
@@ -400,13 +414,13 @@ def state_of(
 def fit(
     program: Program,
     state: TrainState,
-    data: Split | Batches,
+    data: DeviceData | TrainBatches,
     key: jax.Array,
     *,
     until: int,
-    begun: Begun | None = None,
+    progress: EpochProgress | None = None,
     on_epoch: Callable[[TrainState, EpochReport], None] | None = None,
-    on_step: Callable[[TrainState, Begun], None] | None = None,
+    on_step: Callable[[TrainState, EpochProgress], None] | None = None,
 ) -> TrainState:
     """Trains from the state's step to step `until`.
 
@@ -418,9 +432,9 @@ def fit(
         key: typed PRNG key of the replicate, or one of each; batches, augmentation and dropout
             follow from it, the epoch and the step.
         until: the step to stop at; may be within an epoch.
-        begun: of the epoch that `state` is in the middle of, as `on_step` was given it.
+        progress: of the epoch that `state` is in the middle of, as `on_step` was given it.
         on_epoch: called at the end of every epoch.
-        on_step: called before that after every `program.steps_at_once` steps; may raise to stop.
+        on_step: called before that after every `program.steps_per_dispatch` steps; may raise to stop.
             Its arguments are donated to the next step.
 
     Returns:
@@ -433,15 +447,17 @@ def fit(
     split = jax.random.split if key.ndim == 0 else jax.vmap(jax.random.split, out_axes=1)
     order_key, step_key = split(key)
     several = state.step.ndim == 1
-    train_step = program.together.train_step if several else program.train_step
-    at_once = program.steps_at_once if isinstance(data, Split) else 1  # a batch is for one step
+    train_step = program.stacked.train_step if several else program.train_step
+    per_dispatch = (
+        program.steps_per_dispatch if isinstance(data, DeviceData) else 1
+    )  # a batch is for one step
     per_epoch = program.steps_per_epoch
-    step = int(np.ravel(fetch(state.step))[0])
-    zero = jax.tree.map(lambda a: np.zeros(state.step.shape, a.dtype), Totals.zero())
-    spec = OWN if several else None
+    step = int(np.ravel(to_host(state.step))[0])
+    zero = jax.tree.map(lambda a: np.zeros(state.step.shape, a.dtype), MetricSums.zero())
+    spec = REPLICA_SPEC if several else None
 
     def order_of(epoch: int) -> jax.Array:
-        order = program.together.epoch_order if several else program.epoch_order
+        order = program.stacked.epoch_order if several else program.epoch_order
         return order(order_key, np.int32(epoch))
 
     upcoming = order_of(step // per_epoch)
@@ -449,22 +465,24 @@ def fit(
         epoch = step // per_epoch
         stop = min(until, (epoch + 1) * per_epoch)
         order = upcoming
-        totals, seconds = begun or Begun(zero, 0.0)
-        begun = None
-        totals = put(program.mesh, totals, spec)
+        totals, seconds = progress or EpochProgress(zero, 0.0)
+        progress = None
+        totals = to_mesh(program.mesh, totals, spec)
         began = time.perf_counter() - seconds
         with contextlib.closing(_fed(data, order, epoch, step - epoch * per_epoch)) as fed:
             while step < stop:
-                count = min(at_once, stop - step)
+                count = min(per_dispatch, stop - step)
                 state, totals = train_step(state, totals, *next(fed), step_key, count)
                 step += count
                 if on_step is not None and step < stop:
-                    if at_once > 1:  # or all of an epoch is dispatched before a stop is asked for
+                    if (
+                        per_dispatch > 1
+                    ):  # or all of an epoch is dispatched before a stop is asked for
                         jax.block_until_ready(totals)
-                    on_step(state, Begun(totals, time.perf_counter() - began))
+                    on_step(state, EpochProgress(totals, time.perf_counter() - began))
         if stop < until:
             upcoming = order_of(epoch + 1)  # made while the steps still run
-        seen = fetch(totals)  # the one time in an epoch that the host waits
+        seen = to_host(totals)  # the one time in an epoch that the host waits
         loss = seen.loss / seen.count
         seconds = time.perf_counter() - began
         images_per_s = int(np.ravel(seen.count)[0]) / seconds
@@ -488,10 +506,10 @@ def first_not_finite(loss: Any) -> int | None:
 
 
 def _fed(
-    data: Split | Batches, order: jax.Array, epoch: int, first_step: int
-) -> Generator[tuple[Split, jax.Array | None], None, None]:
+    data: DeviceData | TrainBatches, order: jax.Array, epoch: int, first_step: int
+) -> Generator[tuple[DeviceData, jax.Array | None], None, None]:
     """`data` and `order` of each of an epoch's train steps."""
-    if isinstance(data, Split):
+    if isinstance(data, DeviceData):
         yield from itertools.repeat((data, order))
     else:
         with contextlib.closing(data(epoch, first_step)) as batches:
@@ -500,12 +518,12 @@ def _fed(
 
 
 def evaluate(
-    eval_pass: Callable[..., Totals],
+    eval_pass: Callable[..., MetricSums],
     batch_size: int,
     params: PyTree,
     batch_stats: PyTree,
-    data: Split | Cover,
-) -> Measured:
+    data: DeviceData | EvalBatches,
+) -> EvalMetrics:
     """Mean loss and accuracy over all of `data`, every example counted exactly once.
 
     Args:
@@ -515,8 +533,8 @@ def evaluate(
         batch_stats: on the device.
         data: on the device, or what gives its batches.
     """
-    if isinstance(data, Split):
-        order = covering_order(data.labels.shape[0], batch_size)
+    if isinstance(data, DeviceData):
+        order = eval_order(data.labels.shape[0], batch_size)
         totals = eval_pass(params, batch_stats, data, *order)
     else:
         with contextlib.closing(data()) as batches:
@@ -524,5 +542,5 @@ def evaluate(
                 eval_pass(params, batch_stats, batch, None, counted) for batch, counted in batches
             ]
         totals = functools.reduce(lambda a, b: jax.tree.map(jnp.add, a, b), parts)
-    totals = fetch(totals)
-    return Measured(totals.loss / totals.count, totals.correct / totals.count)
+    totals = to_host(totals)
+    return EvalMetrics(totals.loss / totals.count, totals.correct / totals.count)

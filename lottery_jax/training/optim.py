@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lottery_jax.errors import choose
+from lottery_jax.errors import lookup
 
 Schedule = Callable[[jax.Array], jax.Array]
 
@@ -60,7 +60,7 @@ def make_optimizer(name: str, **options: float | bool) -> optax.GradientTransfor
     Raises:
         ConfigError: an unknown name.
     """
-    function, takes = choose(OPTIMIZERS, name, "config.optimizer.name")
+    function, takes = lookup(OPTIMIZERS, name, "config.optimizer.name")
     return function(**{key: value for key, value in options.items() if key in takes})
 
 
@@ -119,7 +119,7 @@ def make_schedule(
     >>> [round(float(rate(jnp.int32(s))), 3) for s in (0, 19, 20)]
     [1.0, 1.0, 0.1]
     """
-    factor = choose(SCHEDULES, name, "config.optimizer.schedule")
+    factor = lookup(SCHEDULES, name, "config.optimizer.schedule")
     boundaries = [round(m * steps_per_epoch) for m in milestones]
     total = max(1, round(epochs * steps_per_epoch))
     warmup = round(warmup_epochs * steps_per_epoch)

@@ -11,7 +11,7 @@ import pytest
 from lottery_jax.datasets import in_memory
 from lottery_jax.system.files import is_temporary
 from tests.faults import runs
-from tests.test_datasets import some_arrays
+from tests.helpers import some_arrays
 
 KILLED = runs.ROOT / "tests" / "faults" / "killed.py"
 

@@ -18,7 +18,7 @@ import pytest
 
 from lottery_jax.runs import checkpoints
 from lottery_jax.system import signals
-from lottery_jax.system.signals import postponed
+from lottery_jax.system.signals import defer_signals
 from tests.faults import runs
 
 # Epochs of 1438 steps, so that a signal comes within one.
@@ -186,8 +186,8 @@ def test_stopped_at_any_time(tmp_path, undisturbed, record_property):
 def test_signals_are_put_off_to_the_end_of_the_outermost_block():
     seen = []
     with pytest.raises(KeyboardInterrupt):
-        with postponed() as outer:
-            with postponed() as inner:
+        with defer_signals() as outer:
+            with defer_signals() as inner:
                 signal.raise_signal(signal.SIGINT)
                 seen.append("inner")
             assert inner == outer == [signal.SIGINT]
@@ -199,7 +199,7 @@ def test_signals_are_put_off_to_the_end_of_the_outermost_block():
 
 def test_what_went_wrong_is_not_hidden_by_a_signal():
     """A disk that is full when Ctrl-C has the state saved."""
-    with pytest.raises(OSError, match="No space left"), postponed():
+    with pytest.raises(OSError, match="No space left"), defer_signals():
         signal.raise_signal(signal.SIGINT)
         raise OSError(28, "No space left on device")
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
@@ -209,7 +209,7 @@ def test_of_two_signals_the_one_that_ends_more_is_obeyed():
     seen = []
     before = signal.signal(signal.SIGTERM, lambda number, _: seen.append(number))
     try:
-        with postponed():
+        with defer_signals():
             signal.raise_signal(signal.SIGINT)
             signal.raise_signal(signal.SIGTERM)
         assert seen == [signal.SIGTERM]
@@ -231,7 +231,7 @@ def test_a_signal_that_is_ignored_stays_ignored(handlers, number):
     """As Ctrl-C is in what a shell runs in the background, and SIGHUP under nohup."""
     signal.signal(number, signal.SIG_IGN)
     signals.raise_when_asked_to_stop()
-    with postponed() as arrived:
+    with defer_signals() as arrived:
         signal.raise_signal(number)
     assert arrived == []
 
@@ -244,7 +244,7 @@ def test_each_signal_is_put_off_and_then_ends_the_command_with_its_status(handle
     """A second one, as both a shell and the system send when a terminal is closed, changes nothing."""
     signals.raise_when_asked_to_stop()
     number, after = signal.Signals[name], []
-    with pytest.raises(KeyboardInterrupt) as stopped, postponed() as arrived:
+    with pytest.raises(KeyboardInterrupt) as stopped, defer_signals() as arrived:
         signal.raise_signal(number)
         signal.raise_signal(number)
         assert arrived == [number, number]
@@ -303,7 +303,7 @@ def test_a_users_own_handler_is_called_and_put_back(handlers, name):
         seen.append(number)
 
     signal.signal(number, own)
-    with postponed() as arrived:
+    with defer_signals() as arrived:
         signal.raise_signal(number)
         within = list(seen)
     assert seen == [number] and signal.getsignal(number) is own
@@ -315,7 +315,7 @@ def test_a_handler_that_python_does_not_know_of_is_left_in_place(tmp_path):
     with (tmp_path / "stacks").open("w+") as file:
         faulthandler.register(signal.SIGUSR1, file, all_threads=False)
         try:
-            with postponed() as arrived:
+            with defer_signals() as arrived:
                 signal.raise_signal(signal.SIGUSR1)
             signal.raise_signal(signal.SIGUSR1)
         finally:
@@ -328,7 +328,7 @@ def test_other_threads_are_left_alone():
     found = []
 
     def work():
-        with postponed() as arrived:
+        with defer_signals() as arrived:
             found.append(list(arrived))
 
     thread = threading.Thread(target=work)

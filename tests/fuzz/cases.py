@@ -28,7 +28,7 @@ from lottery_jax import tickets
 from lottery_jax.tickets import display, pytorch, store
 from lottery_jax.tickets.ticket import PARTS, leaves, metadata_hash
 from tests.fuzz.mutations import damaged_bytes, damaged_json, damaged_text, dumps
-from tests.test_portable import synthetic_ticket
+from tests.helpers import synthetic_ticket
 
 TICKETS = {"lenet": ("lenet_300_100", (4, 4, 1), 0.02), "vgg": ("vgg11", (16, 16, 1), 0.001)}
 

@@ -1,0 +1,268 @@
+"""Ladders that are drawn in other ways than IMP: which weights are scored, which are trained."""
+
+import itertools
+
+import jax
+import numpy as np
+import pytest
+from rich.console import Console
+
+from lottery_jax import recipes
+from lottery_jax.errors import ConfigError
+from lottery_jax.pruning import masks, scores
+from lottery_jax.runs import ladder
+from lottery_jax.runs.ladder import run_ladder
+from tests.helpers import assert_same, make_tiny_config, pruned_values, quiet_console
+from tests.helpers import load_trained as load
+
+
+def run(workdir, **overrides):
+    config = make_tiny_config(**{"model.width": 0.3, "seeds": (2,), **overrides})
+    return run_ladder(config, workdir, devices=jax.devices()[:1], console=quiet_console())
+
+
+def best(tree, count):
+    """The `count` best kernel weights of a score tree by one stable sort, as a mask."""
+    names = sorted(masks.kernels(tree))
+    kernels = [np.asarray(masks.kernels(tree)[name]) for name in names]
+    flat = np.concatenate([k.ravel() for k in kernels])
+    keep = np.zeros(flat.size, bool)
+    keep[np.argsort(-flat, kind="stable")[:count]] = True
+    parts = np.split(keep, np.cumsum([k.size for k in kernels])[:-1])
+    return {n: p.reshape(k.shape) for n, p, k in zip(names, parts, kernels, strict=True)}
+
+
+def magnitudes(params):
+    return jax.tree.map(np.abs, params)
+
+
+def test_oneshot_prunes_the_trained_dense_network_and_rewinds(tmp_path):
+    sparsities = (0.5, 0.97)
+    run(tmp_path, **{"ladder.draw": "oneshot", "ladder.sparsities": sparsities,
+                     "ladder.rewind": "5st"})  # fmt: skip
+    dense = load(tmp_path, 2, 0)
+    total = masks.counts(dense.mask)[1]
+    for level, sparsity in enumerate(sparsities, 1):
+        ticket = load(tmp_path, 2, level)
+        expected = best(magnitudes(dense.trained), round(total * (1 - sparsity)))
+        assert_same(masks.kernels(ticket.mask), expected)
+        for name, kernel in masks.kernels(ticket.params).items():
+            rewound = np.where(expected[name], masks.kernels(dense.params)[name], 0)
+            np.testing.assert_array_equal(kernel, rewound)
+        assert ticket.metadata["rewind_step"] == 5
+
+
+@pytest.mark.parametrize("rewind", [0, "5st"])
+def test_pruning_at_initialisation_scores_the_weights_that_are_trained(tmp_path, rewind):
+    run(tmp_path, **{"ladder.draw": "init", "ladder.sparsities": (0.5, 0.9),
+                     "ladder.rewind": rewind})  # fmt: skip
+    starts = load(tmp_path, 2, 0).params
+    total = masks.counts(load(tmp_path, 2, 0).mask)[1]
+    for level, kept in ((1, round(total * 0.5)), (2, round(total * 0.1))):
+        ticket = load(tmp_path, 2, level)
+        assert_same(masks.kernels(ticket.mask), best(magnitudes(starts), kept))
+
+
+def test_magnitude_at_init_looks_at_step_0_wherever_weights_are_rewound_to(tmp_path):
+    common = {"ladder.draw": "init", "ladder.scores": "magnitude_at_init",
+              "ladder.sparsities": (0.9,)}  # fmt: skip
+    run(tmp_path / "late", **common, **{"ladder.rewind": "5st"})
+    run(tmp_path / "start", **common, **{"ladder.rewind": 0})
+    late, start = (load(tmp_path / name, 2, 1) for name in ("late", "start"))
+    initial = load(tmp_path / "start", 2, 0).params
+    expected = best(magnitudes(initial), masks.counts(start.mask)[0])
+    assert_same(masks.kernels(start.mask), expected)
+    assert_same(late.mask, start.mask)
+    assert not np.array_equal(late.params["head"]["kernel"], start.params["head"]["kernel"])
+
+
+@pytest.fixture(scope="module")
+def snips(tmp_path_factory):
+    """A SNIP ladder and an iterative one of the same ten levels."""
+    folder = tmp_path_factory.mktemp("snips")
+    common = {"ladder.scores": "snip", "ladder.rewind": 0, "ladder.levels": 10, "train.epochs": 1,
+              "ladder.prune_fraction": 0.3}  # fmt: skip
+    for draw in ("init", "init_nested"):
+        run(folder / draw, **common, **{"ladder.draw": draw})
+    return folder
+
+
+def test_snip_masks_have_imps_counts_and_nest_however_they_are_drawn(snips):
+    for draw in ("init", "init_nested"):
+        ladder_of_masks = [load(snips / draw, 2, level).mask for level in range(11)]
+        alive = masks.counts(ladder_of_masks[0])[1]
+        for before, after in itertools.pairwise(ladder_of_masks):
+            alive = round(alive * 0.7)
+            assert masks.counts(after)[0] == alive
+            for a, b in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True):
+                assert not (b & ~a).any()
+
+
+def recording(monkeypatch, name):
+    """The subjects that a score was asked for, as a list that fills."""
+    seen, real = [], scores.SCORES[name]
+
+    def record(subject):
+        seen.append(subject)
+        return real(subject)
+
+    monkeypatch.setitem(ladder.SCORES, name, record)
+    return seen
+
+
+def test_every_round_scores_what_the_one_before_left(tmp_path, monkeypatch):
+    """Iterative SNIP: three levels, two rounds each, every one worked out again by hand."""
+    seen = recording(monkeypatch, "snip")
+    run(tmp_path, **{"ladder.draw": "init_nested", "ladder.scores": "snip", "ladder.rewind": 0,
+                     "ladder.levels": 3, "ladder.prune_fraction": 0.5, "ladder.rounds": 2,
+                     "train.epochs": 1})  # fmt: skip
+    dense = load(tmp_path, 2, 0)
+    total = masks.counts(dense.mask)[1]
+    counts = [masks.counts(subject.mask)[0] for subject in seen]
+    halves = [total, round(total / 2), round(round(total / 2) / 2)]
+    assert counts[::2] == halves and len(seen) == 6
+    assert counts[1::2] == [round(n * 0.5**0.5) for n in halves]
+    for i, subject in enumerate(seen):
+        expected = jax.tree.map(np.where, subject.mask, dense.params, jax.tree.map(
+            np.zeros_like, dense.params))  # fmt: skip
+        assert_same(subject.params, expected)
+        found = scores.snip(
+            subject.model, subject.params, {}, subject.images, subject.labels, subject.key
+        )
+        after = seen[i + 1].mask if i < 5 else load(tmp_path, 2, 3).mask
+        # What is pruned scores 0, so the best of all are the best of what is left.
+        assert_same(masks.kernels(after), best(jax.device_get(found), masks.counts(after)[0]))
+
+
+def test_synflow_takes_its_hundred_rounds(tmp_path, monkeypatch):
+    seen = recording(monkeypatch, "synflow")
+    run(tmp_path, **{"ladder.draw": "init", "ladder.scores": "synflow", "ladder.rewind": 0,
+                     "ladder.sparsities": (0.99,), "train.epochs": 1})  # fmt: skip
+    counts = [masks.counts(subject.mask)[0] for subject in seen]
+    total = counts[0]
+    last = round(total * (1 - 0.99))
+    assert counts == [round(total * (last / total) ** (r / 100)) for r in range(100)]
+    assert all((pruned_values(s.mask, s.params) == 0).all() for s in seen)
+
+
+@pytest.mark.parametrize("override", [{"ladder.rounds": 5}, {"ladder.draw": "init_nested"}])
+def test_erk_has_the_same_layer_densities_in_one_step_or_in_several(tmp_path, override):
+    common = {"ladder.scores": "erk", "ladder.draw": "init", "ladder.rewind": 0,
+              "train.epochs": 1, "ladder.sparsities": (0.6, 0.95)}  # fmt: skip
+    run(tmp_path / "one", **common)
+    run(tmp_path / "several", **{**common, **override})
+    one, several = (load(tmp_path / name, 2, 2).mask for name in ("one", "several"))
+    assert_same(one, several)
+
+
+def test_iterative_snip_is_not_snip(snips):
+    one, nested = (load(snips / draw, 2, 10).mask for draw in ("init", "init_nested"))
+    assert masks.counts(one) == masks.counts(nested)
+    kept, nested_kept = (masks.kernels(mask) for mask in (one, nested))
+    shared = sum((kept[n] & nested_kept[n]).sum() for n in kept)
+    count = masks.counts(one)[0]
+    assert 0.05 * count < shared < 0.9 * count
+    # Both start from the same weights, and each trains those that it scored.
+    dense = load(snips / "init", 2, 0).params
+    for draw in ("init", "init_nested"):
+        ticket = load(snips / draw, 2, 10)
+        for name, kernel in masks.kernels(ticket.params).items():
+            expected = np.where(masks.kernels(ticket.mask)[name], masks.kernels(dense)[name], 0)
+            np.testing.assert_array_equal(kernel, expected)
+
+
+def test_snip_in_the_ladder_is_snip_by_hand(tmp_path, monkeypatch):
+    """The scores are those of the pure function at the level's own starting weights."""
+    seen = recording(monkeypatch, "snip")
+    run(tmp_path, **{"ladder.draw": "init", "ladder.scores": "snip", "ladder.sparsities": (0.9,),
+                     "ladder.rewind": 0, "ladder.score_batches": 3,
+                     "ladder.score_batch_size": 7})  # fmt: skip
+    (subject,) = seen
+    dense, ticket = load(tmp_path, 2, 0), load(tmp_path, 2, 1)
+    assert_same(subject.params, dense.params)
+    assert subject.images.shape == (3, 7, 8, 8, 1) and subject.labels.shape == (3, 7)
+    # Normalised as in training, not augmented, and no image twice.
+    assert abs(float(np.mean(subject.images))) < 0.3
+    assert len(np.unique(np.asarray(subject.images).reshape(21, -1), axis=0)) == 21
+    found = scores.snip(
+        subject.model, dense.params, {}, subject.images, subject.labels, subject.key
+    )
+    count = masks.counts(ticket.mask)[0]
+    assert_same(masks.kernels(ticket.mask), best(jax.device_get(found), count))
+
+
+@pytest.mark.parametrize("name", ["grasp", "synflow", "random", "erk"])
+def test_every_other_score_draws_the_exact_count(tmp_path, name):
+    rows = run(tmp_path, **{"ladder.draw": "init", "ladder.scores": name, "train.epochs": 1,
+                            "ladder.sparsities": (0.8, 0.95), "ladder.rewind": 0})  # fmt: skip
+    total = rows[0]["weights_total"]
+    assert [r["weights_remaining"] for r in rows] == [
+        total, round(total * (1 - 0.8)), round(total * (1 - 0.95))
+    ]  # fmt: skip
+    one, two = (masks.kernels(load(tmp_path, 2, level).mask) for level in (1, 2))
+    if name != "synflow":  # its hundred rounds end elsewhere for another sparsity
+        assert not any((two[n] & ~one[n]).any() for n in one)
+
+
+def test_layer_scope_prunes_each_layer_to_its_share(tmp_path):
+    run(tmp_path, **{"ladder.draw": "init", "ladder.scores": "snip", "ladder.scope": "layer",
+                     "ladder.sparsities": (0.9,), "ladder.rewind": 0,
+                     "train.epochs": 1, "ladder.skip_last": True})  # fmt: skip
+    counts = masks.layer_counts(load(tmp_path, 2, 1).mask)
+    assert counts.pop("head") == (300, 300)
+    assert all(kept == round(total * (1 - 0.9)) for kept, total in counts.values())
+
+
+def test_a_criterion_that_empties_a_layer_is_named(tmp_path):
+    config = make_tiny_config(
+        "vgg11",
+        **{
+            "ladder.draw": "init", "ladder.scores": "snip", "ladder.sparsities": (0.999,),
+            "ladder.rewind": 0, "train.epochs": 1, "optimizer.learning_rate": 0.001,
+        },
+    )  # fmt: skip
+    with (tmp_path / "out").open("w") as file:
+        run_ladder(config, tmp_path / "run", devices=jax.devices()[:1],
+                   console=Console(file=file, width=400))  # fmt: skip
+    empty = masks.collapsed_layers(load(tmp_path / "run", 0, 1).mask)
+    said = (tmp_path / "out").read_text()
+    assert empty and "warning: seed 0, level 1, winning: no weight is left in" in said
+    assert all(name in said for name in empty)
+
+
+def test_the_same_masks_on_one_device_and_on_eight(tmp_path):
+    config = make_tiny_config(
+        **{"ladder.draw": "init", "ladder.scores": "snip", "ladder.sparsities": (0.9,),
+           "ladder.rewind": 0, "train.batch_size": 64, "train.epochs": 1},
+    )  # fmt: skip
+    for devices in (1, 8):
+        run_ladder(config, tmp_path / str(devices), devices=jax.devices()[:devices],
+                   console=quiet_console())  # fmt: skip
+    assert_same(load(tmp_path / "1", 0, 1).mask, load(tmp_path / "8", 0, 1).mask)
+
+
+@pytest.mark.parametrize(
+    "override, says",
+    [
+        ({"ladder.scores": "erk", "ladder.scope": "layer"}, "use 'global'"),
+        ({"ladder.sparsities": (0.99999,)}, r"config.ladder.sparsities: no weight .* level 1"),
+        ({"ladder.score_batches": 20}, "20 batches of 128 are more than the 1438"),
+        ({"controls": ("init",), "ladder.rewind": 0}, "'init' is the winning ticket itself"),
+    ],
+)
+def test_draws_that_can_not_work_are_found_at_once(tmp_path, override, says):
+    with pytest.raises(ConfigError, match=says):
+        run(tmp_path / "run", **override)
+    assert not (tmp_path / "run").exists()
+
+
+def test_methods_differ_in_what_is_scored_and_in_nothing_else():
+    """Different learning rates or weight decays would make the comparison worthless."""
+    configs = {name: recipes.lenet_methods(name).to_dict() for name in recipes.METHODS}
+    for config in configs.values():
+        for key in ("draw", "scores", "rounds"):
+            del config["ladder"][key]
+    assert all(config == configs["imp"] for config in configs.values())
+    imp = recipes.short_ladder(recipes.lenet("fashion_mnist")).to_dict()
+    for key in ("seeds", "data", "model", "optimizer", "train"):
+        assert imp[key] == configs["imp"][key]

@@ -1,0 +1,223 @@
+"""Portable tickets: one small file, the same bits back, and one clear line for anything else."""
+
+import dataclasses
+import functools
+import json
+import struct
+
+import jax
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from lottery_jax import tickets
+from lottery_jax.errors import TicketError
+from lottery_jax.models import build_model
+from lottery_jax.pruning import masks
+from tests.helpers import assert_same, synthetic_ticket
+
+PARTS = ("mask", "params", "batch_stats", "trained", "trained_batch_stats")
+
+
+@functools.cache
+def small_ticket():
+    return synthetic_ticket("vgg11", (16, 16, 1), 0.2, width=0.05)
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    path = tmp_path_factory.mktemp("portable") / "ticket.safetensors"
+    return path, tickets.save_portable(path, small_ticket())
+
+
+@pytest.fixture
+def edit(saved, tmp_path):
+    """Changes the tensors, and the text, of a copy of the file; returns the copy's path."""
+    path = tmp_path / "edited.safetensors"
+
+    def edited(change):
+        tensors, entry = load_file(saved[0]), header_of(saved[0])["__metadata__"]
+        entry = {**json.loads(entry["ticket"])}
+        del entry["metadata"]["sha256"]["metadata"]  # older tickets have none
+        change(tensors, entry)
+        save_file(tensors, path, {"ticket": json.dumps(entry)})
+        return path
+
+    return edited
+
+
+def header_of(path):
+    """The JSON at the beginning of a safetensors file, read as its specification says."""
+    content = path.read_bytes()
+    (length,) = struct.unpack("<Q", content[:8])
+    return json.loads(content[8 : 8 + length])
+
+
+def test_a_ticket_comes_back_bit_for_bit(saved, tmp_path):
+    path, written = saved
+    loaded = tickets.load_ticket(path)
+    original = small_ticket()
+    for part in PARTS:
+        assert_same(getattr(loaded, part), getattr(original, part))
+    assert loaded.metadata == written.metadata == tickets.read_metadata(path)
+    # Through a directory and back: the same ticket, and the same file to the byte.
+    in_directory = tickets.save_ticket(tmp_path / "ticket", loaded)
+    assert in_directory.metadata == loaded.metadata
+    again = tmp_path / "again.safetensors"
+    tickets.save_portable(again, tickets.load_ticket(tmp_path / "ticket"))
+    assert again.read_bytes() == path.read_bytes()
+
+
+def test_a_file_that_is_there_is_replaced(saved, tmp_path):
+    path = tmp_path / "a.safetensors"
+    path.write_text("something else")
+    tickets.save_portable(path, small_ticket())
+    assert path.read_bytes() == saved[0].read_bytes()
+    assert [p.name for p in tmp_path.iterdir()] == ["a.safetensors"]
+
+
+def test_the_file_holds_what_the_format_says(saved):
+    """Read by hand: bits in C order, highest first, and the surviving values alone."""
+    path, ticket = saved
+    content, header = path.read_bytes(), header_of(path)
+    data = content[8 + struct.unpack("<Q", content[:8])[0] :]
+
+    def tensor(name, dtype):
+        begin, end = header[name]["data_offsets"]
+        return np.frombuffer(data[begin:end], dtype)
+
+    for layer, kernel in masks.kernels(ticket.mask).items():
+        packed = tensor(f"mask/{layer}/kernel", np.uint8)
+        bits = [(packed[i // 8] >> (7 - i % 8)) & 1 for i in range(8 * packed.size)]
+        assert bits[: kernel.size] == kernel.ravel().tolist() and not any(bits[kernel.size :])
+        for part in ("params", "trained"):
+            values = masks.kernels(getattr(ticket, part))[layer].ravel()
+            kept = [values[i] for i, bit in enumerate(bits) if bit]
+            assert tensor(f"{part}/{layer}/kernel", "<f4").tolist() == kept
+    mean = ticket.trained_batch_stats["bn1_1"]["mean"]
+    assert tensor("trained_batch_stats/bn1_1/mean", "<f4").tolist() == mean.tolist()
+    entry = json.loads(header["__metadata__"]["ticket"])
+    assert (entry["format"], entry["version"]) == ("lottery_jax ticket", 1)
+    assert entry["metadata"] == ticket.metadata
+
+
+def test_vgg19_at_two_percent_is_below_six_megabytes(tmp_path):
+    path = tmp_path / "vgg19.safetensors"
+    written = tickets.save_portable(path, synthetic_ticket("vgg19", (32, 32, 3), 0.02))
+    assert written.metadata["weights_total"] == 20_024_000
+    assert written.density == pytest.approx(0.02, abs=1e-6)
+    assert path.stat().st_size <= 6_000_000
+    loaded = tickets.load_ticket(path)
+    for part in PARTS:
+        assert_same(getattr(loaded, part), getattr(written, part))
+
+
+@pytest.mark.parametrize("kept", [0, 1])
+def test_empty_and_whole_layers_come_back(tmp_path, kept):
+    path = tmp_path / "a.safetensors"
+    written = tickets.save_portable(path, synthetic_ticket("lenet_300_100", (4, 4, 1), kept))
+    assert_same(tickets.load_ticket(path).trained, written.trained)
+
+
+def test_another_model_is_an_error_that_names_the_layer(saved):
+    with pytest.raises(TicketError, match="counts that fit conv1_2/kernel"):
+        tickets.load_ticket(saved[0], build_model("vgg13", 10, width=0.05))
+    with pytest.raises(TicketError, match="counts that fit head/kernel"):
+        tickets.load_ticket(saved[0], build_model("vgg11", 7, width=0.05))
+
+
+HEAD = "head/kernel"  # 260 weights, so its last byte has four bits to spare
+
+
+def set_last_bit(tensors, entry):
+    tensors[f"mask/{HEAD}"][-1] |= 1
+
+
+def move_a_weight(tensors, entry):
+    bits = tensors[f"mask/{HEAD}"]
+    bits[:2] = (0x80, 0x00) if (bits[0], bits[1]) != (0x80, 0x00) else (0x40, 0x00)
+
+
+def one_value_more(tensors, entry):
+    tensors[f"params/{HEAD}"] = np.append(tensors[f"params/{HEAD}"], np.float32(1))
+
+
+def consistently_one_more(tensors, entry):
+    for part in ("params", "trained"):
+        values = tensors[f"{part}/{HEAD}"]
+        tensors[f"{part}/{HEAD}"] = np.append(values, np.float32(1))
+    entry["metadata"]["layers"]["head"][0] += 1
+
+
+@pytest.mark.parametrize(
+    "change, says",
+    [
+        (lambda t, e: t[f"params/{HEAD}"].__setitem__(0, 9.0), "params is damaged"),
+        (lambda t, e: t["trained/head/bias"].__setitem__(0, 9.0), "trained is damaged"),
+        (lambda t, e: t["batch_stats/bn1_1/var"].__setitem__(0, 9.0), "batch_stats is damaged"),
+        (set_last_bit, "mask of head/kernel has bits beyond its last weight"),
+        (move_a_weight, "mask of head/kernel does not keep as many as recorded"),
+        (consistently_one_more, "mask of head/kernel does not keep as many as recorded"),
+        (one_value_more, r"leaf params/head/kernel is float32 \(\d+,\), but the model's is"),
+        (lambda t, e: t.pop("trained/head/bias"), "has no leaf trained/head/bias"),
+        (lambda t, e: t.update(more=np.zeros(3, np.float32)), "has a leaf more, which"),
+        (lambda t, e: t.update({"trained/head/bias": np.zeros(10)}), "bias is F64, which no"),
+        (lambda t, e: t.update({"mask/head/kernel": np.zeros(33, np.float32)}), "is float32"),
+        (lambda t, e: e.update(version=2), "has format 'lottery_jax ticket' 2"),
+        (lambda t, e: e.update(format="other"), "has format 'other' 1"),
+        (lambda t, e: e.pop("metadata"), "can't be read as a ticket's metadata"),
+        (lambda t, e: e.update(metadata=[1]), "can't be read as a ticket's metadata"),
+        (lambda t, e: e["metadata"].pop("data"), "has no data"),
+        (lambda t, e: e["metadata"]["layers"].update(head=[-1, 260]), "counts that fit head"),
+        (lambda t, e: e["metadata"]["layers"].update(head=[1.5, 260]), "counts that fit head"),
+        (lambda t, e: e["metadata"]["layers"].update(head=[10**9, 260]), "counts that fit head"),
+        (lambda t, e: e["metadata"].pop("layers"), "counts that fit"),
+        (lambda t, e: e["metadata"].update(density=0.5), "counts in its metadata"),
+        (lambda t, e: e["metadata"].pop("sha256"), "mask is damaged"),
+        (lambda t, e: e["metadata"]["model"].update(name="vgg12"), "not describe a model"),
+        (lambda t, e: e["metadata"].update(input_shape="wide"), "not describe a model"),
+        # A network of terabytes: found not to fit before any of it is allocated.
+        (lambda t, e: e["metadata"]["model"].update(width=1e4), "counts that fit"),
+    ],
+)
+def test_a_file_that_lies_is_an_error(edit, change, says):
+    path = edit(change)
+    with pytest.raises(TicketError, match=says) as error:
+        tickets.load_ticket(path)
+    assert str(error.value).startswith(str(path))
+
+
+def test_damaged_and_other_files_are_errors(saved, tmp_path):
+    path = tmp_path / "a.safetensors"
+    whole = saved[0].read_bytes()
+    for content in (b"", whole[:5], whole[:1000], whole[:-1], whole + b"\0", b"\xff" * 100):
+        path.write_bytes(content)
+        with pytest.raises(TicketError, match="is not a readable safetensors file"):
+            tickets.load_ticket(path)
+    save_file({"weight": np.zeros(3, np.float32)}, path)
+    assert not tickets.is_portable(path)
+    with pytest.raises(TicketError, match="without its metadata"):
+        tickets.load_ticket(path)
+
+
+def test_a_ticket_that_would_not_come_back_is_not_written(tmp_path):
+    ticket = small_ticket()
+    path = tmp_path / "a.safetensors"
+
+    def refused(says, **parts):
+        for save in (tickets.save_portable, tickets.save_ticket):
+            with pytest.raises(TicketError, match=says):
+                save(path, dataclasses.replace(ticket, **parts))
+
+    refused("untrained", trained=None)
+    refused("has no model", metadata={"data": "digits"})
+    # A minus zero is no survivor, but not the zero that would be read either.
+    negative = jax.tree.map(
+        lambda m, p: np.where(m, p, np.float32(-0.0)), ticket.mask, ticket.params
+    )
+    refused("params/conv1_1/kernel is not 0.0 where the mask prunes it", params=negative)
+    no_bias = jax.tree.map(np.array, ticket.mask)
+    no_bias["head"]["bias"][0] = False
+    pruned = jax.tree.map(lambda m, p: np.where(m, p, np.float32(0)), no_bias, ticket.params)
+    refused("the mask prunes head/bias", mask=no_bias, params=pruned, trained=pruned)
+    assert not list(tmp_path.iterdir())
