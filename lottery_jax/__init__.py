@@ -109,7 +109,7 @@ if TYPE_CHECKING:  # so that type checkers and editors see what is imported when
         make_program as make_program,
     )
 
-__version__ = "0.2.0.dev0"
+__version__ = "0.2.0"
 
 # A public name -> the module that defines it.
 _NAMES = {

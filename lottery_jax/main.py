@@ -178,9 +178,9 @@ def _main(argv: list[str]) -> None:
 
         from lottery_jax import config as configuration
         from lottery_jax.parallel import multihost
-        from lottery_jax.runs.experiment import resolve
         from lottery_jax.runs.ladder import run_ladder
         from lottery_jax.runs.matrix import run_matrix
+        from lottery_jax.runs.transfer import resolve
 
     logging.set_verbosity(logging.ERROR)  # what a user can mend is said by this program
     try:
@@ -195,7 +195,7 @@ def _main(argv: list[str]) -> None:
         console = Console(soft_wrap=True, quiet=not multihost.is_primary())
         run = run_matrix if config.transfer.sources else run_ladder
         run(config, workdir, console=console, other_versions=_OTHER_VERSIONS.value)
-        multihost.run_on_primary(lambda: _report(workdir, console))
+        multihost.run_on_primary(_report, workdir, console)
         multihost.finish()
     except LotteryError as error:
         if not error.reported:

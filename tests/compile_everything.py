@@ -36,7 +36,7 @@ from lottery_jax.parallel.mesh import make_mesh
 from lottery_jax.parallel.replicates import map_replicates
 from lottery_jax.pruning import masks, scores
 from lottery_jax.pruning.controls import UntrainedTicket
-from lottery_jax.runs.experiment import _STEPS_AT_ONCE
+from lottery_jax.runs.experiment import STEPS_PER_DISPATCH
 from lottery_jax.training import optim
 from lottery_jax.training.batches import DeviceData, eval_order
 from lottery_jax.training.loop import (
@@ -71,7 +71,7 @@ def programs(name, batch, *, replicas=1, stacked=0, vmapped=False, dtype="float3
         optim.make_optimizer(optimizer, momentum=0.9, weight_decay=1e-4),
         optim.make_schedule("cosine", 0.1, steps_per_epoch=3, epochs=2, warmup_epochs=1),
         mesh=mesh, examples=examples, batch_size=batch, mean=(0.5,) * shape[2],
-        std=(0.2,) * shape[2], augment=augment, steps_per_dispatch=_STEPS_AT_ONCE if loops else 1,
+        std=(0.2,) * shape[2], augment=augment, steps_per_dispatch=STEPS_PER_DISPATCH if loops else 1,
         vmapped=vmapped,
     )  # fmt: skip
     variables = jax.tree.map(

@@ -33,7 +33,7 @@ ROOMS = {
 }  # fmt: skip
 
 # Third-party packages that these files or rooms alone may know.
-ONLY = {"orbax": {"tickets/store.py"}, "tensorstore": {"tickets"}, "wandb": {"runs/metrics.py"},
+ONLY = {"orbax": {"tickets/store.py"}, "tensorstore": {"tickets"}, "wandb": {"runs/tracking.py"},
         "tensorflow_datasets": {"datasets/tfds.py"}, "sklearn": {"datasets/in_memory.py"},
         "matplotlib": {"report/figures.py"}, "grain": {"datasets/streams.py"},
         "absl": {"main.py", "datasets/streams.py", "sweep"}, "optax": {"training", "pruning"},
@@ -108,6 +108,36 @@ def test_files_have_no_circle():
         for module, path in modules.items()
     }
     assert not sorted_out(needs)
+
+
+def test_reports_need_no_jax():
+    for room, path in files():
+        if room == "report":
+            assert not {"jax", "flax", "optax", "orbax"} & imports_of(path)[1]
+
+
+def test_processes_are_controlled_with_plain_functions():
+    """A function within another one hides what it takes along from those who read it."""
+    control = {"run_on_primary", "broadcast_from_primary", "run_on_all"}
+    for _, path in files():
+        if dotted(path) in ("runs.store", "parallel.multihost"):
+            continue
+        tree = ast.parse(path.read_text())
+        at_the_top = {id(node) for node in tree.body}
+        functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+        methods = {
+            id(node)
+            for each in ast.walk(tree)
+            if isinstance(each, ast.ClassDef)
+            for node in each.body
+        }
+        nested = {f.name for f in functions if id(f) not in at_the_top | methods}
+        for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
+            called = getattr(call.func, "attr", getattr(call.func, "id", None))
+            if called in control:
+                first = call.args[0]
+                assert not isinstance(first, ast.Lambda), path
+                assert getattr(first, "id", None) not in nested, path
 
 
 @pytest.mark.parametrize(

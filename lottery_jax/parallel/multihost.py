@@ -7,15 +7,16 @@ there, and both raise the primary's error on all. With one process these are pla
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import jax
 import numpy as np
@@ -100,49 +101,55 @@ def is_multiprocess() -> bool:
     return jax.distributed.is_initialized() and jax.process_count() > 1
 
 
-def broadcast_from_primary(action: Callable[[], T]) -> T:
-    """What `action` gives on the first process, on all of them; what it raises likewise.
+def broadcast_from_primary(action: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+    """Run `action` on the primary process; return its result, or raise its error, on all processes.
 
     Args:
-        action: gives a tree of dicts with names as keys, lists, numbers, text, None and NumPy
+        action: returns a tree of dicts with names as keys, lists, numbers, text, None and NumPy
             arrays.
+        *args: its arguments.
+        **kwargs: its arguments by name.
     """
     if not is_multiprocess():
-        return action()
+        return action(*args, **kwargs)
     result: list[T] = []
 
     def packed() -> bytes:
-        result.append(action())
+        result.append(action(*args, **kwargs))
         return serialization.msgpack_serialize({"result": result[0], "failure": None})
 
-    told_by_first, failure = _attempt(packed) if is_primary() else (None, None)
+    sent, failure = _attempt(packed) if is_primary() else (None, None)
     if failure is not None:
         described = {"kind": type(failure).__name__, "says": str(failure)}
-        told_by_first = serialization.msgpack_serialize({"result": None, "failure": described})
-    told = serialization.msgpack_restore(_broadcast(told_by_first or b""))
-    if told["failure"] is not None and told["failure"]["kind"] != "TrainingError":
+        sent = serialization.msgpack_serialize({"result": None, "failure": described})
+    received = serialization.msgpack_restore(_broadcast(sent or b""))
+    if received["failure"] is not None and received["failure"]["kind"] != "TrainingError":
         _ending.set()  # all are about to end, one sooner than the other
     if failure is not None:
         raise failure
-    if told["failure"] is not None:
-        error = _KNOWN.get(told["failure"]["kind"], LotteryError)(told["failure"]["says"])
+    if received["failure"] is not None:
+        error = _KNOWN.get(received["failure"]["kind"], LotteryError)(received["failure"]["says"])
         error.reported = True
         raise error
-    return result[0] if result else told["result"]
+    return result[0] if result else received["result"]
 
 
-def run_on_primary(action: Callable[[], T]) -> T | None:
-    """Runs `action` on the first process alone, which gets its result; all get what it raises."""
-    result: list[T] = []
-    broadcast_from_primary(lambda: result.append(action()))
-    return result[0] if result else None
+def run_on_primary(action: Callable[..., object], *args: Any, **kwargs: Any) -> None:
+    """Run `action` on the primary process alone; raise its error on all processes."""
+    broadcast_from_primary(_without_result, action, args, kwargs)
 
 
-def run_on_all(action: Callable[[], T]) -> T:
-    """Runs `action` on each process; if it raises on one, it does on all."""
+def _without_result(
+    action: Callable[..., object], args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> None:
+    action(*args, **kwargs)
+
+
+def run_on_all(action: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+    """Run `action` on each process; if it raises on one, raise an error on all."""
     if not is_multiprocess():
-        return action()
-    result, failure = _attempt(action)
+        return action(*args, **kwargs)
+    result, failure = _attempt(functools.partial(action, *args, **kwargs))
     failed = multihost_utils.process_allgather(np.array(failure is not None))
     if not failed.any():
         return result  # type: ignore[return-value]

@@ -1,4 +1,4 @@
-"""Checkpoints of trainings that are not complete: the state, and the progress within an epoch."""
+"""Checkpoints of trials that are not complete: the state, and the progress within an epoch."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _CHECKPOINT = re.compile(r"\d{9}")  # the step is its name
 
 
 class Checkpoint(NamedTuple):
-    """A training in the middle: where it is, and what has been of the epoch that it is in."""
+    """A trial that is not complete: its state, and its progress within the epoch."""
 
     state: TrainState
     progress: EpochProgress
@@ -32,16 +32,16 @@ class Checkpoint(NamedTuple):
 def save_state(
     folder: str | os.PathLike[str], state: TrainState, progress: EpochProgress | None = None
 ) -> None:
-    """Saves a mid-level checkpoint; an older one is removed only when this one is on disk.
+    """Save a checkpoint. An older one is removed only when this one is on disk.
 
     Args:
-        folder: of the checkpoints of one training.
-        state: to go on from.
-        progress: of the epoch, if it is within one.
+        folder: of the checkpoints of one trial.
+        state: the state to resume from.
+        progress: within the epoch; None at its end.
 
     Raises:
-        TrainingError: a value is not finite; the older checkpoint stays.
-        OSError: it can't be written; likewise.
+        TrainingError: a value is not finite. The older checkpoint stays.
+        OSError: it can't be written. The older checkpoint stays.
     """
     arrays = jax.device_get(
         _as_dict(Checkpoint(state, progress or EpochProgress(MetricSums.zero(), 0.0)))
@@ -57,18 +57,18 @@ def save_state(
 
 
 def latest_step(folder: str | os.PathLike[str]) -> int:
-    """The step of the latest complete checkpoint in `folder`, or -1."""
+    """Return the step of the latest complete checkpoint in `folder`, or -1."""
     # Orbax gives a checkpoint its name when it is whole; an unfinished one has a longer name.
     names = (path.name for path in Path(folder).glob("*"))
     return max((int(name) for name in names if _CHECKPOINT.fullmatch(name)), default=-1)
 
 
-def load_state(folder: str | os.PathLike[str], like: TrainState) -> Checkpoint | None:
-    """The latest checkpoint in `folder` as NumPy arrays, or None if none was completed.
+def load_state(folder: str | os.PathLike[str], template: TrainState) -> Checkpoint | None:
+    """Return the latest complete checkpoint in `folder` as NumPy arrays, or None.
 
     Args:
         folder: as given to `save_state`.
-        like: a state of the same structure, for its shapes and dtypes.
+        template: a state of the same structure, shapes and dtypes.
 
     Raises:
         TicketError: it is damaged or of another structure.
@@ -78,7 +78,7 @@ def load_state(folder: str | os.PathLike[str], like: TrainState) -> Checkpoint |
     path = Path(folder) / f"{step:09}"
     abstract = jax.tree.map(
         lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype),
-        _as_dict(Checkpoint(like, EpochProgress(MetricSums.zero(), 0.0))),
+        _as_dict(Checkpoint(template, EpochProgress(MetricSums.zero(), 0.0))),
     )
     try:
         arrays = load_arrays(path, {**abstract, "sha256": _digest({})})
@@ -90,15 +90,15 @@ def load_state(folder: str | os.PathLike[str], like: TrainState) -> Checkpoint |
             f"{path}: remove it to train from an earlier point again; it can't be used: {error}"
         ) from error
     opt_state = jax.tree.unflatten(
-        jax.tree.structure(like.opt_state), jax.tree.leaves(arrays["opt_state"])
+        jax.tree.structure(template.opt_state), jax.tree.leaves(arrays["opt_state"])
     )
     progress = EpochProgress(MetricSums(**arrays.pop("totals")), float(arrays.pop("seconds")))
     return Checkpoint(TrainState(**{**arrays, "opt_state": opt_state}), progress)
 
 
 def _as_dict(checkpoint: Checkpoint) -> dict[str, PyTree]:
-    # The optimizer's state is a nest of tuples; a plain dict of its leaves is what Orbax gives
-    # back whatever the tuple types are called in another version of optax.
+    # The optimizer's state is a nest of tuples. Orbax gives back a plain dict of its leaves,
+    # whatever the types of these tuples are called in another version of optax.
     state, (totals, seconds) = checkpoint
     opt_state = {f"{i:04}": leaf for i, leaf in enumerate(jax.tree.leaves(state.opt_state))}
     return {

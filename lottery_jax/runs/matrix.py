@@ -4,14 +4,13 @@
     workdir/<data set>/             its native ladder, with the controls
     workdir/<source>_to_<target>/   the source's tickets trained on the target
 
-Each of them is an ordinary run directory. Running a matrix again goes on with the first cell that
-is not complete.
+Each of them is an ordinary run directory. The same command resumes a matrix at the first cell that is
+not complete.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
 import jax
@@ -22,12 +21,13 @@ from lottery_jax.config import validate
 from lottery_jax.errors import ConfigError
 from lottery_jax.parallel import multihost
 from lottery_jax.pruning import heads
-from lottery_jax.runs.directory import check_workdir, record_config
-from lottery_jax.runs.experiment import resolve, set_up
+from lottery_jax.runs.experiment import set_up
 from lottery_jax.runs.ladder import run_ladder
+from lottery_jax.runs.record import check_workdir
+from lottery_jax.runs.store import open_matrix
+from lottery_jax.runs.transfer import resolve
 from lottery_jax.system import settings
 from lottery_jax.system.files import local_path
-from lottery_jax.system.locks import locked
 
 
 @settings.fixed()
@@ -39,36 +39,28 @@ def run_matrix(
     console: Console | None = None,
     other_versions: bool = False,
 ) -> None:
-    """Runs what is left of a matrix: first the native ladders, then the transfers.
+    """Run what is left of a matrix: first the native ladders, then the transfers.
 
     Args:
-        config: with `transfer.sources` and `transfer.targets`.
-        workdir: a new or empty directory, or that of the same matrix.
-        devices: over which to shard batches; default: all.
-        console: where to show progress.
-        other_versions: go on even with what other versions of the software have begun.
+        config: a config with `transfer.sources` and `transfer.targets`.
+        workdir: a new or empty directory, or one of the same matrix.
+        devices: the devices over which batches are sharded; default: all.
+        console: where progress is shown; default: the terminal.
+        other_versions: whether to resume runs that other versions of packages began.
 
     Raises:
         ConfigError, DataError: before anything is written.
-        TrainingError, OSError, KeyboardInterrupt: as `run_ladder`; what was completed is kept.
+        TrainingError, OSError, KeyboardInterrupt: as `run_ladder`. Complete tickets are kept.
     """
     config, workdir = resolve(config), local_path(workdir, "workdir")
     console = console or Console(soft_wrap=True, force_jupyter=False)
     if not config.transfer.sources:
         raise ConfigError("config.transfer.sources: a matrix needs at least one source")
-    multihost.run_on_primary(
-        lambda: check_workdir(workdir, config, other_versions=True)
-    )  # each cell's own later
+    # The versions are checked in the directory of each run.
+    multihost.run_on_primary(check_workdir, workdir, config, other_versions=True)
     if not multihost.broadcast_from_primary((workdir / "config.json").is_file):
-        multihost.run_on_all(lambda: check_cells(config, devices))
-    with ExitStack() as held:
-
-        def begin() -> None:
-            held.enter_context(locked(workdir))
-            check_workdir(workdir, config, other_versions=True)
-            record_config(workdir, config)
-
-        multihost.run_on_primary(begin)
+        multihost.run_on_all(check_cells, config, devices)
+    with open_matrix(config, workdir):
         todo = list(cells(config, workdir))
         for i, (title, folder, cell) in enumerate(todo, 1):
             console.print(f"[{i}/{len(todo)}] {title}", markup=False, highlight=False)
@@ -78,7 +70,7 @@ def run_matrix(
 
 
 def cells(config: ConfigDict, workdir: Path) -> Iterator[tuple[str, Path, ConfigDict]]:
-    """Every run of a matrix, sources before what needs them: (title, run directory, config)."""
+    """Yield (title, run directory, config) of each run, sources before the runs that need them."""
 
     def cell(data: str, **overrides: object) -> ConfigDict:
         c = config.copy_and_resolve_references()
@@ -102,7 +94,7 @@ def cells(config: ConfigDict, workdir: Path) -> Iterator[tuple[str, Path, Config
 
 
 def check_cells(config: ConfigDict, devices: list[jax.Device] | None = None) -> None:
-    """Checks every cell of a matrix and loads every data set once: not the last one after hours.
+    """Check every cell of a matrix and load every data set once, rather than the last after hours.
 
     Raises:
         ConfigError, DataError: one line that says what does not fit.

@@ -1,7 +1,6 @@
-"""Transfer: another run's ladder, its masks and rewound weights, on new data or a new optimizer.
+"""Transfer: where the tickets of another run come from, and what its config hands on.
 
-Nothing is drawn here. The output layer is the one thing that may not fit the target; the head
-policy says what becomes of it.
+Nothing is drawn in a transfer: masks and rewound weights are those of the source run.
 """
 
 from __future__ import annotations
@@ -16,13 +15,12 @@ from lottery_jax import config as configuration
 from lottery_jax import tickets
 from lottery_jax.curve import WINNING
 from lottery_jax.errors import ConfigError
-from lottery_jax.runs import directory
+from lottery_jax.parallel.multihost import broadcast_from_primary
+from lottery_jax.runs.directory import Trial
+from lottery_jax.runs.record import read_config
 from lottery_jax.system.files import local_path
-from lottery_jax.tickets import Ticket
 
-PyTree = Any
-
-# What a transfer takes from its source's config: how the ladder was drawn, and the rewind point.
+# Keys of config.ladder that a transfer takes from its source: how the ladder was drawn.
 _INHERITED = (
     "scores",
     "draw",
@@ -45,7 +43,7 @@ class Source:
     Attributes:
         workdir: its run directory.
         config: its config.
-        metadata: of its dense ticket: the network, the classes, the shape of images.
+        metadata: the metadata of its dense ticket: the network, the classes, the shape of images.
     """
 
     workdir: Path
@@ -54,44 +52,55 @@ class Source:
 
     @property
     def num_classes(self) -> int:
-        """Of the data its tickets were found on."""
+        """The number of classes of the data on which its tickets were found."""
         return int(self.metadata["num_classes"])
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """(height, width, channels) that its network takes."""
+        """The (height, width, channels) that its network takes."""
         return tuple(self.metadata["input_shape"])
 
-    def ticket(self, seed: int, level: int) -> Ticket:
-        """The winning ticket of a replicate and level."""
-        return tickets.load_ticket(directory.Trial(self.workdir, seed, level, WINNING).ticket_dir)
-
-    def found_by(self, seed: int, level: int) -> dict[str, Any]:
-        """On which data and by which optimizer a ticket was found, in the first place."""
-        metadata = tickets.read_metadata(
-            directory.Trial(self.workdir, seed, level, WINNING).ticket_dir
-        )
-        return dict(metadata.get("found_by", {}))
+    def ticket_dir(self, seed: int, level: int) -> Path:
+        """Return the directory of the winning ticket of a seed and level."""
+        return Trial(self.workdir, seed, level, WINNING).ticket_dir
 
 
-def inherit(config: ConfigDict) -> ConfigDict:
-    """The config with the ladder keys of its source, if it has one; levels are at most as many.
+def resolve(config: ConfigDict) -> ConfigDict:
+    """Return the validated config, with what it inherits from its source.
 
     Raises:
-        ConfigError: `config.source` is not a run, or the config asks for another ladder.
+        ConfigError: a value is not legal, or the source is not a run.
     """
+    config = configuration.validate(config)
     if not config.source:
         return config
-    theirs = configuration.flatten(directory.read_config(_existing(config.source)))
+    return configuration.from_json(broadcast_from_primary(_inherit, config))
+
+
+def open_source(config: ConfigDict) -> Source | None:
+    """Return the source of a validated config, or None.
+
+    Raises:
+        ConfigError: it is not a run, has another network, or lacks a seed or level that is needed.
+        TicketError: the metadata of a ticket that is needed is damaged.
+    """
+    if not config.source:
+        return None
+    there = broadcast_from_primary(_check_source, config)
+    workdir = local_path(config.source, "config.source")
+    return Source(workdir, configuration.from_json(there["config"]), there["metadata"])
+
+
+def _inherit(config: ConfigDict) -> dict[str, Any]:
+    """Return the config with the ladder keys of its source, as JSON; it has at most as many levels."""
+    theirs = configuration.flatten(read_config(_existing(config.source)))
     if inner := theirs["transfer.sources"]:
         raise ConfigError(
             f"config.source: {config.source} is a transfer matrix; name one of the runs in it, such "
             f"as {Path(config.source) / inner[0]}"
         )
-    flat, default = (
-        configuration.flatten(config),
-        configuration.flatten(configuration.default_config()),
-    )
+    flat = configuration.flatten(config)
+    default = configuration.flatten(configuration.default_config())
     for key in (f"ladder.{key}" for key in _INHERITED):
         if flat[key] not in (default[key], theirs[key]):
             raise ConfigError(
@@ -102,20 +111,13 @@ def inherit(config: ConfigDict) -> ConfigDict:
     flat["ladder.levels"] = min(flat["ladder.levels"], theirs["ladder.levels"])
     inherited = configuration.default_config()
     inherited.update_from_flattened_dict(flat)
-    return configuration.validate(inherited)
+    return configuration.to_json(configuration.validate(inherited))
 
 
-def open_source(config: ConfigDict) -> Source | None:
-    """The source of a validated config, or None.
-
-    Raises:
-        ConfigError: it is not a run, has another network, or lacks a seed or level that is needed.
-        TicketError: the metadata of a ticket that is needed is damaged.
-    """
-    if not config.source:
-        return None
+def _check_source(config: ConfigDict) -> dict[str, Any]:
+    """Check that a source has what is needed; return its config and its dense ticket's metadata."""
     workdir = _existing(config.source)
-    theirs = directory.read_config(workdir)
+    theirs = read_config(workdir)
     for key in ("name", "width", "stem"):
         if (theirs.model[key] or "cifar") != (config.model[key] or "cifar"):
             raise ConfigError(
@@ -129,17 +131,18 @@ def open_source(config: ConfigDict) -> Source | None:
         )
     for seed in config.seeds:
         for level in range(config.ladder.levels + 1):
-            ticket = directory.Trial(workdir, seed, level, WINNING).ticket_dir
-            if not tickets.is_complete(ticket):
+            trial = Trial(workdir, seed, level, WINNING)
+            if not trial.is_complete:
                 raise ConfigError(
                     f"config.source: {workdir} has no complete level {level} of seed {seed}; run "
                     "it to its end first, or lower config.ladder.levels"
                 )
-            tickets.read_metadata(ticket)  # damaged ones are found now and not after hours
-    metadata = tickets.read_metadata(
-        directory.Trial(workdir, config.seeds[0], 0, WINNING).ticket_dir
-    )
-    return Source(workdir, theirs, metadata)
+            tickets.read_metadata(trial.ticket_dir)  # find a damaged one now and not after hours
+    dense = Trial(workdir, config.seeds[0], 0, WINNING)
+    return {
+        "config": configuration.to_json(theirs),
+        "metadata": tickets.read_metadata(dense.ticket_dir),
+    }
 
 
 def _existing(source: str) -> Path:

@@ -1,283 +1,284 @@
-"""The trainings of a run as they are on the disk: where each begins or goes on, what it becomes.
-
-A `Trial` (a seed, a level, the winner or a control) is trained from its `UntrainedTicket`, or from its last
-checkpoint, and becomes a ticket. All of this is for the first process alone (`processes`).
-"""
+"""Training of trials: those that are at the same step are stacked and trained together."""
 
 from __future__ import annotations
 
-import contextlib
-import math
-from importlib.metadata import version
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections.abc import Callable, Generator, Iterator, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 
-from lottery_jax import config as configuration
-from lottery_jax import tickets
-from lottery_jax.curve import WINNING
 from lottery_jax.errors import TrainingError
+from lottery_jax.parallel import multihost
+from lottery_jax.parallel.mesh import to_host
+from lottery_jax.parallel.replicates import stack, stack_keys, stack_to_mesh, unstack
 from lottery_jax.pruning import masks
 from lottery_jax.pruning.controls import UntrainedTicket
-from lottery_jax.runs import checkpoints, metrics
 from lottery_jax.runs.checkpoints import Checkpoint
-from lottery_jax.runs.directory import Row, Trial, rewind_dir
-from lottery_jax.runs.experiment import Setup
+from lottery_jax.runs.directory import Row, Trial
+from lottery_jax.runs.experiment import Experiment
+from lottery_jax.runs.store import RunStore
 from lottery_jax.system import settings
-from lottery_jax.system.files import remove
-from lottery_jax.tickets import Ticket
 from lottery_jax.training.loop import (
-    LOWER_RATE,
     EpochProgress,
+    EpochReport,
     MetricSums,
-    Program,
     TrainState,
+    first_not_finite,
+    fit,
     init_state,
 )
 
-PyTree = Any
-
-_UNMOVED = 0.01  # of the loss of a network that knows nothing; within it a loss has not moved
+T = TypeVar("T")
 
 
 class Keys(NamedTuple):
-    """The keys of a replicate; each use folds in what tells it from the others."""
+    """The random keys of a seed. Each use folds in what distinguishes it from other uses."""
 
     init: jax.Array
-    train: jax.Array  # every ticket of a seed sees the same batches
+    train: jax.Array  # the same for all tickets of a seed: they see the same batches
     control: jax.Array
     score: jax.Array
 
     @classmethod
     def of(cls, seed: int) -> Keys:
-        """Those of a seed."""
+        """Return the keys of a seed."""
         return cls(*jax.random.split(jax.random.key(seed, impl=settings.PRNG), 4))
 
 
-class Run:
-    """A run in progress: its set-up, and where its results go."""
-
-    def __init__(self, setup: Setup, workdir: Path, display: metrics.Display) -> None:
-        self.setup = setup
-        self.workdir = workdir
-        self.display = display
-        self.fingerprint = configuration.fingerprint(setup.config)
-
-    def open_logs(self) -> None:
-        """Opens metrics.jsonl, without rows of steps that will be run again, and wandb."""
-        config, workdir, display = self.setup.config, self.workdir, self.display
-        self.metrics = metrics.MetricsLog(workdir / "metrics.jsonl", self._is_settled)
-        self.wandb = metrics.Wandb(
-            config.wandb.mode,
-            display.say,
-            entity=config.wandb.entity,
-            project=config.wandb.project,
-            name=config.wandb.name,
-            folder=workdir,
-            config=configuration.flatten(config),
-        )
-
-    def trial(self, seed: int, level: int, control: str = WINNING) -> Trial:
-        """The trial of that name in this run's directory."""
-        return Trial(self.workdir, seed, level, control)
-
-    def _is_settled(self, row: Row) -> bool:
-        """Whether a row of metrics.jsonl is of steps that will not be run again."""
-        trial = self.trial(row["seed"], row["level"], row["control"])
-        if tickets.is_complete(trial.ticket_dir):
-            return True
-        reached = checkpoints.latest_step(trial.checkpoint_dir)
-        if row["level"] == 0:
-            reached = max(reached, checkpoints.latest_step(rewind_dir(self.workdir, trial.seed)))
-        return bool(row["step"] <= reached)
-
-    def save_state(
-        self, trial: Trial, folder: Path, state: TrainState, progress: EpochProgress | None = None
-    ) -> None:
-        """Saves a checkpoint of a training, of which the rows before it are a part."""
-        self.metrics.sync()
-        try:
-            checkpoints.save_state(folder, state, progress)
-        except TrainingError as error:
-            rate = float(self.setup.program.schedule(jnp.int32(int(state.step) - 1)))
-            raise TrainingError(
-                f"{name_of(trial)}: {error} (learning rate {rate:g}); {LOWER_RATE}"
-            ) from error
-
-    def rows_of(self, trial: Trial) -> list[Row]:
-        """The rows there are of one training."""
-        return self.metrics.rows_of(trial.seed, trial.level, trial.control)
-
-    def write(self, row: Row) -> None:
-        """Writes a row."""
-        self.metrics.write(row)
-        self.wandb.log(row)
-
-    def close_logs(self) -> None:
-        """Closes them."""
-        self.metrics.close()
-        self.wandb.finish()
-
-
 class PendingTrial(NamedTuple):
-    """A training that is to be done, or gone on with.
+    """A trial that is to be trained.
 
     Attributes:
-        trial: which it is.
-        begin: the ticket before training.
-        restored: the state whose optimizer state to start with; None for a fresh one.
+        trial: its name.
+        start: the ticket before training.
+        restored: the state whose optimizer state training starts with; None for a fresh one.
     """
 
     trial: Trial
-    begin: UntrainedTicket
+    start: UntrainedTicket
     restored: TrainState | None = None
 
-    def reached(self, until: int) -> int:
-        """The step at which it goes on: of its checkpoint, or of its start."""
-        saved = checkpoints.latest_step(self.trial.checkpoint_dir)
-        # One beyond `until` is of no use: it is there if the rewind point has to be made again.
-        return saved if self.begin.step < saved <= until else self.begin.step
 
-    def checkpoint(self, program: Program, until: int) -> Checkpoint:
-        """Where it goes on: its checkpoint, or its start."""
-        state = init_state(program.optimizer, self.begin, self.restored)
-        if self.reached(until) > self.begin.step:
-            saved = checkpoints.load_state(self.trial.checkpoint_dir, like=state)
-            assert saved is not None
-            return saved
-        return Checkpoint(state, EpochProgress(jax.device_get(MetricSums.zero()), 0.0))
+class TrainedTrial(NamedTuple):
+    """A trial that was trained to the step that was asked for.
 
-
-def name_of(trial: Trial) -> str:
-    """A training's name in messages."""
-    return f"seed {trial.seed}, level {trial.level}, {trial.control}"
-
-
-def keep_ticket(
-    run: Run, training: PendingTrial, state: TrainState, rows: list[Row]
-) -> Ticket | None:
-    """Makes a ticket of what was trained to the end, and saves it.
-
-    Gives it back if the next level may be drawn from it.
+    Attributes:
+        pending: the trial before training.
+        state: its last state, as NumPy arrays.
+        rows: its rows of metrics.jsonl, one for each epoch.
     """
-    trial, begin = training.trial, training.begin
-    # The mask that was trained: of a checkpoint, if there was one.
-    ticket = Ticket(
-        mask=state.mask,
-        params=jax.device_get(masks.apply(state.mask, begin.variables["params"])),
-        batch_stats=jax.device_get(begin.variables["batch_stats"]),
-        trained=state.params,
-        trained_batch_stats=state.batch_stats,
-        metadata=ticket_metadata(run, trial, begin.step, rows),
+
+    pending: PendingTrial
+    state: TrainState
+    rows: list[Row]
+
+
+def batched(members: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    """Yield the members in groups of at most `size`."""
+    for i in range(0, len(members), size):
+        yield members[i : i + size]
+
+
+def train_trials(
+    experiment: Experiment, store: RunStore, pending: Sequence[PendingTrial], until: int
+) -> Generator[list[TrainedTrial], None, None]:
+    """Train trials to step `until`, each from its start or its checkpoint.
+
+    Trials that are at the same step are trained together, as many as `experiment.layout` says. A
+    signal that asks to stop is raised when the caller has dealt with what was yielded.
+
+    Yields:
+        The trials that were trained together.
+
+    Raises:
+        TrainingError: a loss or a weight is not finite; names the trial. The other trials are
+            trained first.
+        KeyboardInterrupt: a signal arrived; checkpoints are saved.
+    """
+    at_step: dict[int, list[PendingTrial]] = {}
+    for each in pending:
+        step = store.resume_step(each.trial, each.start.step, until)
+        at_step.setdefault(step, []).append(each)
+    failures: list[TrainingError] = []
+    for same_step in at_step.values():
+        for group in batched(same_step, experiment.layout.stack_size):
+            with multihost.preemption_guard() as should_stop:
+                while group:
+                    try:
+                        trained = _train_stacked(experiment, store, group, until, should_stop)
+                    except TrainingError as error:
+                        failed = _failed(error, [each.trial for each in group])
+                        failures.append(_with_name(error, failed[0]))
+                        store.display.say(f"{failures[-1]}; the trainings beside it continue")
+                        group = [each for each in group if each.trial not in failed]
+                    else:
+                        yield trained
+                        break
+    if failures:
+        multihost.ending()
+        raise failures[0]
+
+
+def _failed(error: TrainingError, trials: Sequence[Trial]) -> Sequence[Trial]:
+    """Return the trial that failed, or all if the error does not say which."""
+    if error.replicate is None:
+        return trials
+    return [trials[min(error.replicate, len(trials) - 1)]]  # places beyond are copies of the last
+
+
+def _with_name(error: TrainingError, failed: Trial) -> TrainingError:
+    if error.replicate is None:  # its message has the name
+        return error
+    named = TrainingError(f"{failed}: {error}")
+    named.reported = not multihost.is_primary()  # all processes have seen it
+    return named
+
+
+def _train_stacked(
+    experiment: Experiment,
+    store: RunStore,
+    group: Sequence[PendingTrial],
+    until: int,
+    should_stop: Callable[[], bool],
+) -> list[TrainedTrial]:
+    """Train trials that are at the same step, stacked along a replicate axis."""
+    program, count, size = experiment.program, len(group), experiment.layout.stack_size
+    trials = [each.trial for each in group]
+    checkpoints = [_load_checkpoint(experiment, store, each, until) for each in group]
+    rows = store.rows_of(trials)
+    record = _recorder(experiment, store, trials, rows)
+    store.display.describe(_label(trials, masks.density(checkpoints[0].state.mask)))
+    first_step = int(checkpoints[0].state.step)
+    store.display.skip(count * (first_step // program.steps_per_epoch))
+
+    def stop_if_asked(state: TrainState, progress: EpochProgress) -> None:
+        if not should_stop():
+            return
+        replicates = unstack(to_host((state, progress.totals)), count, size)
+        store.save_checkpoints(
+            [
+                (trial, own, EpochProgress(sums, progress.seconds / count))
+                for trial, (own, sums) in zip(trials, replicates, strict=True)
+            ]
+        )
+        for trial, (own, _) in zip(trials, replicates, strict=True):
+            store.display.say(f"{trial}: saved at step {int(own.step)}")
+        multihost.stop()
+
+    def end_epoch(state: TrainState, report: EpochReport) -> None:
+        record(state, report)
+        if report.step < until:
+            stop_if_asked(state, EpochProgress(stack([MetricSums.zero()] * count, size), 0.0))
+
+    state = fit(
+        program,
+        stack_to_mesh(program.mesh, [checkpoint.state for checkpoint in checkpoints], size),
+        experiment.training_data(trials[0].seed),
+        stack_keys([Keys.of(trial.seed).train for trial in trials], size),
+        until=until,
+        progress=EpochProgress(
+            stack([checkpoint.progress.totals for checkpoint in checkpoints], size),
+            sum(float(checkpoint.progress.seconds) for checkpoint in checkpoints),
+        ),
+        on_epoch=end_epoch,
+        on_step=stop_if_asked,
     )
-    run.metrics.sync()
-    ticket = tickets.save_ticket(trial.ticket_dir, ticket)
-    discard_checkpoints(trial)
-    if trial.level == 0:
-        warn_of_chance(run, trial, rows)
-    return ticket if trial.control == WINNING else None
+    states = unstack(to_host(state), count, size)
+    return [TrainedTrial(*each) for each in zip(group, states, rows, strict=True)]
 
 
-def ticket_metadata(run: Run, trial: Trial, start_step: int, rows: list[Row]) -> dict[str, Any]:
-    """What a ticket says of itself: its network, where it comes from, what was measured.
+def _load_checkpoint(
+    experiment: Experiment, store: RunStore, pending: PendingTrial, until: int
+) -> Checkpoint:
+    """Return the checkpoint at which a trial goes on, or its start."""
+    state = init_state(experiment.program.optimizer, pending.start, pending.restored)
+    start = Checkpoint(state, EpochProgress(jax.device_get(MetricSums.zero()), 0.0))
+    return store.load_checkpoint(pending.trial, start, until)
 
-    `rewind_step` is where its weights are from, `start_step` where its training began: they differ
-    for transferred tickets and for controls.
+
+def _label(trials: Sequence[Trial], density: float) -> str:
+    """Return what is being trained, in a few words."""
+    seeds = ",".join(str(seed) for seed in dict.fromkeys(trial.seed for trial in trials))
+    controls = ", ".join(dict.fromkeys(trial.control for trial in trials))
+    return f"seed {seeds}  level {trials[0].level:2d}  {density:7.2%} {controls}"
+
+
+def _recorder(
+    experiment: Experiment, store: RunStore, trials: Sequence[Trial], rows: Sequence[list[Row]]
+) -> Callable[[TrainState, EpochReport], None]:
+    """Return the function that measures, writes and checkpoints at the end of each epoch.
+
+    Args:
+        experiment: of the run.
+        store: of the run.
+        trials: those that train together.
+        rows: the rows that each trial has; new ones are added.
     """
-    setup, config, last = run.setup, run.setup.config, rows[-1]
-    optimizer = config.optimizer.to_dict()
-    if setup.source:
-        found_by = setup.source.found_by(trial.seed, trial.level)
-        rewind_step = setup.source.metadata.get("rewind_step")
-    else:
-        rewind_step = setup.rewind_step
-        found_by = {
-            "data": setup.dataset.name,
-            "optimizer": optimizer,
-            "config_fingerprint": run.fingerprint,
-        }
-    # Only where it is not the usual way, so that the metadata of other tickets stay what they were.
-    resize = {} if config.data.resize == "pad" else {"resize": config.data.resize}
+    train, count, size = experiment.config.train, len(trials), experiment.layout.stack_size
+    known = [{row["step"] for row in of_trial} for of_trial in rows]
+
+    def record(state: TrainState, report: EpochReport) -> None:
+        new = [i for i in range(count) if report.step not in known[i]]
+        if not new:
+            return  # on the way to a rewind point that has to be made again
+        is_last = report.step == experiment.end_step
+        measured: dict[str, Any] = {}
+        if is_last or report.epoch % train.eval_every_epochs == 0:
+            measured = _evaluate(experiment, state, report)
+        new_rows = [_row(trials[i], i, count, report, measured) for i in new]
+        for i, row in zip(new, new_rows, strict=True):
+            rows[i].append(row)
+        store.write_rows(new_rows)
+        every = train.checkpoint_every_epochs
+        if every and report.epoch % every == 0 and not is_last:
+            states = unstack(to_host(state), count, size)
+            store.save_checkpoints([(trials[i], states[i], None) for i in new])
+        accuracies = np.ravel(measured["test_accuracy"])[:count] if measured else None
+        mean = None if accuracies is None else float(accuracies.mean())
+        store.display.epoch_done(mean, report.images_per_s * count, count)
+
+    return record
+
+
+def _evaluate(experiment: Experiment, state: TrainState, report: EpochReport) -> dict[str, Any]:
+    """Return losses and accuracies on the test set, and on the validation set if there is one.
+
+    Raises:
+        TrainingError: the test loss is not finite.
+    """
+    test = experiment.program.evaluate(state, experiment.test)
+    if (at := first_not_finite(test.loss)) is not None:
+        raise TrainingError(
+            f"the test loss is {_of_replicate(test.loss, at)} after step {report.step} (learning "
+            f"rate {report.learning_rate:g}); weights or BatchNorm statistics are not finite",
+            replicate=at,
+        )
+    measured = {"test_accuracy": test.accuracy, "test_loss": test.loss}
+    if experiment.validation is not None:
+        validation = experiment.program.evaluate(state, experiment.validation)
+        measured |= {"val_accuracy": validation.accuracy, "val_loss": validation.loss}
+    return measured
+
+
+def _row(
+    trial: Trial, replicate: int, count: int, report: EpochReport, measured: dict[str, Any]
+) -> Row:
+    """Return a row of metrics.jsonl: an epoch of one of the trials that train together."""
     return {
-        "model": setup.model_options,
-        "num_classes": setup.dataset.num_classes,
-        "input_shape": list(setup.dataset.image_shape),
-        **resize,
-        "layer_order": list(setup.layers),
-        "data": setup.dataset.name,
-        "mean": list(setup.dataset.mean),
-        "std": list(setup.dataset.std),
         "seed": trial.seed,
         "level": trial.level,
         "control": trial.control,
-        "method": {
-            "draw": config.ladder.draw,
-            "scores": config.ladder.scores,
-            "scope": config.ladder.scope,
-        },
-        "rewind_step": rewind_step,
-        "start_step": start_step,
-        "optimizer": optimizer,
-        "found_by": found_by,
-        "config_fingerprint": run.fingerprint,
-        "lottery_jax_version": version("lottery_jax"),
-        "result": {
-            "test_accuracy": last["test_accuracy"],
-            "test_loss": last["test_loss"],
-            "train_loss": last["train_loss"],
-            "epochs": last["epoch"],
-            "seconds": sum(row["seconds"] for row in rows),
-        },
+        "epoch": report.epoch,
+        "step": report.step,
+        "train_loss": _of_replicate(report.train_loss, replicate),
+        "lr": report.learning_rate,
+        "images_per_s": round(report.images_per_s * count, 1),
+        "seconds": round(report.seconds / count, 4),
+        **{key: _of_replicate(values, replicate) for key, values in measured.items()},
     }
 
 
-def discard_checkpoints(trial: Trial) -> None:
-    """Removes the checkpoints of a training that is complete."""
-    remove(trial.checkpoint_dir)
-    with contextlib.suppress(OSError):  # missing, or another control's checkpoint is still there
-        trial.checkpoint_dir.parent.rmdir()
-
-
-def warn_of_collapse(run: Run, trial: Trial, mask: PyTree) -> None:
-    """Says which layers have no weight left: nothing passes through them any more."""
-    if empty := masks.collapsed_layers(mask):
-        run.display.say(
-            f"warning: {name_of(trial)}: no weight is left in {', '.join(empty)}; unless a shortcut "
-            "leads around it, accuracy drops to chance"
-        )
-
-
-def warn_of_chance(run: Run, trial: Trial, rows: list[Row]) -> None:
-    """Says that a dense network has learnt nothing, and what that may come from."""
-    dataset = run.setup.dataset
-    signs = signs_of_chance(rows, dataset.num_classes, dataset.chance)
-    if not signs:
-        return
-    images = "the scale of the images"
-    if dataset.padded:
-        images += " and the black they were padded with (try config.data.resize=bilinear)"
-    run.display.say(
-        f"warning: {name_of(trial)}: the dense network has learnt nothing: {signs}; check "
-        f"config.optimizer.learning_rate, {images}, and whether labels belong to their images"
-    )
-
-
-def signs_of_chance(rows: list[Row], num_classes: int, chance: float) -> str:
-    """What shows that a training, of whose epochs these are the rows, has led to nothing.
-
-    Args:
-        rows: the last one with the test accuracy at the end.
-        num_classes: what a network that knows nothing has a loss of the logarithm of.
-        chance: the test accuracy up to which nothing need have been learnt.
-
-    Returns:
-        A few words, empty for a network that has learnt something.
-    """
-    accuracy, nothing = rows[-1]["test_accuracy"], math.log(num_classes)
-    if accuracy <= chance:
-        return f"its test accuracy of {accuracy:.1%} is no better than chance (up to {chance:.1%})"
-    if all(abs(row["train_loss"] - nothing) <= _UNMOVED * nothing for row in rows):
-        return f"its training loss has stayed at ln({num_classes}) = {nothing:.2f}"
-    return ""
+def _of_replicate(values: Any, replicate: int) -> float:
+    """Return a replicate's own value of an array of all, or of a scalar."""
+    return float(values if np.ndim(values) == 0 else values[replicate])

@@ -30,6 +30,7 @@ from rich.live import Live
 
 from lottery_jax.config import misspelt_override
 from lottery_jax.errors import ConfigError, EnvironmentFault, one_line
+from lottery_jax.runs import record
 from lottery_jax.system import host, signals
 from lottery_jax.system.command_line import CommandParser, exit_status, path_argument
 from lottery_jax.system.terminal import may_be_closed
@@ -215,7 +216,6 @@ def _check_device(cluster: str) -> None:
 
 def _planned(args: argparse.Namespace, arguments: Sequence[str], at_once: int) -> Sweep:
     """The sweep that a command means."""
-    from lottery_jax.runs import directory
     from lottery_jax.sweep import grid, plan
 
     overrides: dict[str, str] = {}
@@ -227,9 +227,7 @@ def _planned(args: argparse.Namespace, arguments: Sequence[str], at_once: int) -
             raise ConfigError(f"{argument}: has no value; write {argument}=VALUE")
         overrides[key] = value
     workdir = args.workdir.absolute()
-    if (workdir / "config.json").is_file() and directory.read_config(
-        workdir
-    ).transfer.sources == ():
+    if (workdir / "config.json").is_file() and record.read_config(workdir).transfer.sources == ():
         raise ConfigError(f"{workdir}: is a run; choose another --workdir")
     values = grid.parse_grid(args.grid)
     runs = grid.expand(args.config, overrides, values, workdir)

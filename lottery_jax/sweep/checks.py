@@ -8,8 +8,9 @@ import jax
 
 from lottery_jax.config import fingerprint, validate
 from lottery_jax.errors import ConfigError, LotteryError
-from lottery_jax.runs import directory, matrix
-from lottery_jax.runs.experiment import resolve, set_up
+from lottery_jax.runs import matrix, record
+from lottery_jax.runs.experiment import set_up
+from lottery_jax.runs.transfer import resolve
 from lottery_jax.sweep.grid import Plan, PlannedRun
 
 
@@ -33,9 +34,7 @@ def check(plan: Plan, workdir: Path) -> None:
             for source in run.after:
                 _check_fits(run, by_name[source])
             if (workdir / run.name / "config.json").is_file():
-                directory.check_workdir(
-                    workdir / run.name, resolve(run.config), other_versions=True
-                )
+                record.check_workdir(workdir / run.name, resolve(run.config), other_versions=True)
             elif (key := _apart_from_seeds(run)) not in seen:
                 seen.add(key)
                 _set_up(run)
@@ -47,8 +46,8 @@ def record_matrices(plan: Plan, workdir: Path) -> None:
     """Makes the directory of each matrix one, as `matrix.run_matrix` does."""
     for name, config in plan.matrices.items():
         folder = workdir / name
-        directory.check_workdir(folder, config, other_versions=True)
-        directory.record_config(folder, config)
+        record.check_workdir(folder, config, other_versions=True)
+        record.record_config(folder, config)
 
 
 def _check_fits(run: PlannedRun, source: PlannedRun) -> None:

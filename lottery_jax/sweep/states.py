@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 from lottery_jax import tickets
 from lottery_jax.curve import WINNING
 from lottery_jax.errors import ConfigError
-from lottery_jax.runs import checkpoints, directory
+from lottery_jax.runs import checkpoints, directory, record
 from lottery_jax.sweep.attempts import STOPPED, Attempt, Submission, read_attempts, read_submission
 from lottery_jax.sweep.grid import PlannedRun
 from lottery_jax.sweep.plan import Sweep
@@ -124,7 +124,7 @@ def inspect(sweep: Sweep, run: PlannedRun, *, is_pending: bool) -> RunStatus:
 def config_of(sweep: Sweep, run: PlannedRun) -> ConfigDict:
     """The run's config, with what it takes from its source once it has begun."""
     try:
-        return directory.read_config(sweep.folder(run))
+        return record.read_config(sweep.folder(run))
     except ConfigError:
         return run.config
 

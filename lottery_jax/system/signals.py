@@ -129,7 +129,7 @@ def defer_signals() -> Iterator[list[int]]:
             for number in usual:
                 signal.signal(number, arrived)
         yield arrived
-    except Exception:
+    except (Exception, GeneratorExit):  # the latter where a generator yields within the block
         failed = True
         raise
     finally:

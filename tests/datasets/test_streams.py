@@ -598,7 +598,11 @@ def test_the_train_step_can_not_tell_streamed_batches_from_a_set_on_the_device(d
     table = np.arange(len(labels), dtype=np.int32).reshape(-1, 4)
     program, key = setup.program, jax.random.key(1)
     streamed = fit(
-        program, init_device_state(program, variables, mask, 0), setup.train_of(0), key, until=10
+        program,
+        init_device_state(program, variables, mask, 0),
+        setup.training_data(0),
+        key,
+        until=10,
     )
     state, totals = (
         init_device_state(program, variables, mask, 0),
@@ -625,11 +629,12 @@ def test_a_training_on_streamed_data_stopped_in_mid_epoch_goes_on_bit_for_bit(da
     def start():
         return init_device_state(program, variables, masks.ones_like(variables["params"]), 0)
 
-    whole = fit(program, start(), setup.train_of(0), key, until=10)
+    whole = fit(program, start(), setup.training_data(0), key, until=10)
     state = start()
     for stop in (3, 5, 8, 10):
         state = put_on_devices(
-            program.mesh, jax.device_get(fit(program, state, setup.train_of(0), key, until=stop))
+            program.mesh,
+            jax.device_get(fit(program, state, setup.training_data(0), key, until=stop)),
         )
     assert states_equal(whole, state)
 

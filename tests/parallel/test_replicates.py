@@ -22,7 +22,7 @@ from lottery_jax.parallel.replicates import (
 )
 from lottery_jax.pruning import masks
 from lottery_jax.pruning.controls import UntrainedTicket
-from lottery_jax.runs import checkpoints, groups
+from lottery_jax.runs import checkpoints, store, trials
 from lottery_jax.runs.experiment import set_up
 from lottery_jax.runs.ladder import run_ladder
 from lottery_jax.system.files import remove
@@ -93,7 +93,7 @@ def test_a_replicate_ahead_of_the_others_does_not_change_them(tmp_path, one_by_o
         real(folder, state, progress)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tickets, "save_state", save_once)
+        patch.setattr(store, "save_state", save_once)
         with pytest.raises(OSError, match="No space"):
             run(workdir, 2)
     steps = [
@@ -194,7 +194,7 @@ def test_a_stacked_step_is_each_one_by_itself(model, replica, vmapped):
 def test_a_replicate_that_fails_does_not_take_the_others_with_it(tmp_path, one_by_one, when):
     """One of seed 1's weights is infinite from level 1 on; it is named, and the others are kept."""
     workdir = tmp_path / "run"
-    real_put, real_save = groups.stack_to_mesh, checkpoints.save_state
+    real_put, real_save = trials.stack_to_mesh, checkpoints.save_state
 
     def spoiled(mesh, states, size):
         states = list(states)
@@ -214,9 +214,9 @@ def test_a_replicate_that_fails_does_not_take_the_others_with_it(tmp_path, one_b
     spoil = tickets.load_ticket(tmp_path / "whole/seed_1/level_01/ticket").mask["head"]["kernel"]
     with pytest.MonkeyPatch.context() as patch:
         if when == "training":
-            patch.setattr(groups, "stack_to_mesh", spoiled)
+            patch.setattr(trials, "stack_to_mesh", spoiled)
         else:
-            patch.setattr(tickets, "save_state", refuse)
+            patch.setattr(store, "save_state", refuse)
         with pytest.raises(TrainingError) as raised:
             run(workdir, 2)
     assert str(raised.value).startswith("seed 1, level 1, winning: ")
@@ -236,17 +236,17 @@ def test_a_replicate_that_fails_does_not_take_the_others_with_it(tmp_path, one_b
 
 def test_a_stop_that_comes_while_one_fails_is_not_lost(tmp_path, one_by_one):
     """The others would be trained without it, but are saved."""
-    workdir, real = tmp_path / "run", groups.fit
+    workdir, real = tmp_path / "run", trials.fit
 
     def failing(*args, **kwargs):
         if kwargs["until"] == 5:  # to the rewind points
             return real(*args, **kwargs)
-        patch.setattr(groups, "fit", real)
+        patch.setattr(trials, "fit", real)
         signal.raise_signal(signal.SIGINT)
         raise TrainingError("nothing is wrong", replicate=1)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(groups, "fit", failing)
+        patch.setattr(trials, "fit", failing)
         with pytest.raises(KeyboardInterrupt):
             run(workdir, 2)
     steps = [

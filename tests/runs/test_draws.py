@@ -10,7 +10,6 @@ from rich.console import Console
 from lottery_jax import recipes
 from lottery_jax.errors import ConfigError
 from lottery_jax.pruning import masks, scores
-from lottery_jax.runs import ladder
 from lottery_jax.runs.ladder import run_ladder
 from tests.helpers import assert_same, make_tiny_config, pruned_values, quiet_console
 from tests.helpers import load_trained as load
@@ -106,7 +105,7 @@ def recording(monkeypatch, name):
         seen.append(subject)
         return real(subject)
 
-    monkeypatch.setitem(ladder.SCORES, name, record)
+    monkeypatch.setitem(scores.SCORES, name, record)
     return seen
 
 

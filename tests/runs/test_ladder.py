@@ -18,7 +18,7 @@ from lottery_jax.errors import ConfigError, LotteryError, TrainingError
 from lottery_jax.parallel.mesh import to_mesh
 from lottery_jax.pruning import masks
 from lottery_jax.pruning.controls import CONTROLS, ControlInputs, UntrainedTicket
-from lottery_jax.runs import checkpoints, directory, experiment, ladder, trials
+from lottery_jax.runs import checkpoints, directory, experiment, ladder, results
 from lottery_jax.runs.ladder import run_ladder
 from lottery_jax.training.loop import fit, init_device_state
 from tests.helpers import assert_same, make_tiny_config, pruned_values, quiet_console
@@ -247,7 +247,7 @@ def test_config_json_says_what_made_the_run(run, config):
     record = json.loads((run[0] / "config.json").read_text())
     assert record["config"]["ladder"]["rewind"] == "7st"
     assert set(record["versions"]) >= {"lottery_jax", "jax", "flax", "optax"}
-    assert directory.read_config(run[0]).to_dict() == config.to_dict()
+    assert record.read_config(run[0]).to_dict() == config.to_dict()
 
 
 def test_restored_optimizer_state_and_restarted_schedule_are_other_trainings(tmp_path, one_device):
@@ -439,7 +439,7 @@ def test_a_network_that_learns_is_not_warned_of(tmp_path, one_device):
 def test_a_network_at_chance_is_told_by_accuracy_or_loss(losses, accuracy, signs):
     rows = [{"train_loss": loss} for loss in losses]
     rows[-1]["test_accuracy"] = accuracy
-    found = trials.signs_of_chance(rows, 10, chance(share=0.1, images=10_000))
+    found = results.signs_of_chance(rows, 10, chance(share=0.1, images=10_000))
     assert signs in found and bool(signs) == bool(found)
 
 

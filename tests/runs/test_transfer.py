@@ -14,7 +14,7 @@ from lottery_jax.datasets.in_memory import fit_shape, write_npz
 from lottery_jax.errors import ConfigError, DataError, TicketError
 from lottery_jax.evaluate import evaluate_ticket
 from lottery_jax.pruning import masks
-from lottery_jax.runs import directory
+from lottery_jax.runs import directory, record
 from lottery_jax.runs.ladder import run_ladder
 from lottery_jax.runs.matrix import run_matrix
 from tests.helpers import assert_same, make_tiny_config, pruned_values, quiet_console
@@ -137,7 +137,7 @@ def test_the_ladder_keys_are_the_sources(source, tmp_path):
     # Resumed by whatever path leads to the same source; refused for another source.
     same = target_config(f"{source.parent}/./run", **{"ladder.levels": 30})
     assert transfer(same, tmp_path) == rows
-    stored = directory.read_config(tmp_path)
+    stored = record.read_config(tmp_path)
     assert stored.ladder.prune_fraction == 0.6 and stored.ladder.rewind == "5st"
     assert stored.ladder.levels == 2
 

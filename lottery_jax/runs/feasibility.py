@@ -1,0 +1,150 @@
+"""Checks that a run can be done at all, before anything is written or trained."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from lottery_jax.errors import ConfigError, lookup
+from lottery_jax.pruning import masks
+from lottery_jax.pruning.controls import CONTROLS
+from lottery_jax.pruning.schedule import KeptCounts, kept_per_level
+from lottery_jax.pruning.scores import GLOBAL_ONLY, SCORES
+from lottery_jax.system import host
+from lottery_jax.training.loop import Program
+
+PyTree = Any
+
+_LAST_STEP = 2**31 - 1  # the train state counts steps in an int32
+
+
+def check_choices(config: ConfigDict) -> None:
+    """Check that the score and the controls exist, and that the score fits the scope."""
+    lookup(SCORES, config.ladder.scores, "config.ladder.scores")
+    if config.ladder.scores in GLOBAL_ONLY and config.ladder.scope != "global":
+        raise ConfigError(
+            f"config.ladder.scope: {config.ladder.scores} sets the density of each layer itself; "
+            "use 'global'"
+        )
+    for name in config.controls:
+        lookup(CONTROLS, name, "config.controls")
+
+
+def check_steps(config: ConfigDict, steps_per_epoch: int, rewind_step: int, end_step: int) -> None:
+    """Check that steps can be counted, and that the rewind point lies before the end."""
+    if end_step > _LAST_STEP:
+        raise ConfigError(
+            f"config.train.epochs: {config.train.epochs} epochs of {steps_per_epoch} steps are more "
+            f"than the {_LAST_STEP} steps that can be counted"
+        )
+    if rewind_step >= end_step:
+        raise ConfigError(
+            f"config.ladder.rewind: {config.ladder.rewind!r} is step {rewind_step}, but training "
+            f"ends at step {end_step}"
+        )
+    if "init" in config.controls and rewind_step == 0:
+        raise ConfigError(
+            "config.controls: with config.ladder.rewind=0 the control 'init' is the winning ticket "
+            "itself; rewind to a later step, or leave it out"
+        )
+
+
+def check_memory(
+    config: ConfigDict, init: Callable[[jax.Array], PyTree], program: Program, replicates: int
+) -> None:
+    """Refuse a network that can't be trained in the memory that there is.
+
+    The least that a step needs is counted: weights, gradients, optimizer state and mask, for the
+    replicates on one device. Activations come on top, so not every network that passes will fit.
+    """
+
+    def count(tree: PyTree) -> int:
+        return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
+
+    def size(tree: PyTree) -> int:
+        return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+    variables = jax.eval_shape(init, jax.random.key(0))
+    params = variables["params"]
+    optimizer = jax.eval_shape(program.optimizer.init, params)
+    needed = replicates * (size(variables) + size(params) + size(optimizer) + count(params))
+    available = min(host.memory(), *map(_memory_of, program.mesh.local_devices))
+    if needed > available:
+        several = f", {replicates} times on a device (config.train.together)"
+        raise ConfigError(
+            f"config.model.width: {config.model.width:g} makes {config.model.name} a network of "
+            f"{count(params):,} weights{several if replicates > 1 else ''}, which take "
+            f"{host.in_words(needed)} to train; there are {host.in_words(available)}"
+        )
+
+
+def _memory_of(device: jax.Device) -> float:
+    """Return an accelerator's bytes of memory, or infinity where a device does not say."""
+    try:
+        return (device.memory_stats() or {}).get("bytes_limit", math.inf)
+    except RuntimeError:
+        return math.inf
+
+
+def check_ladder(ladder: ConfigDict, params: PyTree, skip: Sequence[str]) -> None:
+    """Refuse a ladder with a level that keeps no weight, or that prunes none.
+
+    Args:
+        ladder: `config.ladder`.
+        params: the network's parameters, or their shapes.
+        skip: layers that are never pruned.
+    """
+    sizes = masks.ranking_groups(masks.ones_like(params), ladder.scope, skip)
+    before = sum(sizes.values())
+    for level in range(1, ladder.levels + 1):
+        kept = sum(kept_at(ladder, sizes, level).values())
+        if not kept:
+            key, limit = (
+                ("sparsities", f"{ladder.sparsities[level - 1]:g} of {sum(sizes.values())}")
+                if ladder.sparsities
+                else ("levels", f"at most {level - 1} fit config.ladder.prune_fraction")
+            )
+            raise ConfigError(
+                f"config.ladder.{key}: no weight would be left at level {level}; {limit}"
+            )
+        if kept == before:
+            key = (
+                f"sparsities: {ladder.sparsities[level - 1]:g}"
+                if ladder.sparsities
+                else f"prune_fraction: {ladder.prune_fraction:g}"
+            )
+            raise ConfigError(
+                f"config.ladder.{key} prunes none of the {before} weights that level {level - 1} "
+                f"keeps; raise it, or end the ladder there (--config.ladder.levels={level - 1})"
+            )
+        before = kept
+
+
+def kept_at(ladder: ConfigDict, sizes: KeptCounts, level: int) -> KeptCounts:
+    """Return how many weights each group of layers keeps at a level of `config.ladder`."""
+    return kept_per_level(
+        sizes, level, prune_fraction=ladder.prune_fraction, sparsities=ladder.sparsities
+    )
+
+
+def check_scores(config: ConfigDict, examples: int) -> None:
+    """Check that there are images enough for the scores, and a CPU for those that need one."""
+    ladder = config.ladder
+    size = ladder.score_batch_size or config.train.batch_size
+    if ladder.score_batches * size > examples:
+        raise ConfigError(
+            f"config.ladder.score_batches: {ladder.score_batches} batches of {size} are more than "
+            f"the {examples} training images"
+        )
+    if ladder.scores == "synflow":
+        try:
+            jax.local_devices(backend="cpu")
+        except RuntimeError as error:
+            raise ConfigError(
+                "config.ladder.scores: synflow is computed in float64 on the CPU, which "
+                "JAX_PLATFORMS leaves out; add cpu to it"
+            ) from error

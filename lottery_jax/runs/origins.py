@@ -1,0 +1,229 @@
+"""Origins: where the masks of a ladder and the weights of its tickets come from.
+
+An origin is the run's own ladder or another run's. Both have the same methods, so nothing else in a
+run asks which one it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+
+from lottery_jax import config as configuration
+from lottery_jax.pruning import heads, masks
+from lottery_jax.pruning.controls import UntrainedTicket
+from lottery_jax.pruning.schedule import prune_iteratively
+from lottery_jax.pruning.scores import OWN_ROUNDS, SCORES, ScoreInputs
+from lottery_jax.runs.directory import Trial
+from lottery_jax.runs.experiment import Experiment
+from lottery_jax.runs.feasibility import kept_at
+from lottery_jax.runs.store import RunStore
+from lottery_jax.runs.transfer import Source
+from lottery_jax.runs.trials import Keys, PendingTrial, train_trials
+from lottery_jax.tickets import Ticket
+from lottery_jax.training.batches import make_preprocess
+from lottery_jax.training.loop import TrainState, init_state
+
+PyTree = Any
+
+# Ways to draw that prune the mask of the level before. The others prune the dense network.
+_FROM_LEVEL_BEFORE = ("iterative", "init_nested")
+# Ways to draw that score the weights at the start of training. The others score trained ones.
+_AT_START = ("init", "init_nested")
+
+
+class RewindPoint(NamedTuple):
+    """The weights from which all tickets of a seed start.
+
+    Attributes:
+        variables: the dense weights and their BatchNorm statistics, as NumPy arrays.
+        initial: the variables of step 0.
+        state: the whole state at the rewind step; None if the weights are another run's.
+    """
+
+    variables: PyTree
+    initial: PyTree
+    state: TrainState | None
+
+
+class Origin(Protocol):
+    """Where masks and weights come from.
+
+    Attributes:
+        rewind_step: the step from which the weights are; None if nobody knows.
+        skip: layers that controls must not touch.
+    """
+
+    rewind_step: int | None
+    skip: tuple[str, ...]
+
+    def rewind_points(self, seeds: Sequence[int]) -> dict[int, RewindPoint]:
+        """Return the rewind point of each seed."""
+
+    def mask(self, trial: Trial, point: RewindPoint, drawn_from: Mapping[Trial, Ticket]) -> PyTree:
+        """Return the mask of a winning ticket.
+
+        Args:
+            trial: of the winning ticket.
+            point: the rewind point of its seed.
+            drawn_from: tickets that need not be loaded.
+        """
+
+    def found_by(self, trial: Trial) -> dict[str, Any]:
+        """Return the data, the optimizer and the config that found a ticket's mask."""
+
+
+def make_origin(experiment: Experiment, store: RunStore) -> Origin:
+    """Return the origin that a config asks for."""
+    if experiment.source:
+        return TransferredLadder(experiment, store, experiment.source)
+    return OwnLadder(experiment, store)
+
+
+class OwnLadder:
+    """The run trains to its own rewind points and draws its own masks."""
+
+    def __init__(self, experiment: Experiment, store: RunStore) -> None:
+        self._experiment = experiment
+        self._store = store
+        self.rewind_step: int | None = experiment.rewind_step
+        self.skip = experiment.skip
+
+    def rewind_points(self, seeds: Sequence[int]) -> dict[int, RewindPoint]:
+        """Train the dense networks to the rewind step, or load the states that are there."""
+        experiment, store = self._experiment, self._store
+        initial, states, pending = {}, {}, []
+        for seed in seeds:
+            variables = jax.device_get(experiment.init(Keys.of(seed).init))
+            start = UntrainedTicket(masks.ones_like(variables["params"]), variables, 0)
+            template = init_state(experiment.program.optimizer, start)
+            state = store.load_rewind_state(seed, template)
+            if state is None:
+                pending.append(PendingTrial(store.trial(seed, 0), start))
+            else:
+                states[seed] = state
+            initial[seed] = variables
+        with closing(train_trials(experiment, store, pending, experiment.rewind_step)) as groups:
+            for trained in groups:
+                reached = [(result.pending.trial, result.state) for result in trained]
+                store.save_rewind_states(reached)
+                states |= {trial.seed: state for trial, state in reached}
+        return {
+            seed: RewindPoint(
+                variables={"params": states[seed].params, "batch_stats": states[seed].batch_stats},
+                initial=initial[seed],
+                state=states[seed],
+            )
+            for seed in seeds
+        }
+
+    def mask(self, trial: Trial, point: RewindPoint, drawn_from: Mapping[Trial, Ticket]) -> PyTree:
+        """Return all of the dense network, or what is left when the next weights are pruned."""
+        if trial.level == 0:
+            return masks.ones_like(point.variables["params"])
+        from_before = self._experiment.config.ladder.draw in _FROM_LEVEL_BEFORE
+        parent = self._store.trial(trial.seed, trial.level - 1 if from_before else 0)
+        ticket = drawn_from.get(parent) or self._store.load_ticket(parent.ticket_dir)
+        return draw_mask(self._experiment, trial.level, ticket, point, Keys.of(trial.seed))
+
+    def found_by(self, trial: Trial) -> dict[str, Any]:
+        """Return this run's own data, optimizer and config."""
+        config = self._experiment.config
+        return {
+            "data": self._experiment.dataset.name,
+            "optimizer": config.optimizer.to_dict(),
+            "config_fingerprint": configuration.fingerprint(config),
+        }
+
+
+class TransferredLadder:
+    """Masks and rewound weights are those of another run; only the output layer may be new."""
+
+    def __init__(self, experiment: Experiment, store: RunStore, source: Source) -> None:
+        self._experiment = experiment
+        self._store = store
+        self._source = source
+        self.rewind_step: int | None = source.metadata.get("rewind_step")
+        transfer = experiment.config.transfer
+        self._new_head = heads.replaces_head(
+            transfer.head, source.num_classes, experiment.dataset.num_classes
+        )
+        self._head_mask = transfer.head_mask
+        dense_head = self._new_head and self._head_mask == "dense"
+        self.skip = (*experiment.skip, heads.HEAD) if dense_head else experiment.skip
+
+    def rewind_points(self, seeds: Sequence[int]) -> dict[int, RewindPoint]:
+        """Load the weights at the source's rewind point, with a new output layer if asked for."""
+        return {seed: self._rewind_point(seed) for seed in seeds}
+
+    def _rewind_point(self, seed: int) -> RewindPoint:
+        init, key = self._experiment.init, Keys.of(seed).init
+        variables = self._store.load_ticket(self._source.ticket_dir(seed, 0)).variables
+        if self._new_head:
+            # Another key: the seed's own would give the head that the source began with.
+            fresh = jax.device_get(init(jax.random.fold_in(key, 1)))
+            params = heads.with_new_head(variables["params"], fresh["params"])
+            variables = {**variables, "params": params}
+        return RewindPoint(variables=variables, initial=init(key), state=None)
+
+    def mask(self, trial: Trial, point: RewindPoint, drawn_from: Mapping[Trial, Ticket]) -> PyTree:
+        """Return the source's mask, fitted to a new output layer."""
+        mask = self._store.load_ticket(self._source.ticket_dir(trial.seed, trial.level)).mask
+        if not self._new_head:
+            return mask
+        head = point.variables["params"][heads.HEAD]
+        return heads.mask_for_new_head(mask, head, self._head_mask, Keys.of(trial.seed).score)
+
+    def found_by(self, trial: Trial) -> dict[str, Any]:
+        """Return what the source's ticket says of itself."""
+        folder = self._source.ticket_dir(trial.seed, trial.level)
+        return dict(self._store.read_metadata(folder).get("found_by", {}))
+
+
+def draw_mask(
+    experiment: Experiment, level: int, parent: Ticket, point: RewindPoint, keys: Keys
+) -> PyTree:
+    """Score the weights that `config.ladder.draw` names, and keep the best of them.
+
+    Args:
+        experiment: of the run.
+        level: for which to draw.
+        parent: the ticket whose mask is pruned: of the level before, or the dense one.
+        point: the rewind point of the seed.
+        keys: of the seed.
+    """
+    ladder = experiment.config.ladder
+    variables = parent.variables if ladder.draw in _AT_START else parent.trained_variables
+    size = ladder.score_batch_size or experiment.config.train.batch_size
+    preprocess = make_preprocess(experiment.dataset.mean, experiment.dataset.std, "none")
+    # Where every level prunes the dense network, all levels see the same images: one ranking is
+    # cut at several places.
+    from_before = ladder.draw in _FROM_LEVEL_BEFORE
+    data_keys = jax.random.fold_in(keys.score, level) if from_before else keys.score
+    # The same key for all levels and rounds: a random order of the weights stays the same.
+    score_key = jax.random.split(jax.random.fold_in(keys.score, 0))[1]
+
+    def score(mask: PyTree, rounds_done: int) -> PyTree:
+        data_key = jax.random.split(jax.random.fold_in(data_keys, rounds_done))[0]
+        images, labels = experiment.feed.sample(data_key, ladder.score_batches, size)
+        inputs = ScoreInputs(
+            # In float32 whatever training computes in, and on one device: the same ranking on any
+            # number of devices.
+            model=experiment.model.clone(dtype=jnp.float32),
+            params=jax.device_get(masks.apply(mask, variables["params"])),
+            mask=mask,
+            batch_stats=variables["batch_stats"],
+            initial=jax.device_get(point.initial["params"]),
+            images=preprocess(data_key, images, False),
+            labels=labels,
+            key=score_key,
+        )
+        return SCORES[ladder.scores](inputs)
+
+    sizes = masks.ranking_groups(masks.ones_like(parent.mask), ladder.scope, experiment.skip)
+    rounds = ladder.rounds or OWN_ROUNDS.get(ladder.scores, 1)
+    return prune_iteratively(score, parent.mask, kept_at(ladder, sizes, level), rounds)

@@ -1,0 +1,119 @@
+"""The result of a trial: its ticket, and what a user should be told of it."""
+
+from __future__ import annotations
+
+import math
+from importlib.metadata import version
+from typing import Any
+
+import jax
+
+from lottery_jax import config as configuration
+from lottery_jax.pruning import masks
+from lottery_jax.runs.directory import Row
+from lottery_jax.runs.experiment import Experiment
+from lottery_jax.runs.trials import TrainedTrial
+from lottery_jax.tickets import Ticket
+
+PyTree = Any
+
+_UNMOVED = 0.01  # a loss that stays this close to chance, relatively, has not moved
+
+
+def make_ticket(
+    experiment: Experiment, result: TrainedTrial, rewind_step: int | None, found_by: dict[str, Any]
+) -> Ticket:
+    """Return the ticket of a trial that was trained to its end.
+
+    Args:
+        experiment: of the run.
+        result: of the trial.
+        rewind_step: the step from which the ticket's weights are. It differs from the step at
+            which training began for transferred tickets and for some controls.
+        found_by: the data, optimizer and config that found the mask in the first place.
+    """
+    start, state = result.pending.start, result.state
+    trial, config, dataset = result.pending.trial, experiment.config, experiment.dataset
+    # Left out where it is the default: so the metadata of other tickets stay as they were.
+    resize = {} if config.data.resize == "pad" else {"resize": config.data.resize}
+    last = result.rows[-1]
+    return Ticket(
+        mask=state.mask,  # that of the checkpoint, if there was one
+        params=jax.device_get(masks.apply(state.mask, start.variables["params"])),
+        batch_stats=jax.device_get(start.variables["batch_stats"]),
+        trained=state.params,
+        trained_batch_stats=state.batch_stats,
+        metadata={
+            "model": experiment.model_options,
+            "num_classes": dataset.num_classes,
+            "input_shape": list(dataset.image_shape),
+            **resize,
+            "layer_order": list(experiment.layers),
+            "data": dataset.name,
+            "mean": list(dataset.mean),
+            "std": list(dataset.std),
+            "seed": trial.seed,
+            "level": trial.level,
+            "control": trial.control,
+            "method": {
+                "draw": config.ladder.draw,
+                "scores": config.ladder.scores,
+                "scope": config.ladder.scope,
+            },
+            "rewind_step": rewind_step,
+            "start_step": start.step,
+            "optimizer": config.optimizer.to_dict(),
+            "found_by": found_by,
+            "config_fingerprint": configuration.fingerprint(config),
+            "lottery_jax_version": version("lottery_jax"),
+            "result": {
+                "test_accuracy": last["test_accuracy"],
+                "test_loss": last["test_loss"],
+                "train_loss": last["train_loss"],
+                "epochs": last["epoch"],
+                "seconds": sum(row["seconds"] for row in result.rows),
+            },
+        },
+    )
+
+
+def collapse_warning(mask: PyTree) -> str:
+    """Return a warning of layers that have no weight left; empty where all have some."""
+    empty = masks.collapsed_layers(mask)
+    if not empty:
+        return ""
+    return (
+        f"no weight is left in {', '.join(empty)}; unless a shortcut leads around it, accuracy drops "
+        "to chance"
+    )
+
+
+def chance_warning(experiment: Experiment, rows: list[Row]) -> str:
+    """Return a warning of a dense network that has learnt nothing, with likely causes; or nothing."""
+    dataset = experiment.dataset
+    signs = signs_of_chance(rows, dataset.num_classes, dataset.chance)
+    if not signs:
+        return ""
+    images = "the scale of the images"
+    if dataset.padded:
+        images += " and the black they were padded with (try config.data.resize=bilinear)"
+    return (
+        f"the dense network has learnt nothing: {signs}; check config.optimizer.learning_rate, "
+        f"{images}, and whether labels belong to their images"
+    )
+
+
+def signs_of_chance(rows: list[Row], num_classes: int, chance: float) -> str:
+    """Return what shows that a training has led to nothing; empty if the network has learnt.
+
+    Args:
+        rows: one for each epoch; the last one with the test accuracy at the end.
+        num_classes: a network that knows nothing has a loss of its logarithm.
+        chance: the test accuracy that a network that knows nothing can reach.
+    """
+    accuracy, unlearnt = rows[-1]["test_accuracy"], math.log(num_classes)
+    if accuracy <= chance:
+        return f"its test accuracy of {accuracy:.1%} is no better than chance (up to {chance:.1%})"
+    if all(abs(row["train_loss"] - unlearnt) <= _UNMOVED * unlearnt for row in rows):
+        return f"its training loss has stayed at ln({num_classes}) = {unlearnt:.2f}"
+    return ""

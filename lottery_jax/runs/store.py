@@ -1,0 +1,328 @@
+"""The store of a run: everything that a run reads from the disk and writes to it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+from rich.console import Console
+
+from lottery_jax import config as configuration
+from lottery_jax import tickets
+from lottery_jax.curve import WINNING
+from lottery_jax.errors import TrainingError
+from lottery_jax.parallel import multihost
+from lottery_jax.runs.checkpoints import Checkpoint, latest_step, load_state, save_state
+from lottery_jax.runs.directory import (
+    Row,
+    Trial,
+    is_finished,
+    leftovers,
+    list_trials,
+    rewind_dir,
+    tidy,
+    write_curve,
+)
+from lottery_jax.runs.display import Display
+from lottery_jax.runs.experiment import Experiment
+from lottery_jax.runs.metrics import MetricsLog
+from lottery_jax.runs.record import check_data, check_workdir, record_config, record_versions
+from lottery_jax.runs.tracking import Wandb
+from lottery_jax.system.files import remove
+from lottery_jax.system.locks import locked
+from lottery_jax.tickets import Ticket
+from lottery_jax.training.loop import LOWER_RATE, EpochProgress, TrainState
+
+PyTree = Any
+
+
+def finished_rows(config: ConfigDict, workdir: Path, console: Console) -> list[Row] | None:
+    """Return the rows of curve.csv of a run that is complete, or None."""
+    if not multihost.broadcast_from_primary(is_finished, workdir, config):
+        return None
+    return multihost.broadcast_from_primary(_close_finished, config, workdir, console)
+
+
+def _close_finished(config: ConfigDict, workdir: Path, console: Console) -> list[Row]:
+    if leftovers(config, workdir):  # of a process that was killed at its very end
+        with locked(workdir):
+            tidy(config, workdir)
+    console.print(f"{workdir}: complete, nothing to do", markup=False, highlight=False)
+    return write_curve(config, workdir)
+
+
+@contextmanager
+def open_matrix(config: ConfigDict, workdir: Path) -> Iterator[None]:
+    """Hold the directory of a transfer matrix, whose runs have directories in it."""
+    with ExitStack() as exit_stack:
+        multihost.run_on_primary(_begin_matrix, exit_stack, config, workdir)
+        yield
+
+
+def _begin_matrix(exit_stack: ExitStack, config: ConfigDict, workdir: Path) -> None:
+    exit_stack.enter_context(locked(workdir))
+    check_workdir(workdir, config, other_versions=True)  # each run checks its own
+    record_config(workdir, config)
+
+
+class RunStore:
+    """The directory of one run, and the only class that touches it.
+
+    All processes of a run call the same methods in the same order. The primary process does what
+    a method says, and all processes get its result or its error.
+
+    Attributes:
+        display: the terminal; silent on all processes but the primary.
+    """
+
+    def __init__(self, workdir: Path, experiment: Experiment, display: Display) -> None:
+        self._workdir = workdir
+        self._experiment = experiment
+        self._config = experiment.config
+        self.display = display
+
+    @classmethod
+    @contextmanager
+    def open(
+        cls, workdir: Path, experiment: Experiment, console: Console, *, other_versions: bool
+    ) -> Iterator[RunStore]:
+        """Hold the directory: locked, checked, recorded, with its logs open.
+
+        Raises:
+            ConfigError, DataError: it holds something else, or another process is in it.
+        """
+        config = experiment.config
+        if not multihost.is_primary():
+            console = Console(quiet=True)
+        with ExitStack() as exit_stack:
+            total = len(list_trials(config, workdir)) * config.train.epochs
+            display = exit_stack.enter_context(Display(total, console))
+            store = cls(workdir, experiment, display)
+            multihost.run_on_primary(store._begin, exit_stack, other_versions)
+            yield store
+
+    def _begin(self, exit_stack: ExitStack, other_versions: bool) -> None:
+        config, workdir, data_sha256 = self._config, self._workdir, self._experiment.data_sha256
+        exit_stack.enter_context(locked(workdir))
+        # Again: another process may have begun something here while the data were read.
+        check_workdir(workdir, config, other_versions=other_versions)
+        check_data(workdir, data_sha256)
+        record_config(workdir, config, data_sha256)
+        record_versions(workdir)
+        tidy(config, workdir)
+        self._metrics = MetricsLog(workdir / "metrics.jsonl", self._is_final)
+        exit_stack.callback(self._metrics.close)
+        self._wandb = Wandb(
+            config.wandb.mode,
+            self.display.say,
+            entity=config.wandb.entity,
+            project=config.wandb.project,
+            name=config.wandb.name,
+            folder=workdir,
+            config=configuration.flatten(config),
+        )
+        exit_stack.callback(self._wandb.finish)
+        for note in self._experiment.dataset.notes:
+            self.display.say(note)
+
+    def _is_final(self, row: Row) -> bool:
+        """Return whether a row of metrics.jsonl belongs to a step that will not be run again."""
+        trial = self.trial(row["seed"], row["level"], row["control"])
+        if trial.is_complete:
+            return True
+        reached = latest_step(trial.checkpoint_dir)
+        if row["level"] == 0:
+            reached = max(reached, latest_step(rewind_dir(self._workdir, trial.seed)))
+        return bool(row["step"] <= reached)
+
+    def trial(self, seed: int, level: int, control: str = WINNING) -> Trial:
+        """Return the trial of that name in this directory."""
+        return Trial(self._workdir, seed, level, control)
+
+    def incomplete(self, seeds: Sequence[int]) -> list[Trial]:
+        """Return the trials of these seeds that have no trained ticket yet."""
+        names = multihost.broadcast_from_primary(self._incomplete, seeds)
+        complete = sum(t.seed in seeds for t in list_trials(self._config, self._workdir))
+        self.display.skip((complete - len(names)) * self._config.train.epochs)
+        return [self.trial(*name) for name in names]
+
+    def _incomplete(self, seeds: Sequence[int]) -> list[list[Any]]:
+        return [
+            [trial.seed, trial.level, trial.control]
+            for trial in list_trials(self._config, self._workdir)
+            if trial.seed in seeds and not trial.is_complete
+        ]
+
+    def is_complete(self, trial: Trial) -> bool:
+        """Return whether a trial has a trained ticket."""
+        return multihost.broadcast_from_primary(tickets.is_complete, trial.ticket_dir)
+
+    def load_ticket(self, folder: Path) -> Ticket:
+        """Return a ticket of this run or of another one.
+
+        Raises:
+            TicketError: it is damaged.
+        """
+        return Ticket(**multihost.broadcast_from_primary(_load_ticket, folder))
+
+    def read_metadata(self, folder: Path) -> dict[str, Any]:
+        """Return the metadata of a ticket of this run or of another one."""
+        return multihost.broadcast_from_primary(tickets.read_metadata, folder)
+
+    def save_tickets(self, trained: Sequence[tuple[Trial, Ticket]]) -> None:
+        """Save the tickets of trials that are complete, and remove their checkpoints."""
+        multihost.run_on_primary(self._save_tickets, trained)
+
+    def _save_tickets(self, trained: Sequence[tuple[Trial, Ticket]]) -> None:
+        self._metrics.sync()
+        for trial, ticket in trained:
+            tickets.save_ticket(trial.ticket_dir, ticket)
+            remove(trial.checkpoint_dir)
+            with suppress(OSError):  # missing, or another control's checkpoint is still there
+                trial.checkpoint_dir.parent.rmdir()
+
+    def load_rewind_state(self, seed: int, template: TrainState) -> TrainState | None:
+        """Return a seed's state at the rewind point as NumPy arrays; None before it is reached."""
+        folder = rewind_dir(self._workdir, seed)
+        if multihost.broadcast_from_primary(latest_step, folder) < 0:
+            return None
+        return _broadcast_tree(_load_state, template, folder, template)
+
+    def save_rewind_states(self, reached: Sequence[tuple[Trial, TrainState]]) -> None:
+        """Save the states at the rewind point.
+
+        Raises:
+            TrainingError: a state is not finite; the others are saved.
+        """
+        multihost.run_on_primary(
+            self._save_states,
+            [
+                (trial, rewind_dir(self._workdir, trial.seed), state, None)
+                for trial, state in reached
+            ],
+        )
+
+    def resume_step(self, trial: Trial, start: int, until: int) -> int:
+        """Return the step at which a trial goes on: that of its checkpoint, or `start`.
+
+        A checkpoint beyond `until` is of no use. There is one if a rewind point is made again.
+        """
+        saved = multihost.broadcast_from_primary(latest_step, trial.checkpoint_dir)
+        return saved if start < saved <= until else start
+
+    def load_checkpoint(self, trial: Trial, start: Checkpoint, until: int) -> Checkpoint:
+        """Return a trial's checkpoint as NumPy arrays, or `start`, as `resume_step` says.
+
+        All processes get the arrays of the primary, also of `start`.
+        """
+        return _broadcast_tree(self._load_checkpoint, start, trial, start, until)
+
+    def _load_checkpoint(self, trial: Trial, start: Checkpoint, until: int) -> Checkpoint:
+        first = int(start.state.step)
+        if not first < latest_step(trial.checkpoint_dir) <= until:
+            return start
+        saved = load_state(trial.checkpoint_dir, start.state)
+        assert saved is not None
+        return saved
+
+    def save_checkpoints(
+        self, reached: Sequence[tuple[Trial, TrainState, EpochProgress | None]]
+    ) -> None:
+        """Save checkpoints that are further than those on the disk.
+
+        Raises:
+            TrainingError: a state is not finite; the others are saved.
+        """
+        multihost.run_on_primary(self._save_checkpoints, reached)
+
+    def _save_checkpoints(
+        self, reached: Sequence[tuple[Trial, TrainState, EpochProgress | None]]
+    ) -> None:
+        self._save_states(
+            [
+                (trial, trial.checkpoint_dir, state, progress)
+                for trial, state, progress in reached
+                if int(state.step) > latest_step(trial.checkpoint_dir)
+            ]
+        )
+
+    def _save_states(
+        self, states: Iterable[tuple[Trial, Path, TrainState, EpochProgress | None]]
+    ) -> None:
+        """Save all that can be saved, then raise the first TrainingError."""
+        self._metrics.sync()
+        failures = []
+        for trial, folder, state, progress in states:
+            try:
+                save_state(folder, state, progress)
+            except TrainingError as error:
+                rate = float(self._experiment.program.schedule(jnp.int32(int(state.step) - 1)))
+                failures.append(
+                    TrainingError(f"{trial}: {error} (learning rate {rate:g}); {LOWER_RATE}")
+                )
+        if failures:
+            raise failures[0]
+
+    def rows_of(self, trials: Sequence[Trial]) -> list[list[Row]]:
+        """Return the rows of metrics.jsonl of each trial."""
+        return multihost.broadcast_from_primary(self._rows_of, trials)
+
+    def _rows_of(self, trials: Sequence[Trial]) -> list[list[Row]]:
+        return [self._metrics.rows_of(t.seed, t.level, t.control) for t in trials]
+
+    def write_rows(self, rows: Sequence[Row]) -> None:
+        """Append rows to metrics.jsonl, and send them to Weights & Biases."""
+        multihost.run_on_primary(self._write_rows, rows)
+
+    def _write_rows(self, rows: Sequence[Row]) -> None:
+        for row in rows:
+            self._metrics.write(row)
+            self._wandb.log(row)
+
+    def finish_level(self, seeds: Iterable[int], level: int) -> None:
+        """Update curve.csv, and show the level's accuracies."""
+        multihost.run_on_primary(self._finish_level, seeds, level)
+
+    def _finish_level(self, seeds: Iterable[int], level: int) -> None:
+        write_curve(self._config, self._workdir)
+        for seed in seeds:
+            line = f"seed {seed}  level {level:2d}"
+            for trial in list_trials(self._config, self._workdir):
+                if (trial.seed, trial.level) == (seed, level):
+                    metadata = tickets.read_metadata(trial.ticket_dir)
+                    if trial.control == WINNING:
+                        line += f"  {metadata['density']:8.2%} of weights"
+                    line += f"   {trial.control} {metadata['result']['test_accuracy']:.2%}"
+            self.display.say(line)
+
+    def curve(self) -> list[Row]:
+        """Return the rows of curve.csv."""
+        return multihost.broadcast_from_primary(write_curve, self._config, self._workdir)
+
+
+def _load_ticket(folder: Path) -> dict[str, Any]:
+    return dict(vars(tickets.load_ticket(folder)))
+
+
+def _load_state(folder: Path, template: TrainState) -> TrainState:
+    saved = load_state(folder, template)
+    assert saved is not None
+    return saved.state
+
+
+def _broadcast_tree(action: Callable[..., PyTree], template: PyTree, *args: Any) -> PyTree:
+    """`broadcast_from_primary` for a tree with the structure of `template`, of any node types."""
+    if not multihost.is_multiprocess():
+        return action(*args)
+    leaves = multihost.broadcast_from_primary(_leaves_of, action, *args)
+    return jax.tree.unflatten(jax.tree.structure(template), leaves)
+
+
+def _leaves_of(action: Callable[..., PyTree], *args: Any) -> list[Any]:
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(action(*args))]
