@@ -37,10 +37,10 @@ from lottery_jax.system.signals import Terminated, defer_signals, handled_elsewh
 
 T = TypeVar("T")
 
-# Of a process whose run was ended by the loss of another; sysexits.h's for a passing failure.
+# The exit status after the loss of another process: sysexits.h's EX_TEMPFAIL, try again.
 OTHERS_ARE_GONE = 75
-_CHUNK = 1 << 26  # bytes that are told at once
-# Seconds without a sign of life after which a process counts as gone, and between looking.
+_CHUNK = 1 << 26  # bytes that are sent at once
+# Seconds without a sign of life after which a process counts as lost, and seconds between checks.
 HEARTBEAT, WATCH = 20, 2
 
 _KNOWN = {
@@ -52,27 +52,29 @@ _watchers: list[threading.Thread] = []
 
 
 def start(coordinator: str | None, count: int | None, index: int | None) -> None:
-    """Joins the other processes, before any other call of JAX.
+    """Join the other processes, before any other call of JAX.
+
+    What is None is found from the environment, as a TPU slice, SLURM, Open MPI or Kubernetes set it
+    up.
 
     Args:
-        coordinator: `host:port` of the first process; None: found from the environment, as a TPU
-            slice, SLURM, Open MPI or Kubernetes set it up.
-        count: how many processes there are; None: likewise.
-        index: which one this is, from 0; None: likewise.
+        coordinator: `host:port` of the primary process.
+        count: how many processes there are.
+        index: which one this is, from 0.
 
     Raises:
         ConfigError: the others can't be found or reached.
         EnvironmentFault: JAX finds no device here.
     """
-    # While it waits for the others there is nothing to save, and Python's handlers do not run.
+    # While this process waits for the others it has nothing to save, and Python runs no handlers.
     asking = not_ignored()
     for number in asking:
         signal.signal(number, signal.SIG_DFL)
-    # To be told of a lost process, and not to be aborted.
+    # Without this JAX would abort the process when another one is lost.
     jax.config.update("jax_enable_recoverability", True)
     try:
         jax.distributed.initialize(coordinator, count, index, heartbeat_timeout_seconds=HEARTBEAT)
-        devices = jax.devices()  # of all processes, which all must have come for that
+        devices = jax.devices()  # of all processes; waits until all have come
     except (ValueError, RuntimeError, AssertionError) as error:
         if host.is_no_device(error):
             raise host.no_device(error) from error
@@ -80,8 +82,8 @@ def start(coordinator: str | None, count: int | None, index: int | None) -> None
             f"--distributed: the processes of this run don't come together ({one_line(error)}); give "
             "--coordinator=HOST:PORT, --processes=N and --process=I to each"
         ) from error
-    # The runtime has put its own handler in SIGTERM's place, which tells all processes. The other
-    # signals count as SIGTERM.
+    # The runtime has replaced SIGTERM's handler by one of its own, which tells all processes. The
+    # other signals are passed on as SIGTERM.
     handled_elsewhere(signal.SIGTERM)
     for number in asking:
         if number != signal.SIGTERM:
@@ -92,12 +94,12 @@ def start(coordinator: str | None, count: int | None, index: int | None) -> None
 
 
 def is_primary() -> bool:
-    """Whether this is the process that reads and writes files; the only one, if there is one."""
+    """Return whether this is the process that reads and writes files: number 0, or the only one."""
     return not is_multiprocess() or jax.process_index() == 0
 
 
 def is_multiprocess() -> bool:
-    """Whether there is more than one process; asks no device."""
+    """Return whether there is more than one process, without asking a device."""
     return jax.distributed.is_initialized() and jax.process_count() > 1
 
 
@@ -162,10 +164,14 @@ def run_on_all(action: Callable[..., T], *args: Any, **kwargs: Any) -> T:
 
 
 def assert_equal_across_processes(value: str, what: str) -> None:
-    """Checks that all processes have the same hash, or another text of one length.
+    """Check that all processes have the same value.
+
+    Args:
+        value: a hash, or another text that has the same length everywhere.
+        what: its name, for the message.
 
     Raises:
-        DataError: they don't; names the processes.
+        DataError: they differ; names a process.
     """
     if not is_multiprocess():
         return
@@ -177,10 +183,10 @@ def assert_equal_across_processes(value: str, what: str) -> None:
 
 @contextmanager
 def preemption_guard() -> Iterator[Callable[[], bool]]:
-    """Puts signals that ask to stop off in the block; gives the question whether there was one.
+    """Defer signals that ask to stop, and yield the function that says whether one has arrived.
 
-    All processes must ask it at the same points, and get the same answer there. With several
-    processes the block raises for itself when it has stopped (`stop`).
+    All processes must call that function at the same points, where they get the same answer. With
+    one process the signal is raised at the end of the block; with several, the block calls `stop`.
     """
     if jax.distributed.is_initialized():
         yield lambda: multihost_utils.reached_preemption_sync_point(next(_looks))
@@ -190,7 +196,7 @@ def preemption_guard() -> Iterator[Callable[[], bool]]:
 
 
 def stop() -> NoReturn:
-    """Ends a block that was asked to stop."""
+    """Leave a `preemption_guard` that was asked to stop."""
     _ending.set()
     raise Terminated if jax.distributed.is_initialized() else KeyboardInterrupt
 
@@ -198,8 +204,9 @@ def stop() -> NoReturn:
 def finish() -> None:
     """Wait for the other processes at the end of a run that went well.
 
-    The first process, which all are connected to, then waits until they have left. The others stop
-    watching before they leave: a thread within the runtime while Python ends would abort the process.
+    The primary process, to which all are connected, waits until they have left. The others stop
+    watching before they leave: a thread that is within the runtime when Python ends would abort the
+    process.
     """
     if is_multiprocess():
         multihost_utils.sync_global_devices("finished")
@@ -213,30 +220,30 @@ def finish() -> None:
 
 
 def ending() -> None:
-    """From now on it is no loss if another process is gone."""
+    """Say that this process is about to end: that another one ends is no loss any more."""
     _ending.set()
 
 
 def leave(status: int) -> NoReturn:
-    """Ends the process with an exit status; one of several without waiting for the others."""
+    """End the process with an exit status, without waiting for other processes."""
     _ending.set()
     if jax.distributed.is_initialized():
         sys.stdout.flush()
         sys.stderr.flush()
         if is_primary() and is_multiprocess() and status != OTHERS_ARE_GONE:
-            _left.wait(timeout=WATCH)  # what was told may still be on its way
+            _left.wait(timeout=WATCH)  # what was sent may still be on its way
         os._exit(status)
     sys.exit(status)
 
 
 def is_loss(error: Exception) -> bool:
-    """Whether an error is what the loss of another process brings about here."""
+    """Return whether an error comes from the loss of another process."""
     signs = ("gloo", "nccl", "unavailable", "connection reset", "socket closed", "coordination")
     return is_multiprocess() and any(sign in str(error).lower() for sign in signs)
 
 
 def leave_after_loss(error: Exception) -> NoReturn:
-    """Ends the process after the loss of another."""
+    """End the process after the loss of another one."""
     print(
         f"error: another process of this run has ended or can't be reached ({one_line(error, 200)}); "
         "what was completed is kept: start all of them again to resume",
@@ -253,10 +260,10 @@ def _attempt(action: Callable[[], T]) -> tuple[T | None, Exception | None]:
 
 
 def _broadcast(packed: bytes) -> bytes:
-    """The first process's bytes, whatever the others give."""
+    """Return the primary process's bytes on all processes."""
     size = np.array(divmod(len(packed), _CHUNK), np.int32)
     whole, rest = map(int, multihost_utils.broadcast_one_to_all(size))
-    # Chunks of one size and then a power of two, so that few programs are compiled for it.
+    # Chunks of one size, then a power of two: few shapes, so few programs are compiled.
     received = bytearray()
     for length in [_CHUNK] * whole + [1 << max(rest - 1, 1).bit_length()]:
         piece = np.zeros(length, np.uint8)
@@ -267,7 +274,7 @@ def _broadcast(packed: bytes) -> bytes:
 
 
 def _watch(devices: list[jax.Device]) -> None:
-    """End this process when another one is gone: what it waits for will never come."""
+    """End this process when another one is lost: what it waits for will never come."""
     while is_primary() or not _ending.is_set():
         try:
             with multihost_utils.live_devices(devices):

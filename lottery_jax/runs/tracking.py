@@ -17,7 +17,7 @@ _ID = "wandb_id"
 
 
 def _read_id(file: Path) -> str | None:
-    """The id of a run's run at wandb, as far as there is one that can be read."""
+    """Return the id that wandb gave a run, if there is one that can be read."""
     try:
         text = file.read_text(encoding="utf-8").strip()
     except (OSError, ValueError):
@@ -28,21 +28,21 @@ def _read_id(file: Path) -> str | None:
 class Wandb:
     """Sends rows to Weights & Biases, or nowhere if `mode` is `disabled`.
 
-    Where an argument is the default, wandb's environment variables are honoured: WANDB_MODE,
-    WANDB_ENTITY, WANDB_PROJECT, WANDB_NAME, WANDB_DIR, and those for which there is no argument. A
-    run that is resumed goes on in its run there, whose id is kept in `folder`.
+    Where an argument has its default, wandb's environment variables are honoured: WANDB_MODE,
+    WANDB_ENTITY, WANDB_PROJECT, WANDB_NAME, WANDB_DIR, and those that have no argument here. A
+    resumed run continues its run at wandb, whose id is kept in `folder`.
 
-    wandb is imported only when asked for; whatever it raises becomes one warning and the run goes
-    on without it.
+    wandb is imported only when it is asked for. Whatever it raises becomes one warning, and the run
+    continues without it.
 
     Args:
         mode: `online`, `offline` or `disabled` (the default).
         warn: prints a line.
-        entity: whose project; empty: the default.
-        project: the project; `lottery_jax` is the default.
-        name: of the run; empty: the name of `folder`, the default.
+        entity: the owner of the project; empty: wandb's default.
+        project: the project; default: `lottery_jax`.
+        name: the name of the run; empty: that of `folder`.
         folder: the run directory.
-        config: what the run is of.
+        config: the config's keys and values.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class Wandb:
         def start() -> None:
             import wandb
 
-            # A server that does not answer holds a run up for so long, at its start and its end.
+            # Seconds that a server that does not answer can delay the start and the end of a run.
             patience = {"init_timeout": 30, "finish_timeout": 60}
             known = wandb.Settings.model_fields
             self._run = wandb.init(
@@ -88,7 +88,7 @@ class Wandb:
         self._attempt(start)
 
     def log(self, row: Mapping[str, Any]) -> None:
-        """Sends the row's numbers, under `seed_<seed>/<control>/<key>`."""
+        """Send a row's numbers, named `seed_<seed>/<control>/<key>`."""
         if self._run is None:
             return
         prefix = f"seed_{row['seed']}/{row['control']}"
@@ -96,7 +96,7 @@ class Wandb:
         self._attempt(lambda: self._run.log(numbers))
 
     def finish(self) -> None:
-        """Waits until what was sent has arrived."""
+        """Wait until everything has been sent."""
         if self._run is not None:
             self._attempt(self._run.finish)
 
@@ -107,7 +107,7 @@ class Wandb:
             self._run = None
             said = one_line(f"{type(error).__name__}: {error}", 200)
             self._warn(f"wandb: {said}; the run goes on without it")
-            with contextlib.suppress(Exception):  # what is broken would complain again at exit
+            with contextlib.suppress(Exception):  # wandb would complain again at exit
                 import wandb
 
                 wandb.teardown(exit_code=1)
