@@ -1,4 +1,4 @@
-"""What the benchmarks share: interleaved timing, memory, the machine, and the results' files."""
+"""Shared by the benchmarks: interleaved timing, memory, a training program, tables of results."""
 
 from __future__ import annotations
 
@@ -15,6 +15,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 RESULTS = Path(__file__).parent / "results"
 Row = dict[str, Any]
 
@@ -22,7 +25,7 @@ Row = dict[str, Any]
 def interleaved(
     sides: Mapping[str, Callable[[], object]], repeats: int, warmup: int = 2
 ) -> dict[str, list[float]]:
-    """Seconds of each side, A B A B ...: what slows the machine for a while slows all of them."""
+    """Time each side in turn, A B A B ..., so that a slow spell of the machine slows all sides."""
     for _ in range(warmup):
         for run in sides.values():
             run()
@@ -36,14 +39,14 @@ def interleaved(
 
 
 def median_ratio(slower: Sequence[float], faster: Sequence[float]) -> float:
-    """The median of the pairwise ratios."""
+    """Return the median of the pairwise ratios."""
     return statistics.median(a / b for a, b in zip(slower, faster, strict=True))
 
 
 def peak_megabytes() -> float:
-    """The peak resident size of this process so far.
+    """Return the peak resident size of this process so far.
 
-    Not `getrusage`'s, which on Linux a process takes over from the one that started it.
+    On Linux `getrusage` would include the peak of the process that started this one.
     """
     status = Path("/proc/self/status")
     if not status.exists():
@@ -53,7 +56,7 @@ def peak_megabytes() -> float:
 
 
 def child(script: str, *arguments: str, **environment: str) -> Row:
-    """Runs a script of this folder by itself; the last line it prints is JSON."""
+    """Run a script of this folder as a process and return the JSON that it prints last."""
     command = [sys.executable, str(Path(__file__).parent / script), *arguments]
     done = subprocess.run(
         command, env={**os.environ, **environment}, stdout=subprocess.PIPE, text=True, check=True
@@ -63,15 +66,44 @@ def child(script: str, *arguments: str, **environment: str) -> Row:
 
 
 def options(description: str) -> argparse.ArgumentParser:
-    """A parser with what all benchmarks take."""
+    """Return a parser with the options that all benchmarks have."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
-    parser.add_argument("--repeats", type=int, default=7, help="of each measurement")
+    parser.add_argument("--repeats", type=int, default=7, help="repeats of each measurement")
     return parser
 
 
+def made_up_images(
+    count: int, shape: tuple[int, int, int], classes: int = 10
+) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
+    """Return random images `[count, *shape]` and labels: the content changes no time."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (count, *shape), dtype=np.uint8)
+    return images, rng.integers(0, classes, count).astype(np.int32)
+
+
+def sgd_program(
+    model: Any, mesh: Any, *, channels: int, examples: int, batch_size: int, **options: Any
+) -> Any:
+    """Return a run's compiled steps, with SGD, momentum, weight decay and a constant rate."""
+    from lottery_jax.training import optim
+    from lottery_jax.training.loop import make_program
+
+    return make_program(
+        model,
+        optim.make_optimizer("sgd", momentum=0.9, weight_decay=1e-4),
+        optim.make_schedule("constant", 0.01, steps_per_epoch=examples // batch_size, epochs=1),
+        mesh=mesh,
+        examples=examples,
+        batch_size=batch_size,
+        mean=(0.5,) * channels,
+        std=(0.25,) * channels,
+        **options,
+    )
+
+
 def multiply_adds(model: Any, shape: tuple[int, int, int]) -> int:
-    """Of a forward pass of one image, those with padding included: the usual count."""
+    """Count the multiply-adds of a forward pass of one image, those with padding included."""
     import flax.linen as nn
     import jax
     import jax.numpy as jnp
@@ -97,7 +129,7 @@ def multiply_adds(model: Any, shape: tuple[int, int, int]) -> int:
 
 
 def machine() -> Row:
-    """What the figures were measured on."""
+    """Describe the machine and the versions that the figures were measured with."""
     from importlib.metadata import PackageNotFoundError, version
 
     import jax
@@ -127,29 +159,32 @@ def machine() -> Row:
 
 
 def write(out: Path, name: str, title: str, columns: Mapping[str, str], rows: list[Row]) -> None:
-    """Writes NAME.json and NAME.md, and prints the table.
+    """Write NAME.json and NAME.md, and print the table.
 
     Args:
         out: folder of the results.
-        name: of the benchmark.
+        name: name of the benchmark.
         title: one line above the table.
-        columns: from a row's key to its heading with a format, such as `ratio|.2f`.
-        rows: one each line of the table.
+        columns: for each key of the rows, `HEADING|FORMAT`, such as `ratio|.2f`.
+        rows: the lines of the table.
     """
     out.mkdir(parents=True, exist_ok=True)
     about = machine()
     text = json.dumps({"machine": about, "rows": rows}, indent=1) + "\n"
     (out / f"{name}.json").write_text(text)
-    headings = [heading.partition("|")[0] for heading in columns.values()]
-    lines = [title, "", _line(headings), _line("---" for _ in headings)]
-    for row in rows:
-        formats = (heading.partition("|")[2] for heading in columns.values())
-        cells = zip((row.get(key) for key in columns), formats, strict=True)
-        lines.append(_line("" if cell is None else format(cell, form) for cell, form in cells))
-    lines += ["", "Measured on: " + ", ".join(f"{k} {v}" for k, v in about.items()) + "."]
-    (out / f"{name}.md").write_text("\n".join(lines) + "\n")
-    print("\n".join(lines))
+    headings = [column.partition("|")[0] for column in columns.values()]
+    formats = {key: column.partition("|")[2] for key, column in columns.items()}
+    cells = [
+        ["" if row.get(key) is None else format(row[key], form) for key, form in formats.items()]
+        for row in rows
+    ]
+    measured_on = "Measured on: " + ", ".join(f"{k} {v}" for k, v in about.items()) + "."
+    text = "\n".join([title, "", markdown(headings, cells), "", measured_on])
+    (out / f"{name}.md").write_text(text + "\n")
+    print(text)
 
 
-def _line(cells: Any) -> str:
-    return "| " + " | ".join(cells) + " |"
+def markdown(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a Markdown table."""
+    lines = [headings, ["---"] * len(headings), *rows]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)

@@ -1,12 +1,17 @@
-"""Images a second of the input path at 224 pixels, against decoding alone on all cores.
+"""Compare the images a second of the input path at 224 pixels with decoding alone.
 
     python benchmarks/images.py
 
-The sides: Pillow decodes whole JPEGs from memory, one process on each core; the same, and a random
-crop is scaled to 224 pixels; `streams.train_batches` with a worker on each core; the same with
-threads. Streamed images are read from what tensorflow-datasets has prepared, cropped, mirrored,
-gathered into batches and handed to the training process. The images are made up, of ImageNet's
-usual size: noise on smooth shapes, in ImageNet's layout through its real builder.
+The sides, in turn:
+
+- Pillow decodes whole JPEGs from memory, in a process on each core;
+- the same, and it scales a random crop to 224 pixels;
+- `streams.train_batches` with a worker on each core;
+- the same with threads.
+
+`train_batches` reads images that tensorflow-datasets prepared, crops and mirrors them, gathers them
+into batches and hands these to the training process. The images are made up: noise on smooth
+shapes, of ImageNet's usual size, prepared by ImageNet's real builder.
 """
 
 from __future__ import annotations
@@ -31,11 +36,11 @@ from lottery_jax.datasets import streams
 
 SIZE, OUT = (500, 375), (224, 224)
 CLASSES = ("n01440764", "n01443537")
-DIFFERENT = 256  # images; archives repeat them
+DIFFERENT = 256  # different images; the archives repeat them
 
 
 def made_up(number: int) -> bytes:
-    """A JPEG of about 100 kB: smooth shapes, and noise as fine as a photograph's."""
+    """Make a JPEG of about 100 kB: smooth shapes, and noise as fine as a photograph's."""
     rng = np.random.default_rng(number)
     coarse = Image.fromarray(rng.integers(0, 256, (9, 12, 3), np.uint8))
     shapes = np.asarray(coarse.resize(SIZE, Image.Resampling.BICUBIC), np.float32)
@@ -56,7 +61,7 @@ def _tar(files: dict[str, bytes]) -> bytes:
 
 
 def prepare(folder: Path, images: Sequence[bytes], count: int) -> streams.Stream:
-    """`count` training images in ImageNet's layout, prepared by its builder."""
+    """Prepare `count` training images in ImageNet's layout with its builder."""
     manual = folder / "downloads" / "manual"
     manual.mkdir(parents=True)
     classes: dict[str, dict[str, bytes]] = {synset: {} for synset in CLASSES}
@@ -74,12 +79,11 @@ def prepare(folder: Path, images: Sequence[bytes], count: int) -> streams.Stream
     return streams.open_stream("imagenet2012", folder)
 
 
-def bare(number: int, count: int, resize: bool) -> None:
-    """What one process does of the bare side: decodes `count` images from memory."""
-    images = _IMAGES
+def decode(number: int, count: int, resize: bool) -> None:
+    """Decode `count` images from memory, in process number `number` of those without a pipeline."""
     rng = np.random.default_rng(number)
     for i in range(count):
-        with Image.open(io.BytesIO(images[(number + i) % len(images)])) as image:
+        with Image.open(io.BytesIO(_IMAGES[(number + i) % len(_IMAGES)])) as image:
             colours = image.convert("RGB")
             if resize:
                 box = streams.random_box(rng, *image.size)
@@ -89,14 +93,14 @@ def bare(number: int, count: int, resize: bool) -> None:
 _IMAGES: list[bytes] = []
 
 
-def _keep(images: list[bytes]) -> None:
+def _set_images(images: list[bytes]) -> None:
     _IMAGES.extend(images)
 
 
 def main() -> None:
-    """Measures, prints the table, writes it."""
+    """Measure, and print and write the table."""
     parser = harness.options(__doc__.splitlines()[0])
-    parser.add_argument("--images", type=int, default=4096, help="of each measurement")
+    parser.add_argument("--images", type=int, default=4096, help="images of each measurement")
     parser.add_argument("--batch", type=int, default=256)
     args = parser.parse_args()
     cores = len(os.sched_getaffinity(0))
@@ -105,14 +109,14 @@ def main() -> None:
     spawn = multiprocessing.get_context("spawn")
     with (
         tempfile.TemporaryDirectory() as folder,
-        spawn.Pool(cores, _keep, (images,)) as pool,
+        spawn.Pool(cores, _set_images, (images,)) as pool,
     ):
         stream = prepare(Path(folder), images, args.batch * (steps + warmup))
 
         def alone(resize: bool) -> float:
             share = -(-args.images // cores)
             began = time.perf_counter()
-            pool.starmap(bare, [(i, share, resize) for i in range(cores)], chunksize=1)
+            pool.starmap(decode, [(i, share, resize) for i in range(cores)], chunksize=1)
             return share * cores / (time.perf_counter() - began)
 
         def streamed(workers: int, epoch: int) -> float:
@@ -120,10 +124,10 @@ def main() -> None:
                 stream, 0, epoch, batch_size=args.batch, workers=workers
             )
             with contextlib.closing(batches):
-                for _ in range(warmup):  # workers start, and fill what they may have ready
+                for _ in range(warmup):  # workers start and fill their buffers
                     next(batches)
                 began = time.perf_counter()
-                for _ in range(steps):  # and no further: then workers end, once an epoch
+                for _ in range(steps):  # stop before the epoch's end, where workers end
                     next(batches)
                 return steps * args.batch / (time.perf_counter() - began)
 

@@ -1,16 +1,16 @@
-"""Whole ladders, from reading the data to the last level, against the same protocol in PyTorch.
+"""Compare whole ladders, from reading the data to the last level, with the same in PyTorch.
 
     python benchmarks/ladder.py --data-dir=~/tensorflow_datasets
 
-- digits: the quickstart's recipe, one seed, 10 levels, no controls;
-- Fashion-MNIST, all of it: LeNet-300-100, 3 levels of 3 epochs. `fashion_mnist.npz` must be there:
+- digits: the quickstart's recipe, one seed, 10 levels, no controls.
+- Fashion-MNIST, all of it: LeNet-300-100, 3 levels of 3 epochs. It needs `fashion_mnist.npz`:
   `python -m lottery_jax.datasets from-idx /usr/share/datasets/fashion-mnist fashion_mnist`.
 
-Each side runs as a process of its own, in turn. Ours is `run_ladder`: it also keeps every ticket on
-disk; each time it starts without compiled programs (cold) or with those of the time before (warm).
-PyTorch's has a DataLoader with its defaults over a data set that takes the steps of torchvision's,
-draws masks by NumPy's percentile, rewinds to the initial weights, and keeps nothing; "lean" leaves
-out torchvision's detour through Pillow.
+Each side runs as a process of its own, in turn. Our side is `run_ladder`, which also saves every
+ticket; it starts without compiled programs (cold) or with those of the run before (warm). PyTorch's
+side has a DataLoader with its defaults over a data set that takes the same steps as torchvision's.
+It draws masks by NumPy's percentile, rewinds to the initial weights and saves nothing. The side
+"lean" leaves out torchvision's detour through Pillow.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ TASKS = ("digits", "fashion_mnist")
 
 
 def config_of(task: str, data_dir: str) -> Any:
-    """The ladder both sides run."""
+    """Return the config of the ladder that both sides run."""
     from lottery_jax import recipes
 
     if task == "digits":
@@ -45,7 +45,7 @@ def config_of(task: str, data_dir: str) -> Any:
 
 
 def ours(task: str, data_dir: str) -> harness.Row:
-    """`run_ladder` in a new directory."""
+    """Time `run_ladder` in a new directory."""
     began = time.perf_counter()
     from rich.console import Console
 
@@ -66,7 +66,7 @@ def ours(task: str, data_dir: str) -> harness.Row:
 
 
 def theirs(task: str, data_dir: str, *, lean: bool) -> harness.Row:
-    """The same protocol in PyTorch."""
+    """Time the same protocol in PyTorch."""
     began = time.perf_counter()
     import torch
     import torch_reference as reference
@@ -95,8 +95,8 @@ def theirs(task: str, data_dir: str, *, lean: bool) -> harness.Row:
                 loss = reference.step(network, optimizer, masks, images, labels, torch.float32)
             assert bool(torch.isfinite(loss))
             epochs.append(time.perf_counter() - epoch_began)
-            found = reference.loader(test, c.train.batch_size, shuffle=False)
-            accuracy = reference.accuracy(network, found)
+            batches = reference.loader(test, c.train.batch_size, shuffle=False)
+            accuracy = reference.accuracy(network, batches)
         accuracies.append(accuracy)
     return {
         "seconds": time.perf_counter() - began,
@@ -108,7 +108,7 @@ def theirs(task: str, data_dir: str, *, lean: bool) -> harness.Row:
 
 
 def optimizer_of(c: Any, network: Any) -> Any:
-    """PyTorch's optimizer for a config of ours."""
+    """Return PyTorch's optimizer for one of our configs."""
     import torch
 
     o = c.optimizer
@@ -122,7 +122,7 @@ def optimizer_of(c: Any, network: Any) -> Any:
 
 
 def measure(task: str, data_dir: str, repeats: int) -> harness.Row:
-    """Runs in turn, `repeats` times: ours cold, ours warm, PyTorch's, PyTorch's lean."""
+    """Run the sides in turn, `repeats` times: ours cold, ours warm, PyTorch's, PyTorch's lean."""
     runs: dict[str, list[harness.Row]] = {"cold": [], "warm": [], "torch": [], "lean": []}
     for _ in range(repeats):
         with tempfile.TemporaryDirectory() as cache:
@@ -156,7 +156,7 @@ def measure(task: str, data_dir: str, repeats: int) -> harness.Row:
 
 
 def main() -> None:
-    """Measures, prints the table, writes it."""
+    """Measure, and print and write the table."""
     parser = harness.options(__doc__.splitlines()[0])
     parser.set_defaults(repeats=3)
     parser.add_argument("--data-dir", default="~/tensorflow_datasets")

@@ -1,10 +1,10 @@
-"""Drawing masks: a global mask over 20 million weights, and SNIP's scores of VGG19.
+"""Time drawing a global mask over 20 million weights, and SNIP's scores of VGG19.
 
     python benchmarks/masks.py
 
-The mask is that of a level of iterative magnitude pruning of VGG19: 20 % of what is left goes. Ours
-keeps the exact count and breaks ties by index; NumPy's percentile and PyTorch's `kthvalue` give a
-threshold, below which everything goes.
+The mask is that of a level of iterative magnitude pruning of VGG19, which removes 20 % of the
+remaining weights. Our function keeps the exact count and breaks ties by index. NumPy's percentile
+and PyTorch's `kthvalue` give a threshold; all weights below it are removed.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ BATCH = 128
 
 
 def magnitude_sides(level: int) -> dict[str, Callable[[], object]]:
-    """Three ways to draw the mask of `level` + 1 from VGG19-shaped weights at `level`."""
+    """Return three ways to draw the mask of `level` + 1 from VGG19-shaped weights at `level`."""
     rng = np.random.default_rng(0)
     shapes = abstract_variables(build_model("vgg19", 10), SHAPE)["params"]
     params = jax.tree.map(
@@ -57,7 +57,7 @@ def magnitude_sides(level: int) -> dict[str, Callable[[], object]]:
 
 
 def snip_sides() -> dict[str, Callable[[], object]]:
-    """SNIP's scores of VGG19 on one batch."""
+    """Return two ways to compute SNIP's scores of VGG19 on one batch."""
     rng = np.random.default_rng(0)
     images = rng.normal(size=(1, BATCH, *SHAPE)).astype(np.float32)
     labels = rng.integers(0, 10, (1, BATCH)).astype(np.int32)
@@ -69,10 +69,10 @@ def snip_sides() -> dict[str, Callable[[], object]]:
     y = torch.from_numpy(labels[0]).long()
 
     def ours() -> Any:
-        found = scores.snip(
+        tree = scores.snip(
             model, variables["params"], variables["batch_stats"], images, labels, key
         )
-        return jax.block_until_ready(found)
+        return jax.block_until_ready(tree)
 
     def theirs() -> Any:
         weights = list(reference.prunable(network).values())
@@ -84,7 +84,7 @@ def snip_sides() -> dict[str, Callable[[], object]]:
 
 
 def main() -> None:
-    """Measures, prints the table, writes it."""
+    """Measure, and print and write the table."""
     args = harness.options(__doc__.splitlines()[0]).parse_args()
     tasks = {
         "global mask, all 20,024,000 weights left": magnitude_sides(0),

@@ -1,15 +1,17 @@
-"""Replicates together against one after another: what `replicates.choose_layout` decides by.
+"""Compare training replicates together with training them one after another.
 
     python benchmarks/replicates.py
 
-- steps: `--replicates` networks trained by `fit`, one after another on one device (as they are
-  without `config.train.together`), by `vmap` on one device, and spread over all devices, of which a
-  CPU gets one for each core;
-- the digits ladder: the quickstart's recipe with 8 seeds and no controls, all together and one by
-  one, tickets and curve included, with compiled programs.
+The results are the reason for what `lottery_jax.parallel.replicates.choose_layout` chooses.
+
+- Steps: `fit` trains `--replicates` networks one after another on one device (as with
+  `config.train.together=1`), by `vmap` on one device, and spread over all devices; a CPU gets a
+  device for each core. The pixels are made up.
+- The digits ladder: the quickstart's recipe with 8 seeds and no controls, all together and one by
+  one, with tickets and curve, and with compiled programs from an earlier run.
 
 Each side runs as a process of its own, in turn. Ratios are the time one after another over the time
-together: above 1 together is faster. The pixels of the networks other than the ladder's are made up.
+together: above 1, together is faster.
 """
 
 from __future__ import annotations
@@ -37,12 +39,11 @@ SIDES = ("apart", "vmap", "devices")
 
 
 def steps(network: str, side: str, replicates: int) -> harness.Row:
-    """Milliseconds that a step of one replicate takes."""
+    """Return the milliseconds that a step of one replicate takes."""
     import jax
 
     if side == "devices":
         jax.config.update("jax_num_cpu_devices", min(len(host.cores()), replicates))
-    import numpy as np
 
     from lottery_jax.models import FULLY_CONNECTED, build_model, init_variables
     from lottery_jax.parallel.mesh import make_mesh, to_mesh
@@ -50,27 +51,20 @@ def steps(network: str, side: str, replicates: int) -> harness.Row:
     from lottery_jax.pruning import masks
     from lottery_jax.pruning.controls import UntrainedTicket
     from lottery_jax.training.batches import DeviceData
-    from lottery_jax.training.loop import fit, init_state, make_program
-    from lottery_jax.training.optim import make_optimizer, make_schedule
+    from lottery_jax.training.loop import fit, init_state
 
     shape, batch, count = NETWORKS[network]
     name = network.partition(" ")[0]
-    rng = np.random.default_rng(0)
-    examples = 8 * batch
-    images = rng.integers(0, 256, (examples, *shape), np.uint8)
-    labels = rng.integers(0, 10, examples).astype(np.int32)
+    images, labels = harness.made_up_images(8 * batch, shape)
     model = build_model(name, 10)
     devices = jax.devices() if side == "devices" else jax.devices()[:1]
     mesh = make_mesh(devices, len(devices))
-    program = make_program(
+    program = harness.sgd_program(
         model,
-        make_optimizer("sgd", momentum=0.9, weight_decay=1e-4),
-        make_schedule("constant", 0.01, steps_per_epoch=8, epochs=1),
-        mesh=mesh,
-        examples=examples,
+        mesh,
+        channels=shape[-1],
+        examples=len(labels),
         batch_size=batch,
-        mean=(0.5,) * shape[-1],
-        std=(0.25,) * shape[-1],
         steps_per_dispatch=32 if name in FULLY_CONNECTED else 1,
         vmapped=side == "vmap",
     )
@@ -82,8 +76,8 @@ def steps(network: str, side: str, replicates: int) -> harness.Row:
         for start in starts
     ]
     keys = [jax.random.key(i) for i in range(replicates)]
-    # Where a step has a loop over replicates, a convolution's is slow on CPU: then they are not
-    # stacked beyond one for each device.
+    # A device loops over the replicates stacked on it, and convolutions in loops are slow on CPU:
+    # networks with convolutions are stacked to one replicate for each device.
     size = (
         replicates
         if side == "vmap" or (name in FULLY_CONNECTED and side == "devices")
@@ -105,7 +99,7 @@ def steps(network: str, side: str, replicates: int) -> harness.Row:
 
 
 def ladder(side: str) -> harness.Row:
-    """Seconds of `run_ladder`."""
+    """Return the seconds of `run_ladder`."""
     import jax
     from rich.console import Console
 
@@ -127,7 +121,7 @@ def ladder(side: str) -> harness.Row:
 
 
 def measure(network: str, replicates: int, repeats: int) -> harness.Row:
-    """The sides in turn."""
+    """Measure the sides in turn and return one row."""
     found: dict[str, list[float]] = {side: [] for side in SIDES}
     for _ in range(repeats):
         for side in SIDES:
@@ -143,7 +137,7 @@ def measure(network: str, replicates: int, repeats: int) -> harness.Row:
 
 
 def measure_ladder(repeats: int) -> harness.Row:
-    """The whole ladder; a first run of each side compiles."""
+    """Measure the whole ladder and return one row; the first run of each side compiles."""
     runs: dict[str, list[harness.Row]] = {"apart": [], "devices": []}
     with tempfile.TemporaryDirectory() as cache:
         for _ in range(repeats + 1):
@@ -154,7 +148,7 @@ def measure_ladder(repeats: int) -> harness.Row:
                 )
     seconds = {side: [row["seconds"] for row in rows[1:]] for side, rows in runs.items()}
     same = runs["apart"][-1]["test_accuracy"], runs["devices"][-1]["test_accuracy"]
-    assert sorted(same[0]) == sorted(same[1]), "the two ways gave other tickets"
+    assert sorted(same[0]) == sorted(same[1]), "the two ways found different tickets"
     return {
         "what": "digits ladder, 8 seeds, s",
         **{side: statistics.median(values) for side, values in seconds.items()},
@@ -164,7 +158,7 @@ def measure_ladder(repeats: int) -> harness.Row:
 
 
 def main() -> None:
-    """Measures, prints the table, writes it."""
+    """Measure, and print and write the table."""
     parser = harness.options(__doc__.splitlines()[0])
     parser.set_defaults(repeats=5)
     parser.add_argument("--networks", default=",".join(NETWORKS))

@@ -1,10 +1,10 @@
-"""How long it takes until something happens: help, imports, the first step of a large run.
+"""Time the start: help, imports, and the first step of a large run.
 
     python benchmarks/startup.py
 
-`vgg19_cifar100` is the config of that name, batch 512, on made-up pixels in CIFAR-100's sizes; its
-time runs from the start of the process to the end of the first training step, import, reading the
-data, initialisation and the arithmetic of the step included.
+The large run is `configs/vgg19_cifar100.py`, batch 512, on made-up pixels in CIFAR-100's sizes. Its
+time runs from the start of the process to the end of the first training step: imports, reading the
+data, initialisation and the step itself.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import numpy as np
 
 
 def first_step(data_dir: str) -> harness.Row:
-    """A run's own way to its first step."""
+    """Time a run's way to its first step, part by part."""
     marks = {"start": time.perf_counter()}
     import jax
 
@@ -35,7 +35,7 @@ def first_step(data_dir: str) -> harness.Row:
     from lottery_jax.runs.experiment import set_up
     from lottery_jax.training.loop import fit, init_device_state
 
-    del ladder  # what a run imports
+    del ladder  # imported because a run imports it
     marks["import"] = time.perf_counter()
     config = recipes.vgg19("cifar100")
     config.data.dir = data_dir
@@ -56,7 +56,7 @@ def first_step(data_dir: str) -> harness.Row:
 
 
 def made_up_cifar100(folder: Path) -> None:
-    """Noise in CIFAR-100's sizes."""
+    """Write noise in CIFAR-100's sizes as `cifar100.npz`."""
     rng = np.random.default_rng(0)
     arrays = {}
     for name, count in (("train", 50_000), ("test", 10_000)):
@@ -66,7 +66,7 @@ def made_up_cifar100(folder: Path) -> None:
 
 
 def timed(*command: str) -> float:
-    """Seconds of a whole process."""
+    """Return the seconds of a whole process."""
     began = time.perf_counter()
     done = subprocess.run([sys.executable, *command], stdout=subprocess.DEVNULL)
     seconds = time.perf_counter() - began
@@ -76,7 +76,7 @@ def timed(*command: str) -> float:
 
 
 def main() -> None:
-    """Measures, prints the table, writes it."""
+    """Measure, and print and write the table."""
     parser = harness.options(__doc__.splitlines()[0])
     parser.add_argument("--first-step", help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -95,7 +95,7 @@ def main() -> None:
     for repeat in range(args.repeats + 1):
         for what, command in commands.items():
             taken = timed(*command)
-            if repeat:  # the first time brings the files into memory
+            if repeat:  # the first run brings the files into memory
                 seconds[what].append(taken)
     rows = [
         {"what": what, "seconds": statistics.median(taken), "all": taken}

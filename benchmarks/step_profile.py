@@ -1,10 +1,9 @@
-"""Where the time of a train step goes, by kind of operation, as XLA's CPU backend traces it.
+"""Print the time of a train step by kind of operation, as XLA's CPU backend traces it.
 
     python benchmarks/step_profile.py vgg19 64
 
-Convolutions run on threads that the trace does not see: they are most of what is left when the
-traced operations are taken from the time of a step. Operations that run side by side are each
-counted in full.
+The trace misses the threads that run convolutions; these take most of the time of a step that the
+traced operations do not explain. Operations that run side by side are each counted in full.
 """
 
 from __future__ import annotations
@@ -24,12 +23,12 @@ STEPS = 5
 
 
 def main() -> None:
-    """Prints the table."""
+    """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", choices=MODELS)
     parser.add_argument("batch", type=int)
     parser.add_argument("--dtype", default="float32")
-    parser.add_argument("--most", type=int, default=16, help="rows")
+    parser.add_argument("--most", type=int, default=16, help="number of rows")
     args = parser.parse_args()
     step = ours(args.model, args.batch, args.dtype).step
     seconds = statistics.median(harness.interleaved({"ours": step}, STEPS)["ours"])
@@ -45,7 +44,7 @@ def main() -> None:
 
 
 def by_kind(profile: ProfileData) -> collections.Counter[str]:
-    """Milliseconds a step of each kind of operation, named as in the compiled program."""
+    """Return milliseconds a step by kind of operation, named as in the compiled program."""
     totals: collections.Counter[str] = collections.Counter()
     for plane in profile.planes:
         for line in plane.lines:

@@ -1,9 +1,10 @@
-"""What the compiler switches of `xla_options.py` are worth: our train step with them and without.
+"""Compare our train step with the compiler switches of `models/xla_options.py` and without.
 
     python benchmarks/switches.py
     python benchmarks/switches.py --models=vgg19 --batches=64
 
-A jaxlib that was not tested compiles without them, so this is also what such a version costs.
+A version of jaxlib that was not tested compiles without them, so this is also the cost of such a
+version.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from lottery_jax.models import xla_options
 
 
 def side(model: str, batch: int, *, switches: bool) -> train_step.Side:
-    """A step of a run's own program, compiled with all switches or with none."""
+    """Return a step of a run's own program, compiled with all switches or with none."""
     xla_options.is_tested.cache_clear()
     usual = xla_options.TESTED_JAXLIB
     xla_options.TESTED_JAXLIB = usual if switches else frozenset()
@@ -30,7 +31,7 @@ def side(model: str, batch: int, *, switches: bool) -> train_step.Side:
 
 
 def main() -> None:
-    """Measures, prints the table, writes it."""
+    """Measure, and print and write the table."""
     parser = harness.options(__doc__.splitlines()[0])
     parser.add_argument("--models", default=",".join(train_step.MODELS))
     parser.add_argument("--batches", default="64")

@@ -1,8 +1,9 @@
-"""The other side of the benchmarks: the same networks and the same masked training in PyTorch.
+"""The PyTorch side of the benchmarks: the same networks and the same masked training.
 
-Written from the architectures' descriptions, in PyTorch's usual style (eager, NCHW, a DataLoader,
-masks multiplied into the weights after each optimizer step, as the PyTorch replication of Morcos
-et al. does). Sizes are checked against `lottery_jax.models` before anything is timed.
+The code follows the descriptions of the architectures in PyTorch's usual style: eager, NCHW, a
+DataLoader, and masks that are multiplied into the weights after each optimizer step, as in the
+PyTorch replication of Morcos et al. The benchmarks compare sizes with `lottery_jax.models` before
+they time anything.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ Masks = dict[str, torch.Tensor]
 
 
 class LeNet(nn.Sequential):
-    """LeNet-300-100, or Conv-2 where convolutions come first."""
+    """LeNet-300-100, or Conv-2 with `conv`, which has two convolutions first."""
 
     def __init__(self, shape: tuple[int, int, int], classes: int, *, conv: bool) -> None:
         height, width, channels = shape
@@ -39,7 +40,7 @@ class LeNet(nn.Sequential):
 
 
 class VGG19(nn.Sequential):
-    """VGG19 with BatchNorm, global average pooling, one linear layer."""
+    """VGG19 with BatchNorm, global average pooling and one linear layer."""
 
     def __init__(self, shape: tuple[int, int, int], classes: int) -> None:
         layers: list[nn.Module] = []
@@ -55,7 +56,7 @@ class VGG19(nn.Sequential):
 
 
 class Block(nn.Module):
-    """Convolutions with a shortcut around them; a projection where shapes change."""
+    """Convolutions with a shortcut around them, which is a projection where shapes change."""
 
     def __init__(
         self, before: int, layers: tuple[tuple[int, int], ...], strided: int, stride: int
@@ -77,12 +78,12 @@ class Block(nn.Module):
             self.shortcut = nn.Sequential(projection, nn.BatchNorm2d(inside))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """`[batch, in, height, width]` to the block's output."""
+        """Return the block's output for an input `[batch, channels, height, width]`."""
         return functional.relu(self.body(x) + self.shortcut(x))
 
 
 class ResNet(nn.Sequential):
-    """ResNet-20 with the CIFAR stem, or ResNet-50 with ImageNet's."""
+    """ResNet-20 with the CIFAR stem, or ResNet-50 with the ImageNet stem."""
 
     def __init__(self, shape: tuple[int, int, int], classes: int, *, bottleneck: bool) -> None:
         stem = 64 if bottleneck else 16
@@ -120,7 +121,7 @@ class AlexNet(nn.Sequential):
 
 
 def build(name: str, shape: tuple[int, int, int], classes: int) -> nn.Module:
-    """The network of that name, for images `(height, width, channels)`."""
+    """Build the network of that name for images of shape `(height, width, channels)`."""
     match name:
         case "lenet_300_100" | "conv2":
             return LeNet(shape, classes, conv=name == "conv2")
@@ -134,18 +135,18 @@ def build(name: str, shape: tuple[int, int, int], classes: int) -> nn.Module:
 
 
 def prunable(model: nn.Module) -> dict[str, nn.Parameter]:
-    """The weights of convolutions and linear layers, by name."""
+    """Return the weights of convolutions and linear layers by name."""
     kinds = (nn.Conv2d, nn.Linear)
     return {name: m.weight for name, m in model.named_modules() if isinstance(m, kinds)}
 
 
 def dense_masks(model: nn.Module) -> Masks:
-    """Masks that keep everything: float ones, since they are multiplied with."""
+    """Return masks that keep everything, as floats because they are multiplied with weights."""
     return {name: torch.ones_like(w) for name, w in prunable(model).items()}
 
 
 def percentile_masks(model: nn.Module, masks: Masks, fraction: float) -> Masks:
-    """Global magnitude by NumPy's percentile over the survivors, as the PyTorch replication."""
+    """Prune by global magnitude with NumPy's percentile, as the PyTorch replication does."""
     weights = {name: w.detach().cpu().numpy() for name, w in prunable(model).items()}
     alive = np.concatenate([np.abs(w[w != 0]) for w in weights.values()])
     threshold = np.percentile(alive, 100 * fraction)
@@ -157,7 +158,7 @@ def percentile_masks(model: nn.Module, masks: Masks, fraction: float) -> Masks:
 
 
 def apply_masks(model: nn.Module, masks: Masks) -> None:
-    """Multiplies the masks into the weights."""
+    """Multiply the masks into the weights."""
     with torch.no_grad():
         for name, weight in prunable(model).items():
             weight.mul_(masks[name])
@@ -171,7 +172,7 @@ def step(
     labels: torch.Tensor,
     dtype: torch.dtype,
 ) -> torch.Tensor:
-    """One masked training step; returns the loss, still on its device."""
+    """Do one masked training step and return the loss, still on its device."""
     optimizer.zero_grad(set_to_none=True)
     with torch.autocast(images.device.type, dtype=dtype, enabled=dtype != torch.float32):
         loss = functional.cross_entropy(model(images), labels)
@@ -182,9 +183,9 @@ def step(
 
 
 class Images(torch.utils.data.Dataset[tuple[torch.Tensor, int]]):
-    """Images one at a time, by the steps of torchvision's FashionMNIST, ToTensor and Normalize.
+    """A data set that takes the steps of torchvision's FashionMNIST, ToTensor and Normalize.
 
-    With `lean` the detour through Pillow is left out.
+    `lean` leaves out the detour through Pillow.
     """
 
     def __init__(
@@ -207,12 +208,12 @@ class Images(torch.utils.data.Dataset[tuple[torch.Tensor, int]]):
 
 
 def loader(data: Images, batch_size: int, *, shuffle: bool) -> torch.utils.data.DataLoader:
-    """A DataLoader with PyTorch's defaults."""
+    """Return a DataLoader with PyTorch's defaults."""
     return torch.utils.data.DataLoader(data, batch_size, shuffle=shuffle, drop_last=shuffle)
 
 
 def accuracy(model: nn.Module, batches: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> float:
-    """The share of right answers."""
+    """Return the share of right answers."""
     model.eval()
     right = total = 0
     with torch.no_grad():

@@ -1,15 +1,17 @@
-"""Images a second of one masked train step: this project against PyTorch, side by side.
+"""Compare the images a second of one masked train step with PyTorch's.
 
     python benchmarks/train_step.py
     python benchmarks/train_step.py --models=vgg19 --batches=64 --dtypes=float32
 
-Both sides train the same network on the same images, that are on the device already, with SGD,
-momentum and weight decay. Ours is the step of a run: it gathers the batch, normalises it and keeps
-the mask. PyTorch's is its eager loop; its masks are multiplied into the weights after each step.
+Both sides train the same network on the same images, which are on the device already, with SGD,
+momentum and weight decay. Our side is the step of a run: it gathers the batch, normalises it and
+applies the mask. PyTorch's side is an eager loop that multiplies the masks into the weights after
+each step.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import statistics
 import time
@@ -24,7 +26,7 @@ CLASSES = 10
 
 
 class Side(NamedTuple):
-    """One of the two: a step, how long the first one took, how much arithmetic it is."""
+    """One side of the comparison: a step, the seconds of the first one, and its GFLOP."""
 
     step: Callable[[], object]
     first_s: float
@@ -32,24 +34,12 @@ class Side(NamedTuple):
 
 
 def shape_of(model: str) -> tuple[int, int, int]:
-    """Fashion-MNIST's shape for the first two, CIFAR's for the others."""
+    """Return the shape of an image: Fashion-MNIST's or CIFAR's."""
     return (28, 28, 1) if model in ("lenet_300_100", "conv2") else (32, 32, 3)
 
 
-def pixels(model: str, batch: int) -> tuple[Any, Any]:
-    """Made-up images and labels: what is in them does not change how long a step takes."""
-    rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (2 * batch, *shape_of(model)), dtype=np.uint8)
-    return images, rng.integers(0, CLASSES, 2 * batch).astype(np.int32)
-
-
-def multiply_adds(model: str) -> float:
-    """Of a forward pass of one image, in millions; a train step is three times that."""
-    return harness.multiply_adds(network_of(model, "float32"), shape_of(model)) / 1e6
-
-
 def network_of(model: str, dtype: str) -> Any:
-    """Ours; ResNet50 with the ImageNet stem, as in the experiments."""
+    """Return our network; ResNet50 has the ImageNet stem, as in the experiments."""
     from lottery_jax.models import build_model
 
     stem = {"stem": "imagenet"} if model == "resnet50" else {}
@@ -57,34 +47,24 @@ def network_of(model: str, dtype: str) -> Any:
 
 
 def ours(model: str, batch: int, dtype: str) -> Side:
-    """A step of a run's own program."""
+    """Return our side: the step of a run's own program."""
     import jax
 
     from lottery_jax.models import init_variables
     from lottery_jax.parallel.mesh import make_mesh, to_mesh
     from lottery_jax.pruning import masks
     from lottery_jax.training.batches import DeviceData, epoch_order
-    from lottery_jax.training.loop import MetricSums, init_device_state, make_program
-    from lottery_jax.training.optim import make_optimizer, make_schedule
+    from lottery_jax.training.loop import MetricSums, init_device_state
 
-    images, labels = pixels(model, batch)
     shape, network = shape_of(model), network_of(model, dtype)
-    program = make_program(
-        network,
-        make_optimizer("sgd", momentum=0.9, weight_decay=1e-4),
-        make_schedule("constant", 0.01, steps_per_epoch=2, epochs=1),
-        mesh=make_mesh(jax.devices()[:1]),
-        examples=len(labels),
-        batch_size=batch,
-        mean=(0.5,) * shape[-1],
-        std=(0.25,) * shape[-1],
+    images, labels = harness.made_up_images(2 * batch, shape)
+    mesh = make_mesh(jax.devices()[:1])
+    program = harness.sgd_program(
+        network, mesh, channels=shape[-1], examples=len(labels), batch_size=batch
     )
     variables = jax.jit(lambda key: init_variables(network, key, shape))(jax.random.key(0))
     state = init_device_state(program, variables, masks.ones_like(variables["params"]), 0)
-    totals, data = (
-        to_mesh(program.mesh, MetricSums.zero()),
-        to_mesh(program.mesh, DeviceData(images, labels)),
-    )
+    totals, data = to_mesh(mesh, (MetricSums.zero(), DeviceData(images, labels)))
     key = jax.random.key(1)
     order = epoch_order(key, np.int32(0), examples=len(labels), batch_size=batch)
 
@@ -95,11 +75,13 @@ def ours(model: str, batch: int, dtype: str) -> Side:
 
     began = time.perf_counter()
     step()
-    return Side(step, time.perf_counter() - began, 6e-3 * multiply_adds(model) * batch)
+    seconds = time.perf_counter() - began
+    # A train step is three times a forward pass; a multiply-add is two operations.
+    return Side(step, seconds, 6e-9 * harness.multiply_adds(network, shape) * batch)
 
 
 def theirs(model: str, batch: int, dtype: str) -> Side:
-    """PyTorch's eager loop."""
+    """Return PyTorch's side: a step of its eager loop."""
     import torch
     import torch_reference as reference
 
@@ -107,7 +89,7 @@ def theirs(model: str, batch: int, dtype: str) -> Side:
     network = reference.build(model, shape_of(model), CLASSES).to(device)
     optimizer = torch.optim.SGD(network.parameters(), 0.01, momentum=0.9, weight_decay=1e-4)
     masks = reference.dense_masks(network)
-    images, labels = pixels(model, batch)
+    images, labels = harness.made_up_images(2 * batch, shape_of(model))
     x = torch.from_numpy(images[:batch]).to(device).permute(0, 3, 1, 2).float()
     x = x.div(255).sub(0.5).div(0.25).contiguous()
     y = torch.from_numpy(labels[:batch]).to(device).long()
@@ -123,7 +105,7 @@ def theirs(model: str, batch: int, dtype: str) -> Side:
 
 
 def check_same_network(model: str) -> None:
-    """Both sides must have as many parameters."""
+    """Assert that both sides have the same number of parameters."""
     import jax
     import torch_reference as reference
 
@@ -136,7 +118,7 @@ def check_same_network(model: str) -> None:
 
 
 def matmul_peak(repeats: int) -> dict[str, float]:
-    """GFLOP/s of a 4096 x 4096 matrix product in float32, of each library."""
+    """Return each library's GFLOP/s for a 4096 x 4096 matrix product in float32."""
     import jax
     import torch
 
@@ -157,12 +139,12 @@ def matmul_peak(repeats: int) -> dict[str, float]:
 
 
 def main() -> None:
-    """Measures, prints the table, writes it."""
+    """Measure, and print and write the table."""
     parser = harness.options(__doc__.splitlines()[0])
     parser.add_argument("--models", default=",".join(MODELS))
     parser.add_argument("--batches", default="64,256")
     parser.add_argument("--dtypes", default="float32,bfloat16")
-    parser.add_argument("--memory-of", nargs=4, help="SIDE MODEL BATCH DTYPE; for internal use")
+    parser.add_argument("--memory-of", nargs=4, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.memory_of:
         name, model, batch, dtype = args.memory_of
@@ -200,9 +182,9 @@ def main() -> None:
 
 
 def measure(model: str, batch: int, dtype: str, repeats: int, peak: float) -> harness.Row:
-    """One row: both sides side by side, then the memory of each by itself."""
+    """Return one row: the time of both sides in turn, then the memory of each by itself."""
     sides = {"ours": ours(model, batch, dtype), "theirs": theirs(model, batch, dtype)}
-    # Where a step takes milliseconds one measurement is of many.
+    # If a step takes milliseconds, one measurement has many steps.
     times = {}
     for name, side in sides.items():
         began = time.perf_counter()

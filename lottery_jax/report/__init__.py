@@ -1,9 +1,10 @@
-"""From the files of runs to tables and figures. Imports no JAX, and Matplotlib only to draw.
+"""Turn the files of runs into tables and figures, without JAX.
 
     python -m lottery_jax.report --help
 
-`curves.py` reads a run and `transfers.py` a transfer matrix; `names.py` tells runs apart,
-`panels.py` says what to draw of them and `tables.py` what to print; `write.py` writes the files.
+`curves.py` reads a run and `transfers.py` a transfer matrix. `labels.py` names runs so that readers
+can tell them apart, and `published.py` has published accuracies. `panels.py` prepares what
+`figures.py` draws, `tables.py` makes the tables, and `write.py` writes the files.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`python -m lottery_jax.report`."""
+"""The entry point of `python -m lottery_jax.report`."""
 
 import sys
 

@@ -2,8 +2,8 @@
 
 python -m lottery_jax.report WORKDIR [WORKDIR ...] [--out DIR] [--reference NAME] [--density D]
 
-A directory whose config names `transfer.sources` and `transfer.targets` is a transfer matrix and
-is reported on as a whole.
+A directory whose config sets `transfer.sources` and `transfer.targets` is a transfer matrix; the
+report covers all its runs.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from lottery_jax.system.command_line import CommandParser, exit_status, path_arg
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit status."""
+    """Run the command line and return the exit status."""
     parser = CommandParser(
         prog="python -m lottery_jax.report",
-        description="Draw accuracy over weights remaining from one or several run directories, or "
-        "the figures of a transfer matrix.",
+        description="Draw accuracy over weights remaining for one or more run directories, or the "
+        "figures of a transfer matrix.",
     )
     parser.add_argument("workdirs", nargs="+", type=path_argument, metavar="WORKDIR")
     parser.add_argument("--out", type=path_argument, help="default: report/ in the first directory")
@@ -28,13 +28,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         action="append",
         default=[],
         metavar="NAME",
-        help="draw published curves behind: gohil2020, tanaka2020, or one of them with network and "
-        "data, as gohil2020:vgg19_cifar10; may be repeated",
+        help="draw published curves behind the runs: gohil2020, tanaka2020, or one of them with "
+        "network and data, such as gohil2020:vgg19_cifar10; may be repeated",
     )
     parser.add_argument(
         "--density",
         type=float,
-        help="of a transfer matrix: at which fraction of weights to compare",
+        help="compare the tickets of a transfer matrix at this fraction of weights",
     )
     args = parser.parse_args(argv)
 

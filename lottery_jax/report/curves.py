@@ -1,4 +1,4 @@
-"""A run as curves of accuracy over weights remaining, read from its files."""
+"""Read a run's files into curves of accuracy over weights remaining."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LABELS = {
     "dense_sign": "same mask, signs only",
 }
 
-# (ladder.draw, ladder.scores) -> what the tickets are called.
+# (ladder.draw, ladder.scores) -> the name of the method.
 _METHODS = {
     ("iterative", "magnitude"): "IMP",
     ("oneshot", "magnitude"): "one-shot magnitude",
@@ -43,7 +43,7 @@ _IMP = _METHODS["iterative", "magnitude"]
 _PRUNABLE = "prunable weights"
 _DENSE_HEAD = ", the dense re-initialised head included"
 
-# What reading a file that is missing or damaged raises.
+# Exceptions that reading a missing or damaged file raises.
 UNREADABLE = (
     OSError,
     ValueError,
@@ -61,9 +61,9 @@ class Point:
     """One level of one series, in percent.
 
     Attributes:
-        level: 0 is the dense network.
+        level: the level of the ladder; 0 is the dense network.
         remaining: prunable weights that remain, the mean over seeds.
-        accuracies: by seed.
+        accuracies: test accuracies by seed.
     """
 
     level: int
@@ -72,35 +72,35 @@ class Point:
 
     @property
     def mean(self) -> float:
-        """Over seeds."""
+        """The mean accuracy over seeds."""
         return statistics.fmean(self.accuracies.values())
 
     @property
     def std(self) -> float:
-        """One standard deviation over seeds."""
+        """The standard deviation of the accuracy over seeds."""
         return deviation(self.accuracies)
 
 
 def deviation(values: Mapping[int, float]) -> float:
-    """One standard deviation of values by seed (n - 1); 0 for a single seed."""
+    """Return the sample standard deviation (n - 1) of values by seed; 0 for a single seed."""
     return statistics.stdev(values.values()) if len(values) > 1 else 0.0
 
 
 @dataclasses.dataclass(frozen=True)
 class RunCurve:
-    """What curve.csv and config.json say of one run.
+    """The contents of one run's curve.csv and config.json.
 
     Attributes:
         workdir: the run directory.
-        network: its name.
-        data: the data set trained on.
-        optimizer: in capitals.
+        network: the network's name.
+        data: the name of the data set trained on.
+        optimizer: the optimizer's name in capitals.
         method: how the tickets were drawn, in a word or two.
         source: data and optimizer of the run that drew the tickets; empty: this run.
-        counted: what 100 % of the weights are.
+        counted_weights: which weights make up 100 %.
         dense: level 0.
-        series: for `winning` and then each control, its points by level, dense left out.
-        seeds: those that have at least one row.
+        series: the points of `winning`, then of each control, by level and without level 0.
+        seeds: the seeds that have at least one row.
         config: the whole config, nested.
     """
 
@@ -110,7 +110,7 @@ class RunCurve:
     optimizer: str
     method: str
     source: str
-    counted: str
+    counted_weights: str
     dense: Point
     series: dict[str, list[Point]]
     seeds: tuple[int, ...]
@@ -123,40 +123,41 @@ class RunCurve:
 
     @property
     def origin(self) -> str:
-        """Where the tickets are from."""
+        """The run that the tickets come from, in words."""
         return f"tickets of {self.source}" if self.source else "native tickets"
 
     @property
     def unusual_method(self) -> str:
-        """The method unless it is IMP, which goes without saying."""
+        """The method, or nothing if it is IMP, the usual one."""
         return "" if self.method == _IMP else self.method
 
     @property
     def title(self) -> str:
-        """The setting, the method unless it is IMP, and the source if it is another run."""
+        """The setting, the method if it is not IMP, and the source if it is another run."""
         more = f"{self.unusual_method} {self.origin if self.source else ''}".strip()
         return f"{self.setting}, {more}" if more else self.setting
 
     @property
     def tickets(self) -> dict[int, Point]:
-        """The winning series by level, with the dense network as level 0."""
+        """The points of the winning tickets by level, with the dense network as level 0."""
         return self.points(WINNING)
 
     def points(self, series: str) -> dict[int, Point]:
-        """A series by level; the dense network is level 0 of the winning one."""
+        """Return a series by level; the dense network is level 0 of the winning tickets."""
         dense = [self.dense] if series == WINNING else []
         return {point.level: point for point in [*dense, *self.series.get(series, [])]}
 
 
 class NothingYetError(ConfigError):
-    """A run that has begun but has no complete level."""
+    """The run has begun but has no complete level."""
 
 
 def read_run(workdir: Path) -> RunCurve:
-    """Reads a run's curve.csv and config.json.
+    """Read a run's curve.csv and config.json.
 
     Raises:
-        ConfigError: there is no run, nothing has been completed, or a file is damaged.
+        NothingYetError: no level is complete.
+        ConfigError: the directory is not a run, or a file is damaged.
     """
     try:
         config, rows = read_config(workdir), _read_rows(workdir)
@@ -166,9 +167,9 @@ def read_run(workdir: Path) -> RunCurve:
         drawn = read_config(folder) if folder else config
         if folder:
             source = ", ".join(_trained_on(drawn)[1:])
-        else:  # of a source that is not there, its name is all that is known
+        else:  # the source's directory is gone; its name is all that is known
             source = Path(config.get("source") or "").name
-        counted = _PRUNABLE + (_DENSE_HEAD if _has_dense_head(config, rows, folder) else "")
+        counted_weights = _PRUNABLE + (_DENSE_HEAD if _has_dense_head(config, rows, folder) else "")
         method = _method(drawn)
     except UNREADABLE as error:
         raise ConfigError(f"{workdir}: is not a run that can be reported on: {error}") from error
@@ -181,24 +182,25 @@ def read_run(workdir: Path) -> RunCurve:
     seeds = tuple(sorted({seed for point in points.values() for seed in point.accuracies}))
     dense = points[WINNING, 0]
     return RunCurve(
-        workdir, network, data, optimizer, method, source, counted, dense, series, seeds, config
-    )
+        workdir, network, data, optimizer, method, source, counted_weights, dense, series, seeds,
+        config,
+    )  # fmt: skip
 
 
 def pooled(runs: Iterable[RunCurve]) -> list[RunCurve]:
-    """Runs of the same config but for their seeds as one run with all the seeds.
+    """Combine runs whose configs differ in their seeds alone into one run with all the seeds.
 
-    Of a seed that two of them have, the first one counts.
+    Where two runs have the same seed, the first one counts.
     """
     groups: dict[str, list[RunCurve]] = {}
     for run in runs:
         key = json.dumps({**run.config, "seeds": None, "wandb": None}, sort_keys=True)
         groups.setdefault(key, []).append(run)
-    return [_joined(group) for group in groups.values()]
+    return [_combine(group) for group in groups.values()]
 
 
-def _joined(runs: Sequence[RunCurve]) -> RunCurve:
-    """One run of several, each point with the seeds of all; `workdir` is the first one's."""
+def _combine(runs: Sequence[RunCurve]) -> RunCurve:
+    """Return one run whose points have the seeds of all; `workdir` is that of the first run."""
 
     def join(points: Sequence[Point]) -> Point:
         seeds = {seed: a for p in reversed(points) for seed, a in p.accuracies.items()}
@@ -222,10 +224,10 @@ def _joined(runs: Sequence[RunCurve]) -> RunCurve:
 
 
 def read_config(workdir: Path) -> dict[str, Any]:
-    """The config in a directory's config.json; raises one of `UNREADABLE`."""
+    """Return the config in a directory's config.json, or raise one of `UNREADABLE`."""
     stored = json.loads((workdir / "config.json").read_text(encoding="utf-8"))["config"]
     if not isinstance(stored, dict):
-        raise ValueError("config.json holds no table of keys and values")
+        raise ValueError('config.json has no table of keys and values under "config"')
     return stored
 
 
@@ -239,7 +241,7 @@ def _read_rows(workdir: Path) -> list[dict[str, str]]:
 
 
 def _points(rows: Iterable[Mapping[str, str]]) -> dict[tuple[str, int], Point]:
-    """By series and level, in the order of the rows."""
+    """Return the points by series and level, in the order of the rows."""
     found: dict[tuple[str, int], list[Mapping[str, str]]] = {}
     for row in rows:
         found.setdefault((row["control"], int(row["level"])), []).append(row)
@@ -256,17 +258,17 @@ def _points(rows: Iterable[Mapping[str, str]]) -> dict[tuple[str, int], Point]:
 def _number(row: Mapping[str, str], column: str) -> float:
     value = float(row[column])
     if not math.isfinite(value):
-        raise ValueError(f"curve.csv has {column} {row[column]}")
+        raise ValueError(f"curve.csv has {column} {row[column]}, which is not a finite number")
     return value
 
 
 def _trained_on(config: Mapping[str, Any]) -> tuple[str, str, str]:
-    """Network, data and optimizer."""
+    """Return the names of network, data and optimizer."""
     return config["model"]["name"], config["data"]["name"], config["optimizer"]["name"].upper()
 
 
 def _method(config: Mapping[str, Any]) -> str:
-    """What tickets drawn by this config are called.
+    """Return the name of the method by which this config draws tickets.
 
     >>> _method({"ladder": {"scores": "snip", "draw": "init_nested"}}), _method({"ladder": {}})
     ('iterative SNIP', 'IMP')
@@ -277,7 +279,7 @@ def _method(config: Mapping[str, Any]) -> str:
 
 
 def _source_dir(workdir: Path, config: Mapping[str, Any]) -> Path | None:
-    """Where the source of a transfer is; beside the run if it was moved along with it."""
+    """Return the directory of a transfer's source, also if it was moved together with the run."""
     source = config.get("source")
     if not source:
         return None
@@ -288,10 +290,10 @@ def _source_dir(workdir: Path, config: Mapping[str, Any]) -> Path | None:
 def _has_dense_head(
     config: Mapping[str, Any], rows: Iterable[Mapping[str, str]], source: Path | None
 ) -> bool:
-    """Whether a transfer run trained a new output layer, none of it pruned.
+    """Whether a transfer run trained a new output layer without pruning it.
 
-    Where the config leaves it to the data (`auto`), its tickets have one if they do not keep as
-    many weights as those of the source.
+    If the config leaves the choice to the data (`auto`), the layer is new if the run's tickets keep
+    another number of weights than the source's.
     """
     transfer = config.get("transfer", {})
     head = transfer.get("head", "auto")
@@ -302,16 +304,18 @@ def _has_dense_head(
     if source is None or not (source / "curve.csv").is_file():
         return False
 
-    def kept(rows: Iterable[Mapping[str, str]]) -> dict[tuple[str, str], str]:
+    def kept_weights(rows: Iterable[Mapping[str, str]]) -> dict[tuple[str, str], str]:
         pruned = [row for row in rows if row["control"] == WINNING and int(row["level"]) > 0]
         return {(row["seed"], row["level"]): row["weights_remaining"] for row in pruned}
 
-    theirs = kept(_read_rows(source))
-    return any(theirs.get(key, n) != n for key, n in kept(rows).items())
+    in_source = kept_weights(_read_rows(source))
+    return any(in_source.get(key, n) != n for key, n in kept_weights(rows).items())
 
 
 def layer_densities(run: RunCurve) -> dict[str, list[tuple[float, float]]]:
-    """For each layer: (weights remaining in all, in this layer), in %, means over seeds.
+    """Return for each layer pairs of percentages by level, means over seeds.
+
+    A pair is (weights remaining in the network, weights remaining in the layer).
 
     Raises:
         ConfigError: a ticket's metadata can't be read.
@@ -328,7 +332,7 @@ def layer_densities(run: RunCurve) -> dict[str, list[tuple[float, float]]]:
                     kept, total = metadata["layers"][name]
                     pair = (100 * metadata["density"], 100 * kept / total)
                     if not all(map(math.isfinite, pair)):
-                        raise ValueError(f"the density of {name} is not a number")
+                        raise ValueError(f"the density of {name} is not a finite number")
                     found.setdefault(name, {}).setdefault(level, []).append(pair)
             except UNREADABLE as error:
                 raise ConfigError(

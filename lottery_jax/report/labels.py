@@ -1,4 +1,4 @@
-"""What tells runs apart, and what they have in common, in words."""
+"""Describe in words what runs have in common and what distinguishes them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from lottery_jax.report.curves import RunCurve
 
 
 def legend_names(runs: Sequence[RunCurve]) -> list[str]:
-    """What tells runs apart: setting, method and source as far as they differ, or directories."""
+    """Name runs by setting, method and source as far as they differ, or by directory."""
     if len({run.setting for run in runs}) > 1:
         return headings(runs)
     for names in (
@@ -23,7 +23,7 @@ def legend_names(runs: Sequence[RunCurve]) -> list[str]:
 
 
 def headings(runs: Sequence[RunCurve]) -> list[str]:
-    """The runs' titles, with the directory where two have the same."""
+    """Return the runs' titles, with something that distinguishes runs of the same title."""
     titles = [run.title for run in runs]
     return [
         f"{title} ({folder})" if titles.count(title) > 1 else title
@@ -31,32 +31,31 @@ def headings(runs: Sequence[RunCurve]) -> list[str]:
     ]
 
 
-# More keys than this do not fit a legend.
-_FEW = 3
+_MOST_KEYS = 3  # more do not fit a legend
 
 
 def _differences(runs: Sequence[RunCurve]) -> list[str]:
-    """The keys in which the runs' configs differ, if they are few, or directories."""
-    flat = [dict(_flat(run.config)) for run in runs]
+    """Name runs by the keys in which their configs differ, or by directory if there are many."""
+    flat = [dict(flatten(run.config)) for run in runs]
     keys = [key for key in flat[0] if any(f.get(key) != flat[0][key] for f in flat)]
     keys = [key for key in keys if key != "seeds" and not key.startswith("wandb.")]
     names = [", ".join(f"{key} {_value(f.get(key))}" for key in keys) for f in flat]
-    if 0 < len(keys) <= _FEW and len(set(names)) == len(runs):
+    if 0 < len(keys) <= _MOST_KEYS and len(set(names)) == len(runs):
         return names
     return _directories(runs)
 
 
-def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """A nested config by dotted key."""
+def flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield (dotted key, value) of a nested config."""
     for key, value in config.items():
         if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
+            yield from flatten(value, f"{prefix}{key}.")
         else:
             yield prefix + key, value
 
 
 def _value(value: Any) -> str:
-    """A value as it stands in a legend.
+    """Return a config's value as text for a legend.
 
     >>> [_value(v) for v in (0.1, [], ["random", "init"], "")]
     ['0.1', 'none', 'random+init', 'none']
@@ -67,7 +66,7 @@ def _value(value: Any) -> str:
 
 
 def _directories(runs: Sequence[RunCurve]) -> list[str]:
-    """The last parts of the runs' directories, as many as tell them apart."""
+    """Name runs by the last parts of their directories, as many as make the names differ."""
     parts = [run.workdir.resolve().parts for run in runs]
     for n in range(1, max(map(len, parts))):
         names = ["/".join(p[-n:]) for p in parts]
@@ -77,14 +76,14 @@ def _directories(runs: Sequence[RunCurve]) -> list[str]:
 
 
 def count_seeds(runs: Sequence[RunCurve]) -> str:
-    """How many seeds the runs have."""
-    return _count([len(run.seeds) for run in runs])
+    """Return how many seeds the runs have, in words."""
+    return _seeds_text([len(run.seeds) for run in runs])
 
 
-def _count(numbers: Sequence[int]) -> str:
-    """Numbers of seeds in words.
+def _seeds_text(numbers: Sequence[int]) -> str:
+    """Return numbers of seeds in words.
 
-    >>> [_count(n) for n in ([3], [1, 1], [1, 3])]
+    >>> [_seeds_text(n) for n in ([3], [1, 1], [1, 3])]
     ['3 seeds', '1 seed', '1 to 3 seeds']
     """
     low, high = min(numbers), max(numbers)
@@ -92,11 +91,11 @@ def _count(numbers: Sequence[int]) -> str:
 
 
 def spread(runs: Sequence[RunCurve]) -> str:
-    """How many seeds there are, and what is shown of several."""
+    """Return how many seeds there are and, for several, which statistics are shown."""
     several = any(len(run.seeds) > 1 for run in runs)
     return f"{count_seeds(runs)}{', mean ± 1 standard deviation' if several else ''}"
 
 
-def counted(runs: Sequence[RunCurve]) -> str:
-    """What 100 % of the weights are; where runs differ, whichever says more."""
-    return max((run.counted for run in runs), key=len)
+def counted_weights(runs: Sequence[RunCurve]) -> str:
+    """Return which weights make up 100 %; where runs differ, the longest description."""
+    return max((run.counted_weights for run in runs), key=len)

@@ -1,26 +1,87 @@
-"""What figures show of runs and transfer matrices, as the plain data that `figures` draws."""
+"""What the figures show, as plain data: its types, and how runs and transfer matrices become it."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 
 from lottery_jax.curve import WINNING
 from lottery_jax.report.curves import LABELS, RANDOM, Point, RunCurve, deviation
-from lottery_jax.report.figures import DenseLine, Heat, Line, Panel
 from lottery_jax.report.labels import legend_names
 from lottery_jax.report.published import Curve
 from lottery_jax.report.transfers import TransferMatrix
 
 
-def accuracy_panel(runs: Sequence[RunCurve], curves: Sequence[Curve] = ()) -> Panel:
-    """The lines of a figure of accuracy over weights remaining.
+@dataclasses.dataclass(frozen=True)
+class Line:
+    """Accuracies over weights remaining, both in percent. A line without points is a legend entry.
 
-    Of a single run every series has its colour. Of several runs each has its colour: its tickets
-    are solid, its controls dashed, and each kind of control has one legend entry for all runs.
+    Attributes:
+        label: the legend entry; empty: none.
+        x: weights remaining.
+        mean: accuracies.
+        std: half the width of the band around the line; empty: no band.
+        colour: a number in the palette; None: grey.
+        marker: a number among the markers.
+        kind: `ticket` (solid), `control` (dashed, hollow) or `reference` (thin, grey, behind).
     """
-    lines = [_published(curve, runs, i) for i, curve in enumerate(curves)]
+
+    label: str
+    x: tuple[float, ...] = ()
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    colour: int | None = None
+    marker: int = 0
+    kind: str = "ticket"
+
+
+@dataclasses.dataclass(frozen=True)
+class DenseLine:
+    """A dense network's accuracy, drawn as a dotted horizontal line; None is a legend entry alone.
+
+    `label` and `colour` mean what they mean in a `Line`.
+    """
+
+    label: str
+    accuracy: float | None = None
+    colour: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Panel:
+    """One pair of axes. Lines of the same label in several panels share a legend entry."""
+
+    title: str
+    lines: tuple[Line, ...]
+    dense: tuple[DenseLine, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class HeatCell:
+    """One cell of a heat map.
+
+    Attributes:
+        value: the number that its colour shows; None: no colour.
+        text: its large print.
+        small: its small print, below.
+        framed: whether it has a bold frame.
+    """
+
+    value: float | None
+    text: str
+    small: str = ""
+    framed: bool = False
+
+
+def accuracy_panel(runs: Sequence[RunCurve], curves: Sequence[Curve] = ()) -> Panel:
+    """Return the lines of a figure of accuracy over weights remaining, published curves behind.
+
+    A single run has a colour for each series. Several runs have a colour each, solid for the
+    tickets and dashed for the controls, and one legend entry for each kind of control.
+    """
+    lines = [_published_line(curve, runs, i) for i, curve in enumerate(curves)]
     controls = list(dict.fromkeys(n for run in runs for n in run.series if n != WINNING))
     single = len(runs) == 1
     names = [LABELS[WINNING]] if single else legend_names(runs)
@@ -29,22 +90,23 @@ def accuracy_panel(runs: Sequence[RunCurve], curves: Sequence[Curve] = ()) -> Pa
         for control in controls:
             if points := run.series.get(control):
                 label = LABELS.get(control, control) if single else ""
-                lines.append(_control(label, points, control, _look(control) if single else i))
+                colour = _style_number(control) if single else i
+                lines.append(_control_line(label, points, control, colour))
     if not single:
-        lines += [_control(LABELS.get(control, control), [], control) for control in controls]
-    return Panel("", tuple(lines), _dense([run.dense.mean for run in runs]))
+        lines += [_control_line(LABELS.get(control, control), [], control) for control in controls]
+    return Panel("", tuple(lines), _dense_lines([run.dense.mean for run in runs]))
 
 
-def _dense(accuracies: Sequence[float]) -> tuple[DenseLine, ...]:
-    """One line if all are the same, else one in the colour of each run."""
+def _dense_lines(accuracies: Sequence[float]) -> tuple[DenseLine, ...]:
+    """Return one line if all accuracies are the same, otherwise one in the colour of each run."""
     if all(math.isclose(accuracy, accuracies[0], abs_tol=1e-9) for accuracy in accuracies):
         return (DenseLine("dense network", accuracies[0]),)
-    own = (DenseLine("", accuracy, i) for i, accuracy in enumerate(accuracies))
-    return (DenseLine("dense networks, each in its colour"), *own)
+    coloured = (DenseLine("", accuracy, i) for i, accuracy in enumerate(accuracies))
+    return (DenseLine("dense networks, each in its colour"), *coloured)
 
 
 def matrix_panels(matrix: TransferMatrix) -> list[Panel]:
-    """For each target: the tickets of every source and its own, random tickets, and dense."""
+    """Return a panel for each target: all tickets trained on it, random tickets and dense."""
     panels = []
     for target in matrix.targets:
         lines = [
@@ -54,29 +116,29 @@ def matrix_panels(matrix: TransferMatrix) -> list[Panel]:
         ]
         native = matrix.runs.get((target, target))
         if native and (points := native.series.get(RANDOM)):
-            lines.append(_control(LABELS[RANDOM], points, RANDOM))
+            lines.append(_control_line(LABELS[RANDOM], points, RANDOM))
         dense = (DenseLine("dense network", native.dense.mean),) if native else ()
         panels.append(Panel(f"trained on {target}", tuple(lines), dense))
     return panels
 
 
-def heat_rows(matrix: TransferMatrix) -> dict[str, list[Heat]]:
-    """The heat map of a matrix: a row for each source, and one for the random tickets."""
-    rows = {s: [_heat(matrix, s, t) for t in matrix.targets] for s in matrix.sources}
-    rows[LABELS[RANDOM]] = [_heat(matrix, RANDOM, t) for t in matrix.targets]
+def heat_rows(matrix: TransferMatrix) -> dict[str, list[HeatCell]]:
+    """Return the heat map of a matrix: a row for each source, and one for the random tickets."""
+    rows = {s: [_heat_cell(matrix, s, t) for t in matrix.targets] for s in matrix.sources}
+    rows[LABELS[RANDOM]] = [_heat_cell(matrix, RANDOM, t) for t in matrix.targets]
     return rows
 
 
-def _heat(matrix: TransferMatrix, source: str, target: str) -> Heat:
+def _heat_cell(matrix: TransferMatrix, source: str, target: str) -> HeatCell:
     point = matrix.point(source, target, matrix.level)
     if point is not None and source == target:
-        return Heat(0.0, f"{point.mean:.2f}", _plus_minus(point.accuracies), framed=True)
-    found = matrix.differences(source, target, matrix.level)
-    if not found:
-        return Heat(None, "missing")
+        return HeatCell(0.0, f"{point.mean:.2f}", _plus_minus(point.accuracies), framed=True)
+    differences = matrix.differences(source, target, matrix.level)
+    if not differences:
+        return HeatCell(None, "missing")
     mark = "" if matrix.is_comparable(source, target, matrix.level) else "†"
-    mean = statistics.fmean(found.values())
-    return Heat(mean, f"{_signed(mean)}{mark}", _plus_minus(found))
+    mean = statistics.fmean(differences.values())
+    return HeatCell(mean, f"{_signed(mean)}{mark}", _plus_minus(differences))
 
 
 def _plus_minus(values: Mapping[int, float]) -> str:
@@ -84,7 +146,7 @@ def _plus_minus(values: Mapping[int, float]) -> str:
 
 
 def _signed(value: float) -> str:
-    """A difference with its sign; one that rounds to nothing has none.
+    """Return a difference with its sign, or without one if it rounds to 0.
 
     >>> _signed(1.234), _signed(-0.001)
     ('+1.23', '0.00')
@@ -93,8 +155,8 @@ def _signed(value: float) -> str:
     return text[1:] if float(text[1:]) == 0 else text
 
 
-def _look(series: str) -> int:
-    """A number for colour and marker, for a series the same in every figure."""
+def _style_number(series: str) -> int:
+    """Return the number of a series' colour and marker, the same in every figure."""
     names = list(LABELS)
     return names.index(series) if series in names else len(names)
 
@@ -108,22 +170,19 @@ def _line(
     kind: str = "ticket",
 ) -> Line:
     found = list(points)
-    return Line(
-        label,
-        tuple(p.remaining for p in found),
-        tuple(p.mean for p in found),
-        tuple(p.std for p in found),
-        colour,
-        marker,
-        kind,
-    )
+    x = tuple(point.remaining for point in found)
+    mean = tuple(point.mean for point in found)
+    std = tuple(point.std for point in found)
+    return Line(label, x, mean, std, colour, marker, kind)
 
 
-def _control(label: str, points: Iterable[Point], name: str, colour: int | None = None) -> Line:
-    return _line(label, points, colour=colour, marker=_look(name), kind="control")
+def _control_line(
+    label: str, points: Iterable[Point], control: str, colour: int | None = None
+) -> Line:
+    return _line(label, points, colour=colour, marker=_style_number(control), kind="control")
 
 
-def _published(curve: Curve, runs: Sequence[RunCurve], number: int) -> Line:
+def _published_line(curve: Curve, runs: Sequence[RunCurve], number: int) -> Line:
     return Line(
         curve.label([(run.network, run.data) for run in runs]),
         tuple(100 - pruned for pruned, _ in curve.points),

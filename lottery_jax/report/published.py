@@ -1,12 +1,14 @@
-"""Published accuracies to draw behind one's own, with what is known of how they were made."""
+"""Published accuracies to draw behind a run, and how their training differs from the run's."""
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from lottery_jax.errors import ConfigError
+from lottery_jax.report.labels import flatten
 
 # (weights pruned, test accuracy), both in percent.
 Points = tuple[tuple[float, float], ...]
@@ -14,14 +16,14 @@ Points = tuple[tuple[float, float], ...]
 
 @dataclasses.dataclass(frozen=True)
 class Publication:
-    """Where curves were published.
+    """A paper with published curves.
 
     Attributes:
-        key: its name on the command line.
-        name: its name in a legend.
-        citation: in full.
-        replicates: independent trainings behind each number.
-        notes: what else to know before comparing; each is a sentence without its full stop.
+        key: the name on the command line.
+        name: the name in a legend.
+        citation: the full citation.
+        replicates: the number of independent trainings behind each number.
+        notes: other facts that matter for a comparison, each a sentence without its full stop.
     """
 
     key: str
@@ -36,13 +38,13 @@ class Curve:
     """One published curve.
 
     Attributes:
-        publication: where it stands.
-        network: as `config.model.name` calls it.
-        data: what was trained on, as `config.data.name` calls it.
+        publication: the paper.
+        network: the name of the network in `config.model.name`.
+        data: the name in `config.data.name` of the data set trained on.
         ticket: which tickets were trained.
         points: the numbers, from dense to sparse.
-        settings: what is known of the training, by the dotted key of the config that says the same.
-        notes: of this curve alone.
+        settings: the known settings of the training, by the dotted key of our config.
+        notes: like the publication's, for this curve alone.
     """
 
     publication: Publication
@@ -55,11 +57,11 @@ class Curve:
 
     @property
     def key(self) -> str:
-        """What asks for it on a command line; curves of the same network and data share it."""
+        """The name on the command line; curves of the same network and data share it."""
         return f"{self.publication.key}:{self.network}_{self.data}"
 
     def label(self, settings: Iterable[tuple[str, str]]) -> str:
-        """Its name in a legend, with network and data if no run there has the same."""
+        """Return the name in a legend, with network and data unless a run has the same."""
         other = (self.network, self.data) not in settings
         where = f", {self.network} on {self.data}" if other else ""
         return f"{self.publication.name}{where}: {self.ticket}"
@@ -145,15 +147,14 @@ CURVES = (
 
 
 def select(name: str, settings: Iterable[tuple[str, str]]) -> list[Curve]:
-    """The curves that a name on the command line asks for.
+    """Return the curves that a name on the command line selects.
 
     Args:
-        name: a publication, or `PUBLICATION:NETWORK_DATA`.
-        settings: network and data of each run; of a publication the curves that match one of them
-            are taken.
+        name: `PUBLICATION`, for the curves that match a run, or `PUBLICATION:NETWORK_DATA`.
+        settings: network and data of each run.
 
     Raises:
-        ConfigError: there are none; it lists those there are.
+        ConfigError: there are no such curves; the message lists all names.
 
     >>> [curve.ticket for curve in select("gohil2020", [("vgg19", "svhn")])]
     ['SVHN ticket']
@@ -169,11 +170,11 @@ def select(name: str, settings: Iterable[tuple[str, str]]) -> list[Curve]:
             for curve in CURVES
             if curve.publication.key == name and (curve.network, curve.data) in runs
         ]
-        of = " or ".join(dict.fromkeys(f"{network} on {data}" for network, data in runs))
+        wanted = " or ".join(dict.fromkeys(f"{network} on {data}" for network, data in runs))
         known = name in {curve.publication.key for curve in CURVES}
-        problem = f"{name} has no numbers of {of}" if known else f"unknown publication {name!r}"
+        problem = f"{name} has no numbers of {wanted}" if known else f"unknown publication {name!r}"
     if not found:
-        raise ConfigError(f"--reference: {problem}; there are: {', '.join(keys)}")
+        raise ConfigError(f"--reference: {problem}; choose from {', '.join(keys)}")
     return found
 
 
@@ -193,7 +194,7 @@ _WORDS = {
 
 
 def differences(curve: Curve, config: Mapping[str, Any]) -> list[str]:
-    """How the training of a published curve differs from that of a run, as far as it is known.
+    """Describe the known differences between the training of a published curve and of a run.
 
     Args:
         curve: the published curve.
@@ -203,16 +204,16 @@ def differences(curve: Curve, config: Mapping[str, Any]) -> list[str]:
     >>> differences(CURVES[-1], config)[0]
     'epochs 160 (here 10)'
     """
-    here = dict(_flat(config))
-    theirs = {**curve.settings, "model.name": curve.network, "data.name": curve.data}
+    here = dict(flatten(config))
+    there = {**curve.settings, "model.name": curve.network, "data.name": curve.data}
     if here.get("optimizer.schedule", "step") != "step":
         here["optimizer.milestones"] = ()
-    if here.get("optimizer.name") != theirs["optimizer.name"]:
+    if here.get("optimizer.name") != there["optimizer.name"]:
         here.pop("optimizer.momentum", None)  # only SGD has one
     pairs = [
-        (word, theirs[key], here[key])
+        (word, there[key], here[key])
         for key, word in _WORDS.items()
-        if key in theirs and key in here
+        if key in there and key in here
     ]
     if "seeds" in here:
         pairs.append(("seeds", curve.publication.replicates, len(here["seeds"])))
@@ -224,40 +225,31 @@ def differences(curve: Curve, config: Mapping[str, Any]) -> list[str]:
 
 
 def notes(curves: Sequence[Curve], configs: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """What has to stand beside a figure with published curves: citations and differences.
+    """Return the sentences to print with published curves: citations and differences.
 
     Args:
-        curves: those drawn.
-        configs: of the runs they are drawn behind, by name.
+        curves: the curves drawn.
+        configs: the configs of the runs in the same figure, by the runs' names.
 
     Returns:
-        Sentences; for each publication its citation first.
+        Sentences; those of a publication begin with its citation.
     """
     sentences = []
     for publication in dict.fromkeys(curve.publication for curve in curves):
-        own = [curve for curve in curves if curve.publication == publication]
+        chosen = [curve for curve in curves if curve.publication == publication]
         sentences.append(f"{publication.name}: {publication.citation}.")
-        found: dict[str, dict[str, None]] = {}  # difference -> whom it is of, in order
-        cases = [(curve, run) for curve in own for run in configs]
-        for curve, run in cases:
+        pairs_by_text: dict[str, dict[str, None]] = {}  # differences -> pairs that have them
+        for curve, run in itertools.product(chosen, configs):
             text = ", ".join(differences(curve, configs[run])) or "none that is known"
-            whom = [curve.ticket] if len(own) > 1 else []
-            whom += [f"against {run}"] if len(configs) > 1 else []
-            found.setdefault(text, {})[" ".join(whom)] = None
-        for text, cases_of_it in found.items():
-            of = f" ({'; '.join(cases_of_it)})" if len(found) > 1 else ""
-            sentences.append(f"Differences in training{of}: {text}.")
-        more = dict.fromkeys([*publication.notes, *(n for curve in own for n in curve.notes)])
+            pair = [curve.ticket] if len(chosen) > 1 else []
+            pair += [f"against {run}"] if len(configs) > 1 else []
+            pairs_by_text.setdefault(text, {})[" ".join(pair)] = None
+        for text, pairs in pairs_by_text.items():
+            named = f" ({'; '.join(pairs)})" if len(pairs_by_text) > 1 else ""
+            sentences.append(f"Differences in training{named}: {text}.")
+        more = dict.fromkeys([*publication.notes, *(n for curve in chosen for n in curve.notes)])
         sentences += [f"{note[0].upper()}{note[1:]}." for note in more]
     return sentences
-
-
-def _flat(node: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
-    for key, value in node.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
 
 
 def _text(value: Any) -> str:

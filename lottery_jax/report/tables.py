@@ -1,4 +1,4 @@
-"""Runs and transfer matrices as tables: Markdown, CSV, and for the terminal."""
+"""Runs and transfer matrices as tables in Markdown, in CSV and for the terminal."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from rich import box
 from rich.table import Table
 
 from lottery_jax.report.curves import LABELS, RANDOM, Point, RunCurve
-from lottery_jax.report.labels import count_seeds, counted, headings, legend_names
+from lottery_jax.report.labels import count_seeds, counted_weights, headings, legend_names
 from lottery_jax.report.panels import heat_rows
 from lottery_jax.report.transfers import TransferMatrix
 
-# Densities that differ by less, relatively, stand in one row of a table of several runs.
+# In a table of several runs, densities whose relative difference is smaller share a row.
 _SAME_DENSITY = 0.02
-# More series than this do not fit a terminal of 100 columns with two decimals.
-_WIDE = 5
+# With two decimals, more series do not fit a terminal of 100 columns.
+_MOST_WIDE_SERIES = 5
 
 # Header and rows.
 Cells = tuple[list[str], list[list[str]]]
 
 
 def markdown_table(runs: Sequence[RunCurve]) -> str:
-    """The accuracies as a Markdown table for each run, and of comparable runs one by method."""
+    """Return a Markdown table of each run's accuracies, after a joint table of comparable runs."""
     parts = []
     for setting in dict.fromkeys(run.setting for run in runs):
         group = [run for run in runs if run.setting == setting]
@@ -41,21 +41,21 @@ def markdown_table(runs: Sequence[RunCurve]) -> str:
 
 
 def matrix_markdown(matrix: TransferMatrix) -> str:
-    """A matrix as Markdown: the differences at one level, then a table for each target."""
+    """Return a matrix in Markdown: the differences at one level, then a table for each target."""
     runs = list(matrix.runs.values())
     parts = [
         f"### {matrix.title}, {count_seeds(runs)}\n",
         f"At level {matrix.level}, {matrix.densities} of the weights; "
         f"{100 * matrix.density:g} % was asked for.\n",
-        *_markdown(*_matrix_cells(matrix, own="**{}**")),
+        *_markdown(*_matrix_cells(matrix, native_format="**{}**")),
         "\nAccuracy less that of the target's own ticket, in percentage points. Bold: the target's "
-        f"own ticket and its accuracy in %. {matrix.paired()}\n",
+        f"own ticket and its accuracy in %. {matrix.spread_note()}\n",
         *(f"{note}\n" for note in matrix.incomparable()),
     ]
     if matrix.missing:
         parts += ["Not there yet:\n", *(f"- {what}" for what in matrix.missing), ""]
     for target in matrix.targets:
-        # The target's own densities, where there are any, head the rows.
+        # The target's own tickets come first: the first column gives the densities of the rows.
         sources = sorted(matrix.all_sources, key=lambda source: source != target)
         columns = {s: matrix.runs[s, target].tickets for s in sources if (s, target) in matrix.runs}
         native = matrix.runs.get((target, target))
@@ -68,10 +68,10 @@ def matrix_markdown(matrix: TransferMatrix) -> str:
 
 
 def matrix_csv(matrix: TransferMatrix) -> str:
-    """Every training of a matrix as a row; density, accuracy and difference are fractions.
+    """Return a row for each training of a matrix; density, accuracy and difference are fractions.
 
-    The difference is to the target's own ticket of the same level and seed; the source `random`
-    is the native run's control.
+    The difference is the accuracy less that of the target's own ticket of the same level and seed.
+    The source `random` is the native run's control.
     """
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
@@ -92,20 +92,20 @@ def matrix_csv(matrix: TransferMatrix) -> str:
 
 
 def run_table(run: RunCurve) -> Table:
-    """A run for the terminal, with fewer digits if it has many series."""
+    """Return a run's table for the terminal, with fewer digits if it has many series."""
     title = f"{run.title}: test accuracy in %, {count_seeds([run])}"
-    if len(run.series) <= _WIDE:
-        return _filled(Table(title=title, title_justify="left"), *_run_cells(run, LABELS))
+    if len(run.series) <= _MOST_WIDE_SERIES:
+        return _fill(Table(title=title, title_justify="left"), *_run_cells(run, LABELS))
     short = {name: name.replace("_", " ") for name in run.series}
     header, rows = _run_cells(run, short, digits=1)
     header[1] = "left, %"
     narrow: dict[str, Any] = {"padding": (0, 1, 0, 0), "show_edge": False, "pad_edge": False}
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, **narrow)
-    return _filled(table, header, rows)
+    return _fill(table, header, rows)
 
 
 def matrix_table(matrix: TransferMatrix) -> Table:
-    """The differences of a matrix at one level, for the terminal."""
+    """Return a table for the terminal with the differences of a matrix at one level."""
     title = (
         f"{matrix.title}, {count_seeds(list(matrix.runs.values()))}\n"
         f"level {matrix.level}, {matrix.densities} of the weights: accuracy less that of the "
@@ -113,12 +113,12 @@ def matrix_table(matrix: TransferMatrix) -> Table:
     )
     missing = f"not there yet: {', '.join(matrix.missing)}" if matrix.missing else None
     table = Table(title=title, title_justify="left", caption=missing, caption_justify="left")
-    table = _filled(table, *_matrix_cells(matrix, own="({})"))
+    table = _fill(table, *_matrix_cells(matrix, native_format="({})"))
     table.columns[0].justify = "left"
     return table
 
 
-def _filled(table: Table, header: Iterable[str], rows: Iterable[Sequence[str]]) -> Table:
+def _fill(table: Table, header: Iterable[str], rows: Iterable[Sequence[str]]) -> Table:
     for name in header:
         table.add_column(name, justify="right")
     for row in rows:
@@ -134,29 +134,29 @@ def _markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]
 def _explained(runs: Sequence[RunCurve]) -> str:
     return (
         "\nTest accuracy in %, mean ± one standard deviation over seeds; the share of weights "
-        f"counts {counted(runs)}.\n"
+        f"counts {counted_weights(runs)}.\n"
     )
 
 
 def _run_cells(run: RunCurve, labels: Mapping[str, str], digits: int = 2) -> Cells:
-    """Of a run: a column for each series."""
+    """Return a run's cells, with a column for each series."""
     return _cells({labels.get(name, name): run.points(name) for name in run.series}, digits)
 
 
 def _cells(columns: Mapping[str, Mapping[int, Point]], digits: int = 2) -> Cells:
-    """Of series by name and level: a row for each level; the first with a level says its density."""
+    """Return a row for each level; its density is that of the first series with this level."""
     rows = []
-    for level in sorted({level for points in columns.values() for level in points}):
-        found = [points.get(level) for points in columns.values()]
-        remaining = next(point.remaining for point in found if point)
-        rows.append([str(level), f"{remaining:.2f}", *(_cell(point, digits) for point in found)])
+    for level in sorted({level for by_level in columns.values() for level in by_level}):
+        points = [by_level.get(level) for by_level in columns.values()]
+        remaining = next(point.remaining for point in points if point)
+        rows.append([str(level), f"{remaining:.2f}", *(_cell(point, digits) for point in points)])
     return ["level", "weights left, %", *columns], rows
 
 
 def _joint_cells(runs: Sequence[RunCurve]) -> Cells:
-    """Of runs' tickets: a row for each density that at least two have."""
+    """Return a row for each density at which at least two runs have tickets."""
 
-    def near(run: RunCurve, remaining: float) -> Point | None:
+    def point_near(run: RunCurve, remaining: float) -> Point | None:
         point = min(run.tickets.values(), key=lambda p: abs(p.remaining - remaining))
         close = math.isclose(point.remaining, remaining, rel_tol=_SAME_DENSITY)
         return point if close else None
@@ -170,25 +170,24 @@ def _joint_cells(runs: Sequence[RunCurve]) -> Cells:
             densities.append(point.remaining)
     rows = []
     for density in sorted(densities, reverse=True):
-        found = [near(run, density) for run in runs]
-        if sum(point is not None for point in found) > 1:
-            rows.append([f"{density:.2f}", *(_cell(point, 2) for point in found)])
+        points = [point_near(run, density) for run in runs]
+        if sum(point is not None for point in points) > 1:
+            rows.append([f"{density:.2f}", *(_cell(point, 2) for point in points)])
     return ["weights left, %", *names], rows
 
 
-def _matrix_cells(matrix: TransferMatrix, own: str) -> Cells:
-    """Of a matrix at its level: a row for each source; `own` is how native tickets stand out."""
+def _matrix_cells(matrix: TransferMatrix, native_format: str) -> Cells:
+    """Return a row for each source, at the matrix's level; `native_format` marks native tickets."""
     rows = []
     for name, cells in heat_rows(matrix).items():
-        texts = [f"{cell.text} {cell.small}".strip() for cell in cells]
-        rows.append(
-            [name, *(own.format(t) if c.framed else t for c, t in zip(cells, texts, strict=True))]
-        )
+        formats = (native_format if cell.framed else "{}" for cell in cells)
+        texts = (f"{cell.text} {cell.small}".strip() for cell in cells)
+        rows.append([name, *map(str.format, formats, texts)])
     return ["tickets of, trained on", *matrix.targets], rows
 
 
 def _cell(point: Point | None, digits: int) -> str:
-    """An accuracy with its spread; with a single digit as narrow as can be.
+    """Return an accuracy with its spread, in as few characters as possible for a single digit.
 
     >>> point = Point(1, 10.0, {0: 70.0, 1: 90.0})
     >>> _cell(point, 2), _cell(point, 1)

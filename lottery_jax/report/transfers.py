@@ -1,4 +1,4 @@
-"""A transfer matrix: tickets of several data sets, each trained on several."""
+"""Read a transfer matrix: the tickets of several data sets, each trained on several data sets."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from lottery_jax.report.curves import (
     read_run,
 )
 
-# Cells whose densities differ by more, relatively, are marked.
+# A cell is marked if its density differs from the target's own by more than this, relatively.
 _COMPARABLE_DENSITY = 0.05
 
 
 @dataclasses.dataclass(frozen=True)
 class TransferMatrix:
-    """Tickets of several data sets, each trained on several.
+    """The tickets of several data sets, each trained on several data sets.
 
     Attributes:
         workdir: the directory that holds the runs.
-        sources: data sets that tickets were drawn on.
-        targets: data sets that they were trained on.
-        density: which level to compare, as the fraction of weights that remains.
-        runs: by (source, target); where both are the same, the native run.
-        missing: what is not there yet; each is a phrase.
+        sources: data sets on which tickets were drawn.
+        targets: data sets on which tickets were trained.
+        density: the fraction of weights at which to compare tickets.
+        runs: the runs by (source, target); the native run where both are the same.
+        missing: phrases that name runs, or parts of runs, that do not exist yet.
     """
 
     workdir: Path
@@ -44,19 +44,19 @@ class TransferMatrix:
 
     @property
     def title(self) -> str:
-        """Network, optimizer, and the method unless it is IMP."""
+        """The network, the optimizer, and the method if it is not IMP."""
         run = next(iter(self.runs.values()))
         method = f", {run.unusual_method}" if run.unusual_method else ""
         return f"{run.network}, {run.optimizer}{method}: tickets across data sets"
 
     @property
     def all_sources(self) -> list[str]:
-        """Every data set that tickets are from: the targets have tickets of their own."""
+        """All data sets that have tickets; the targets have tickets of their own."""
         return list(dict.fromkeys((*self.sources, *self.targets)))
 
     @property
     def level(self) -> int:
-        """The level whose density, in the native runs, is nearest to the one asked for."""
+        """The level whose density in the native runs is nearest to `density`."""
         natives = [run for (source, target), run in self.runs.items() if source == target]
         points = [p for run in natives or self.runs.values() for p in run.series[WINNING]]
         if not points:
@@ -65,35 +65,37 @@ class TransferMatrix:
 
     @property
     def densities(self) -> str:
-        """The densities at that level, in words."""
+        """The range of densities at `level`, in words."""
         points = (self.point(source, target, self.level) for source, target in self.runs)
         found = [point.remaining for point in points if point]
         low, high = f"{min(found):.2f}", f"{max(found):.2f}"
         return f"{low} %" if low == high else f"{low} to {high} %"
 
     def point(self, source: str, target: str, level: int) -> Point | None:
-        """The tickets of a source on a target at a level; the source `random`: random tickets."""
+        """Return a source's tickets on a target; the source `random` has the random tickets."""
         is_random = source == RANDOM
         run = self.runs.get((target if is_random else source, target))
         return run.points(RANDOM if is_random else WINNING).get(level) if run else None
 
     def differences(self, source: str, target: str, level: int) -> dict[int, float]:
-        """For each seed, the accuracy less that of the target's own ticket of the same seed."""
+        """Return for each seed the accuracy less that of the target's own ticket of the seed."""
         point, native = self.point(source, target, level), self.point(target, target, level)
         if point is None or native is None:
             return {}
-        own = native.accuracies
-        return {seed: a - own[seed] for seed, a in point.accuracies.items() if seed in own}
+        native_by_seed = native.accuracies
+        return {
+            s: a - native_by_seed[s] for s, a in point.accuracies.items() if s in native_by_seed
+        }
 
     def is_comparable(self, source: str, target: str, level: int) -> bool:
-        """Whether as many weights remain as in the target's own ticket of the level, or nearly."""
+        """Whether about as many weights remain as in the target's own ticket of the level."""
         point, native = self.point(source, target, level), self.point(target, target, level)
         if point is None or native is None:
             return True
         return math.isclose(point.remaining, native.remaining, rel_tol=_COMPARABLE_DENSITY)
 
     def incomparable(self) -> list[str]:
-        """A sentence for each cell whose density is not that of the target's own ticket."""
+        """Return a sentence for each cell whose density is not that of the target's own ticket."""
         sentences = []
         for target in self.targets:
             native = self.point(target, target, self.level)
@@ -101,20 +103,20 @@ class TransferMatrix:
                 point = self.point(source, target, self.level)
                 if point and native and not self.is_comparable(source, target, self.level):
                     sentences.append(
-                        f"† Of {source} on {target} {point.remaining:.2f} % of the weights remain, "
-                        f"of the target's own ticket {native.remaining:.2f} %."
+                        f"† {source} on {target}: {point.remaining:.2f} % of the weights remain; in "
+                        f"the target's own ticket {native.remaining:.2f} %."
                     )
         return sentences
 
-    def paired(self) -> str:
-        """A sentence on what ± says."""
+    def spread_note(self) -> str:
+        """Return a sentence that explains ±."""
         if all(len(run.seeds) == 1 for run in self.runs.values()):
             return "One seed."
         return "± is one standard deviation over seeds, differences being taken seed by seed."
 
 
 def is_matrix(workdir: Path) -> bool:
-    """Whether a directory is a transfer matrix and not a single run."""
+    """Whether a directory holds a transfer matrix and not a single run."""
     try:
         transfer = read_config(workdir).get("transfer", {})
         named = bool(transfer.get("sources") and transfer.get("targets"))
@@ -124,14 +126,15 @@ def is_matrix(workdir: Path) -> bool:
 
 
 def read_matrix(workdir: Path, density: float | None = None) -> TransferMatrix:
-    """Reads the runs of a transfer matrix that there are.
+    """Read the runs of a transfer matrix that exist.
 
     Args:
-        workdir: holds config.json, `DATASET/` and `SOURCE_to_TARGET/`.
-        density: which level to compare; default: the config's.
+        workdir: the directory with config.json, `DATASET/` and `SOURCE_to_TARGET/`.
+        density: the fraction of weights at which to compare tickets; default: the config's.
 
     Raises:
-        ConfigError: it is no transfer matrix, a run is damaged, or there is none yet.
+        ConfigError: the directory is not a transfer matrix, a run is damaged, or no run has a
+            complete level.
     """
     try:
         transfer = read_config(workdir)["transfer"]
@@ -140,7 +143,7 @@ def read_matrix(workdir: Path, density: float | None = None) -> TransferMatrix:
     except UNREADABLE as error:
         raise ConfigError(f"{workdir}: is not a transfer matrix: {error}") from error
     if not 0 < density <= 1:
-        raise ConfigError(f"the density {density:g} is not above 0 and up to 1 (0.03 for 3 %)")
+        raise ConfigError(f"density must be above 0 and at most 1 (0.03 for 3 %), not {density:g}")
     names = {(name, name): name for name in (*sources, *targets)}
     names |= {(s, t): f"{s}_to_{t}" for s in sources for t in targets if s != t}
     runs: dict[tuple[str, str], RunCurve] = {}

@@ -1,4 +1,4 @@
-"""Figures: that what was asked for is on the axes, in colours that can be told apart."""
+"""Figures show the data they were given, in colours that all readers can tell apart."""
 
 import itertools
 import os
@@ -8,12 +8,12 @@ import sys
 import pytest
 
 from lottery_jax.report import figures
-from lottery_jax.report.figures import DenseLine, Heat, Line, Panel
+from lottery_jax.report.panels import DenseLine, HeatCell, Line, Panel
 from tests.helpers import ROOT
 
 X = (100.0, 10.0)
 HEAT = (
-    {"a": [Heat(0.0, "91.00", "± 1", framed=True)], "b": [Heat(-2.0, "-2.00")]},
+    {"a": [HeatCell(0.0, "91.00", "± 1", framed=True)], "b": [HeatCell(-2.0, "-2.00")]},
     ["x"],
     "t",
     "s",
@@ -47,7 +47,7 @@ def test_lines_bands_and_legend_of_one_panel():
     band = axes.collections[0].get_paths()[0].vertices
     assert {(10.0, 88.0), (10.0, 92.0), (100.0, 90.0)} <= {tuple(v) for v in band}
     left, right = axes.get_xlim()
-    assert left > 100 and right < 0.1  # the published points are inside
+    assert left > 100 and right < 0.1  # the published points lie inside
     assert axes.get_xlabel() == "weights remaining, % of weights (log scale)"
     assert figure.get_supxlabel() == "A note." and figure.get_suptitle() == "title"
 
@@ -84,7 +84,7 @@ def test_eight_series_differ_in_colour_and_in_marker():
     assert len({line.get_color() for line in drawn}) == len({x.get_marker() for x in drawn}) == 8
 
 
-# Machado et al. 2009: what eyes without one kind of cone see, in linear RGB.
+# Machado et al. 2009: how people without one kind of cone see a colour, in linear RGB.
 SEEN = {
     "all cones": ((1, 0, 0), (0, 1, 0), (0, 0, 1)),
     "no red": ((0.152, 1.053, -0.205), (0.115, 0.786, 0.099), (-0.004, -0.048, 1.052)),
@@ -94,7 +94,7 @@ SEEN = {
 
 
 def lab(colour, matrix):
-    """CIELAB of a hex colour as an eye sees it."""
+    """Return the CIELAB coordinates of a hex colour, seen by such an eye."""
     srgb = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
     linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in srgb]
     seen = [min(1, max(0, sum(m * c for m, c in zip(row, linear, strict=True)))) for row in matrix]
@@ -123,12 +123,12 @@ def test_a_layer_of_which_nothing_is_left_ends_early():
 
 def test_a_heat_map_is_centred_on_0_and_its_scale_leaves_out_the_row_apart():
     rows = {
-        "a": [Heat(0.0, "91.00", "± 1", framed=True), Heat(-2.0, "-2.00")],
-        "b": [Heat(None, "missing"), Heat(0.0, "80.00", framed=True)],
-        "random": [Heat(-50.0, "-50"), Heat(-40.0, "-40")],
+        "a": [HeatCell(0.0, "91.00", "± 1", framed=True), HeatCell(-2.0, "-2.00")],
+        "b": [HeatCell(None, "missing"), HeatCell(0.0, "80.00", framed=True)],
+        "random": [HeatCell(-50.0, "-50"), HeatCell(-40.0, "-40")],
     }
     figure = figures.heat_figure(
-        rows, ["x", "y"], "title", "subtitle", apart=1, labels=("from", "on", "points")
+        rows, ["x", "y"], "title", "subtitle", rows_apart=1, axis_labels=("from", "on", "points")
     )
     axes, bar = figure.axes
     low, high = bar.get_ylim()
@@ -144,12 +144,12 @@ def test_a_heat_map_is_centred_on_0_and_its_scale_leaves_out_the_row_apart():
 _DRAW = """
 import sys
 from pathlib import Path
-from lottery_jax import figures
+from lottery_jax.report import figures
 from tests.report.test_figures import HEAT, panel
 out = Path(sys.argv[1])
 figures.save(figures.accuracy_figure([panel()], "a title", "2 seeds", "weights"), out / "curve")
 figures.save(figures.layer_figure({"a": [(100.0, 99.0)]}, "a title", "b", "weights"), out / "layers")
-figures.save(figures.heat_figure(*HEAT, apart=1, labels=("from", "on", "points")), out / "heat")
+figures.save(figures.heat_figure(*HEAT, rows_apart=1, axis_labels=("from", "on", "points")), out / "heat")
 """
 _RC = """
 backend: nonsense
@@ -168,8 +168,8 @@ svg.fonttype: none
 
 
 def test_a_users_own_settings_of_matplotlib_change_nothing(tmp_path):
-    """Such as LaTeX, which may not be installed: a style for one's papers is not for ours."""
-    (tmp_path / "matplotlibrc").write_text(_RC)  # read where the process runs
+    """A user may have a style for papers, which may even need LaTeX."""
+    (tmp_path / "matplotlibrc").write_text(_RC)  # Matplotlib reads it from the working directory
     drawn = []
     for name, cwd, more in (
         ("as_it_is", ROOT, {}),

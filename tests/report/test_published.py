@@ -1,11 +1,11 @@
-"""Published numbers: what a name asks for, and what is said of the differences."""
+"""Published numbers: which curves a name selects, and how differences are described."""
 
 import pytest
 
 from lottery_jax.errors import ConfigError
 from lottery_jax.report import published
 
-# A run of exactly the published recipe for VGG19.
+# A run with exactly the published recipe for VGG19.
 GOHIL = {
     "model": {"name": "vgg19"},
     "data": {"name": "svhn"},
@@ -18,7 +18,7 @@ GOHIL = {
 
 
 def changed(**values):
-    """GOHIL with other values, by section."""
+    """Return GOHIL with other values, by section."""
     return {**GOHIL, **{k: {**GOHIL[k], **v} for k, v in values.items()}}
 
 
@@ -80,7 +80,7 @@ def test_differences_in_training():
     # Adam has no momentum, whatever the config says.
     adam = changed(optimizer={"name": "adam", "momentum": 0.5})
     assert published.differences(curve, adam) == ["optimizer sgd (here adam)"]
-    # What a run does not say is not compared.
+    # A key that the run's config lacks is not compared.
     assert published.differences(curve, {"seeds": [0]}) == []
 
 

@@ -1,4 +1,4 @@
-"""Reports: the numbers of a CSV written by hand, worked out by hand."""
+"""Reports of a CSV written by hand, against numbers worked out by hand."""
 
 import csv
 import io
@@ -36,7 +36,7 @@ def ladder(draw, scores):
 
 
 def rows(*points, control="winning", seed=0):
-    """Rows of curve.csv from (level, density, accuracy)."""
+    """Return rows of curve.csv from (level, density, accuracy)."""
     return "".join(
         f"{seed},{level},{control},1000,{round(1000 * density)},{density},{accuracy},0.3,0.1,2,1\n"
         for level, density, accuracy in points
@@ -94,7 +94,7 @@ def test_figures_of_one_and_of_several_runs(tmp_path, capsys):
 @pytest.mark.parametrize(
     "config, method",
     [
-        ({}, "IMP"),  # as runs of earlier versions have it
+        ({}, "IMP"),  # the config of a run of an earlier version
         (ladder("iterative", "magnitude"), "IMP"),
         (ladder("oneshot", "magnitude"), "one-shot magnitude"),
         (ladder("init", "snip"), "SNIP"),
@@ -143,7 +143,7 @@ def test_a_dense_new_head_is_said_to_be_counted(tmp_path, transfer, remaining, d
     make_run(tmp_path / "source")
     text = ROWS.replace("1000,100,0.1", f"1000,{remaining},0.1")
     run = make_run(tmp_path / "run", text, source="source", transfer=transfer)
-    counted = report.read_run(run).counted
+    counted = report.read_run(run).counted_weights
     assert counted == "prunable weights" + (", the dense re-initialised head included" * dense)
     assert ("the dense re-initialised head included" in report.markdown_table(
         [report.read_run(run)])) == dense  # fmt: skip
@@ -236,9 +236,9 @@ def test_published_curves_stand_behind_with_what_differs(tmp_path, capsys):
 
 
 def make_matrix(path):
-    """Tickets of a and b on a and c, at densities 0.5 and 0.1, of two seeds.
+    """Make a matrix: tickets of a and b on a and c, at densities 0.5 and 0.1, of two seeds.
 
-    On c, the native accuracies at level 2 are 80 and 82, those of a's tickets 81 and 81: the
+    On c at level 2 the native accuracies are 80 and 82 and those of a's tickets 81 and 81, so the
     differences are +1 and -1. The tickets of b on c have 12 % of the weights, and only seed 0.
     """
     config = {"transfer": {"sources": ["a", "b"], "targets": ["a", "c"], "density": 0.12}}
@@ -294,12 +294,12 @@ def test_the_files_of_a_transfer_matrix(tmp_path):
     assert ("c", "a", "1", "2", "0.1", "0.81", "-0.01") in table
     assert ("c", "c", "1", "2", "0.1", "0.82", "0") in table
     assert ("c", "random", "1", "2", "0.1", "0.2", "-0.62") in table
-    # a and c: two seeds of three levels; a on c as well; b on c: one seed; random: two levels.
+    # Two seeds of three levels for a, c and a on c; one seed for b on c; two levels for random.
     assert len(table) == 6 + 6 + 6 + 3 + 4
     text = (path / "report" / "table.md").read_text()
     assert "At level 2, 10.00 to 12.00 % of the weights; 12 % was asked for." in text
     assert "| a | **70.50 ± 0.71** | 0.00 ± 1.41 |" in text
-    assert "† Of b on c 12.00 % of the weights remain, of the target's own ticket 10.00 %." in text
+    assert "† b on c: 12.00 % of the weights remain; in the target's own ticket 10.00 %." in text
     assert "- b_to_a (no level yet)" in text
     assert "| level | weights left, % | c | a | b | random ticket |" in text
     console = Console(width=100, soft_wrap=True, record=True, file=io.StringIO())
