@@ -10,7 +10,6 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-import flax.linen as nn
 import jax
 from ml_collections import ConfigDict
 
@@ -18,7 +17,8 @@ from lottery_jax import config as configuration
 from lottery_jax.datasets.in_memory import Dataset
 from lottery_jax.datasets.streams import Stream
 from lottery_jax.errors import ConfigError, lookup
-from lottery_jax.models import FULLY_CONNECTED, build_model, init_variables, layer_names
+from lottery_jax.models import FULLY_CONNECTED, build_model
+from lottery_jax.models.network import LinenNetwork
 from lottery_jax.models.xla_options import compiler_options
 from lottery_jax.parallel import multihost
 from lottery_jax.parallel.mesh import find_devices, make_mesh
@@ -51,8 +51,7 @@ class Setup:
         dataset: in memory, or on the disk.
         feed: of its images to the devices.
         train: the training set on the device, if it is there; likewise `test` and `validation`.
-        model: the network.
-        program: its compiled steps.
+        program: the network and its compiled steps.
         layout: how many replicates are trained together, and where.
         init: from a key to fresh variables.
         layers: names of the layers that have a kernel, from input to output.
@@ -68,7 +67,6 @@ class Setup:
     train: DeviceData | None
     validation: DeviceData | EvalBatches | None
     test: DeviceData | EvalBatches
-    model: nn.Module
     program: Program
     layout: Layout
     init: Callable[[jax.Array], PyTree]
@@ -147,8 +145,9 @@ def set_up(config: ConfigDict, devices: list[jax.Device] | None = None) -> Setup
     )
     model = build_model(num_classes=dataset.num_classes, **_model_options(config))
     shape = dataset.image_shape
+    network = LinenNetwork(model, shape)
     try:
-        names = layer_names(model, shape)
+        names = network.layer_names()
     except ValueError as error:
         raise ConfigError(
             f"config.model.name: {config.model.name} does not take images of {shape} ({error}); "
@@ -182,7 +181,7 @@ def set_up(config: ConfigDict, devices: list[jax.Device] | None = None) -> Setup
         workers=config.data.workers,
     )
     program = make_program(
-        model,
+        network,
         make_optimizer(**_optimizer_options(config)),
         schedule,
         mesh=mesh,
@@ -195,7 +194,7 @@ def set_up(config: ConfigDict, devices: list[jax.Device] | None = None) -> Setup
         vmapped=layout.vmapped,
     )
     init = jax.jit(
-        lambda key: init_variables(model, key, shape),
+        network.init,
         compiler_options=compiler_options(jax.default_backend(), run_once=True),
     )
     _check_it_fits_into_memory(config, init, program, layout.stack_size // layout.replica)
@@ -226,7 +225,6 @@ def set_up(config: ConfigDict, devices: list[jax.Device] | None = None) -> Setup
         train=feed.train(),
         validation=feed.validation(),
         test=feed.test(),
-        model=model,
         program=program,
         layout=layout,
         init=init,

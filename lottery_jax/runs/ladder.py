@@ -21,6 +21,7 @@ import re
 import zlib
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,6 +34,7 @@ from lottery_jax import config as configuration
 from lottery_jax import tickets
 from lottery_jax.curve import WINNING
 from lottery_jax.errors import ConfigError
+from lottery_jax.models.xla_options import compiler_options
 from lottery_jax.parallel import multihost
 from lottery_jax.pruning import heads, masks, schedule
 from lottery_jax.pruning.controls import CONTROLS, FROM_REWIND_POINT, ControlInputs, UntrainedTicket
@@ -62,6 +64,7 @@ from lottery_jax.system.locks import locked
 from lottery_jax.tickets import Ticket
 from lottery_jax.training.batches import make_preprocess
 from lottery_jax.training.loop import TrainState, init_state
+from lottery_jax.training.task import BatchLoss, SummedOutput
 
 PyTree = Any
 
@@ -355,6 +358,7 @@ def draw_mask(run: Run, level: int, parent: Ticket, origin: Origin, keys: Keys) 
     The parent is the ticket of the level before, or the dense one.
     """
     setup, ladder = run.setup, run.setup.config.ladder
+    network = setup.program.network
     from_before = ladder.draw in _FROM_BEFORE
     at_start = ladder.draw in ("init", "init_nested")
     variables = parent.variables if at_start else parent.trained_variables
@@ -372,7 +376,9 @@ def draw_mask(run: Run, level: int, parent: Ticket, origin: Origin, keys: Keys) 
         subject = ScoreInputs(
             # Computed in float32 whatever training computes in, on one device: the same ranking
             # on any number of them.
-            model=setup.model.clone(dtype=jnp.float32),
+            loss=partial(BatchLoss, network.with_dtype(jnp.float32), setup.program.task),
+            summed_output=SummedOutput(network.with_dtype(jnp.float64)),
+            compiler_options=compiler_options(jax.default_backend()),
             params=jax.device_get(masks.apply(mask, variables["params"])),
             mask=mask,
             batch_stats=variables["batch_stats"],
