@@ -19,8 +19,11 @@ import numpy as np
 import torch
 import torch_reference as reference
 
-from lottery_jax.models import abstract_variables, build_model, init_variables
+from lottery_jax.models import abstract_variables, build_model
+from lottery_jax.models.network import LinenNetwork
+from lottery_jax.models.xla_options import compiler_options
 from lottery_jax.pruning import masks, scores
+from lottery_jax.training.task import CLASSIFICATION, BatchLoss
 
 SHAPE = (32, 32, 3)
 BATCH = 128
@@ -59,19 +62,18 @@ def magnitude_sides(level: int) -> dict[str, Callable[[], object]]:
 def snip_sides() -> dict[str, Callable[[], object]]:
     """SNIP's scores of VGG19 on one batch."""
     rng = np.random.default_rng(0)
-    images = rng.normal(size=(1, BATCH, *SHAPE)).astype(np.float32)
-    labels = rng.integers(0, 10, (1, BATCH)).astype(np.int32)
-    model = build_model("vgg19", 10)
-    variables = jax.jit(lambda key: init_variables(model, key, SHAPE))(jax.random.key(0))
-    key = jax.random.key(1)
+    images = rng.normal(size=(BATCH, *SHAPE)).astype(np.float32)
+    labels = rng.integers(0, 10, BATCH).astype(np.int32)
+    ours_network = LinenNetwork(build_model("vgg19", 10), SHAPE)
+    variables = jax.jit(ours_network.init)(jax.random.key(0))
+    batch = scores.ScoreBatch(variables["batch_stats"], images, labels, jax.random.key(1))
+    loss, options = BatchLoss(ours_network, CLASSIFICATION), compiler_options("cpu")
     network = reference.build("vgg19", SHAPE, 10)
-    x = torch.from_numpy(images[0]).permute(0, 3, 1, 2).contiguous()
-    y = torch.from_numpy(labels[0]).long()
+    x = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
+    y = torch.from_numpy(labels).long()
 
     def ours() -> Any:
-        found = scores.snip(
-            model, variables["params"], variables["batch_stats"], images, labels, key
-        )
+        found = scores.snip(loss, variables["params"], [batch], compiler_options=options)
         return jax.block_until_ready(found)
 
     def theirs() -> Any:

@@ -29,7 +29,8 @@ ROOMS = {
     "tickets": {"errors", "models", "pruning", "system"},
     "runs": {"config", "curve", "datasets", "errors", "models", "parallel", "pruning", "system",
              "tickets", "training"},
-    "evaluate": {"datasets", "errors", "parallel", "pruning", "system", "tickets", "training"},
+    "evaluate": {"datasets", "errors", "models", "parallel", "pruning", "system", "tickets",
+                 "training"},
     "main": {"config", "errors", "models", "parallel", "report", "runs", "system"},
     "sweep": {"config", "curve", "errors", "report", "runs", "system", "tickets"},
 }  # fmt: skip
