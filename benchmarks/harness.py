@@ -87,7 +87,7 @@ def sgd_program(
 ) -> Any:
     """Return a run's compiled steps, with SGD, momentum, weight decay and a constant rate."""
     from lottery_jax.training import optim
-    from lottery_jax.training.loop import make_program
+    from lottery_jax.training.program import make_program
 
     return make_program(
         model,

@@ -51,7 +51,8 @@ def steps(network: str, side: str, replicates: int) -> harness.Row:
     from lottery_jax.pruning import masks
     from lottery_jax.pruning.controls import UntrainedTicket
     from lottery_jax.training.batches import DeviceData
-    from lottery_jax.training.loop import fit, init_state
+    from lottery_jax.training.loop import fit
+    from lottery_jax.training.state import init_state
 
     shape, batch, count = NETWORKS[network]
     name = network.partition(" ")[0]

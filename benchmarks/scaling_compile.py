@@ -35,7 +35,7 @@ def lowered_step(network: Network, dtype: str, devices: Sequence[Any], platform:
     from lottery_jax.models import abstract_variables
     from lottery_jax.parallel.mesh import make_mesh, replicated
     from lottery_jax.training.batches import DeviceData
-    from lottery_jax.training.loop import MetricSums, TrainState
+    from lottery_jax.training.state import MetricSums, TrainState
 
     examples = 2 * network.batch
     model = _build(network, dtype)

@@ -54,7 +54,8 @@ def ours(model: str, batch: int, dtype: str) -> Side:
     from lottery_jax.parallel.mesh import make_mesh, to_mesh
     from lottery_jax.pruning import masks
     from lottery_jax.training.batches import DeviceData, epoch_order
-    from lottery_jax.training.loop import MetricSums, init_device_state
+    from lottery_jax.training.program import init_device_state
+    from lottery_jax.training.state import MetricSums
 
     shape, network = shape_of(model), network_of(model, dtype)
     images, labels = harness.made_up_images(2 * batch, shape)

@@ -41,6 +41,12 @@ if TYPE_CHECKING:  # so that type checkers and editors see what is imported when
     from lottery_jax.datasets.streams import open_stream as open_stream
     from lottery_jax.evaluate import evaluate_ticket as evaluate_ticket
     from lottery_jax.models import build_model as build_model
+    from lottery_jax.models.network import (
+        LinenNetwork as LinenNetwork,
+    )
+    from lottery_jax.models.network import (
+        Network as Network,
+    )
     from lottery_jax.pruning import (
         connectivity as connectivity,
     )
@@ -96,18 +102,15 @@ if TYPE_CHECKING:  # so that type checkers and editors see what is imported when
     from lottery_jax.training import (
         optim as optim,
     )
-    from lottery_jax.training.loop import (
-        TrainState as TrainState,
-    )
-    from lottery_jax.training.loop import (
-        fit as fit,
-    )
-    from lottery_jax.training.loop import (
+    from lottery_jax.training.loop import fit as fit
+    from lottery_jax.training.program import (
         init_device_state as init_device_state,
     )
-    from lottery_jax.training.loop import (
+    from lottery_jax.training.program import (
         make_program as make_program,
     )
+    from lottery_jax.training.state import TrainState as TrainState
+    from lottery_jax.training.task import Task as Task
 
 __version__ = "0.2.0"
 
@@ -118,16 +121,19 @@ _NAMES = {
     "evaluate_ticket": "evaluate",
     "fit": "training.loop",
     "load_dataset": "datasets.in_memory",
+    "LinenNetwork": "models.network",
     "load_ticket": "tickets",
-    "make_program": "training.loop",
+    "make_program": "training.program",
+    "Network": "models.network",
     "open_stream": "datasets.streams",
     "run_ladder": "runs.ladder",
     "run_matrix": "runs.matrix",
     "save_ticket": "tickets",
     "set_up": "runs.experiment",
-    "init_device_state": "training.loop",
+    "init_device_state": "training.program",
+    "Task": "training.task",
     "Ticket": "tickets",
-    "TrainState": "training.loop",
+    "TrainState": "training.state",
     "write_report": "report",
 }
 # A public module -> where it is.
@@ -164,11 +170,13 @@ _FORMER = {
     "train": "training.loop",
     "units": "runs.trials",
 }
+_FORMER_NAMES = {"start_state": "init_device_state"}
 
 __all__ = sorted([*_NAMES, *_MODULES])
 
 
 def __getattr__(name: str) -> Any:
+    name = _FORMER_NAMES.get(name, name)
     if module := _MODULES.get(name) or _FORMER.get(name):
         return importlib.import_module(f"{__name__}.{module}")
     if name in _NAMES:

@@ -13,52 +13,60 @@ from rich.console import Console
 from rich.table import Table
 
 from lottery_jax.errors import DataError
+from lottery_jax.models.network import LinenNetwork
 from lottery_jax.parallel.mesh import make_mesh, to_mesh
 from lottery_jax.pruning import masks
 from lottery_jax.system import settings
 from lottery_jax.system.command_line import CommandParser, exit_status, path_argument
 from lottery_jax.tickets import Ticket, load_ticket, model_of
 from lottery_jax.training.batches import make_preprocess
+from lottery_jax.training.evaluation import evaluate, make_eval_pass
 from lottery_jax.training.feeding import InputPipeline, open_data
-from lottery_jax.training.loop import EvalMetrics, compiled, evaluate, make_eval_pass
+from lottery_jax.training.program import compiled
+from lottery_jax.training.state import EvalMetrics
+from lottery_jax.training.task import CLASSIFICATION
 
 
 @settings.fixed()
 def evaluate_ticket(
     ticket: Ticket, data_dir: str | Path = "", *, data: str = "", batch_size: int = 256
 ) -> EvalMetrics:
-    """Loss and accuracy of the ticket's trained weights on a whole test set.
+    """Measure the ticket's trained weights on a whole test set.
 
     Args:
         ticket: from `load_ticket`.
-        data_dir: where data sets are; empty: the default place.
-        data: the data set; empty: the one the ticket was trained on.
+        data_dir: the folder of data sets; empty for the default one.
+        data: the name of a data set; empty for the one that the ticket was trained on.
         batch_size: rounded up to a multiple of the number of devices.
 
     Raises:
-        DataError: the data can't be had, or has other classes than the ticket.
+        DataError: the data can't be read, or has another number of classes than the ticket.
     """
     mesh = make_mesh()
     metadata = ticket.metadata
-    model, shape = model_of(metadata)
-    resize = metadata.get("resize", "pad")  # as in training
-    dataset = open_data(data or metadata["data"], data_dir, input_shape=shape, resize=resize)
+    network = LinenNetwork(*model_of(metadata))
+    dataset = open_data(
+        data or metadata["data"],
+        data_dir,
+        input_shape=network.input_shape,
+        resize=metadata.get("resize", "pad"),  # as in training
+    )
     if dataset.num_classes != metadata["num_classes"]:
         raise DataError(
             f"{dataset.name} has {dataset.num_classes} classes, the ticket "
             f"{metadata['num_classes']}"
         )
-    # Pixels are scaled as they were in training, whatever data they are now.
+    # Pixels are scaled as in training, whatever data set they come from.
     preprocess = make_preprocess(tuple(metadata["mean"]), tuple(metadata["std"]), "none")
-    eval_pass = compiled(make_eval_pass(model, preprocess, mesh), mesh)
+    eval_pass = compiled(make_eval_pass(network, CLASSIFICATION, preprocess, mesh), mesh)
     variables = to_mesh(mesh, ticket.trained_variables)
-    whole = -(-batch_size // mesh.size) * mesh.size
-    test = InputPipeline(dataset, mesh, whole, augment="none", workers=-1).test()
-    return evaluate(eval_pass, whole, variables["params"], variables["batch_stats"], test)
+    batch_size = -(-batch_size // mesh.size) * mesh.size
+    test = InputPipeline(dataset, mesh, batch_size, augment="none", workers=-1).test()
+    return evaluate(eval_pass, batch_size, variables["params"], variables["batch_stats"], test)
 
 
 def show(path: Path, data_dir: str, data: str, *, layers: bool) -> None:
-    """Prints what the command prints."""
+    """Print a ticket's sparsity, accuracy and loss, and its layers if asked."""
     ticket = load_ticket(path)
     measured = evaluate_ticket(ticket, data_dir, data=data)
     kept, total = masks.counts(ticket.mask)
@@ -75,7 +83,7 @@ def show(path: Path, data_dir: str, data: str, *, layers: bool) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit status."""
+    """Run the command line and return the exit status."""
     parser = CommandParser(
         prog="python -m lottery_jax.evaluate",
         description="Print the fraction of pruned weights and the test accuracy of a ticket.",

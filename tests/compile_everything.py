@@ -29,9 +29,9 @@ from lottery_jax.models import (
     MODELS,
     abstract_variables,
     build_model,
-    init_variables,
     xla_options,
 )
+from lottery_jax.models.network import LinenNetwork
 from lottery_jax.parallel.mesh import make_mesh
 from lottery_jax.parallel.replicates import map_replicates
 from lottery_jax.pruning import masks, scores
@@ -39,12 +39,9 @@ from lottery_jax.pruning.controls import UntrainedTicket
 from lottery_jax.runs.experiment import STEPS_PER_DISPATCH
 from lottery_jax.training import optim
 from lottery_jax.training.batches import DeviceData, eval_order
-from lottery_jax.training.loop import (
-    MetricSums,
-    compiled,
-    init_state,
-    make_program,
-)
+from lottery_jax.training.program import compiled, make_program
+from lottery_jax.training.state import MetricSums, init_state
+from lottery_jax.training.task import CLASSIFICATION, BatchLoss, SummedOutput
 
 SMALL = ("lenet_300_100", "conv2")  # of which there is every kind of program
 # The smallest image each family takes; batches down to a single image.
@@ -95,21 +92,24 @@ def programs(name, batch, *, replicas=1, stacked=0, vmapped=False, dtype="float3
     yield "order", of.epoch_order, (own[3], np.int32(0))
     yield "evaluation", of.eval_pass, (own[0].params, own[0].batch_stats, data, *cover)
     options = xla_options.compiler_options("cpu", run_once=True)
-    init = jax.jit(lambda key: init_variables(model, key, shape), compiler_options=options)
+    init = jax.jit(LinenNetwork(model, shape).init, compiler_options=options)
     yield "initialisation", init, (key,)
 
 
 def score_programs(name, batch):
     """The programs of the scores that need gradients."""
-    model, shape = build(name), shape_of(name)
-    variables = abstract_variables(model, shape)
-    images = np.zeros((batch, *shape), np.float32), np.zeros(batch, np.int32)
-    arguments, key = (variables["params"], variables["batch_stats"]), jax.random.key(0)
-    yield "gradient", scores._compiled(scores._gradient), (model, 1.0, *arguments, *images, key)
-    product = scores._compiled(scores._hessian_product)
-    yield "hessian", product, (model, 200.0, *arguments, variables["params"], *images, key)
-    ones = np.ones((1, *shape), np.float32)
-    yield "flow", scores._flow_gradient, (model, *arguments, ones)
+    network = LinenNetwork(build(name), shape_of(name))
+    variables, options = network.abstract_variables(), xla_options.compiler_options("cpu")
+    params, stats = variables["params"], variables["batch_stats"]
+    images = np.zeros((batch, *network.input_shape), np.float32)
+    examples = scores.ScoreBatch(stats, images, np.zeros(batch, np.int32), jax.random.key(0))
+    gradient = scores._compiled(scores._gradient, options)
+    yield "gradient", gradient, (BatchLoss(network, CLASSIFICATION), params, examples)
+    product = scores._compiled(scores._hessian_product, options)
+    loss = BatchLoss(network, CLASSIFICATION, scores.GRASP_TEMPERATURE)
+    yield "hessian", product, (loss, params, params, examples)
+    ones = np.ones((1, *network.input_shape), np.float32)
+    yield "flow", scores._flow_gradient, (SummedOutput(network), params, stats, ones)
 
 
 def nested(count):

@@ -236,7 +236,7 @@ DOES_NOT_FIT = [
     key("model.name=vgg11", "config.model.name: vgg11 does not take images of (8, 8, 1)",
         "config.data.input_shape"),
     key("model.stem=cifar", "config.model: lenet_300_100 does not take these options", "stem"),
-    key("train.batch_size=60", "config.train.batch_size: 60 does not divide by 8 devices; 64 would",
+    key("train.batch_size=60", "batch_size: 60 is not a multiple of the 8 devices; 64 would be",
         more=["--config.train.together=1"], XLA_FLAGS="--xla_force_host_platform_device_count=8"),
     key("seeds=0", "no device", "JAX_PLATFORMS", JAX_PLATFORMS="abacus"),
 ]  # fmt: skip

@@ -1,7 +1,7 @@
-"""AlexNet for 32x32 images, as the Generalizing Lottery Tickets experiments size it.
+"""AlexNet for 32x32 images, with the sizes of the Generalizing Lottery Tickets experiments.
 
-The layer plan is Krizhevsky's (2014, "One weird trick") with a first 3x3 convolution of stride 2,
-2x2 pooling and a 1024-4096-4096 classifier with dropout; no BatchNorm.
+The layers are those of Krizhevsky (2014, "One weird trick"), with a first 3x3 convolution of
+stride 2, 2x2 pooling and a 1024-4096-4096 classifier with dropout. There is no BatchNorm.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from lottery_jax.models.layers import Conv, max_pool2
 from lottery_jax.models.scaling import scaled
 
-# Uniform in +-1/sqrt(fan_in) for weights: PyTorch's default, which the experiments used.
+# Weights uniform in +-1/sqrt(fan_in): PyTorch's default, which the experiments used.
 _INIT = nn.initializers.variance_scaling(1.0 / 3.0, "fan_in", "uniform")
 _POOL_AFTER = (1, 2, 5)
 
@@ -26,11 +26,11 @@ class AlexNet(nn.Module):
     """Five convolutions, three max-poolings, two hidden dense layers with dropout.
 
     Attributes:
-        num_classes: outputs.
+        num_classes: number of outputs.
         conv_widths: channels of the five convolutions.
         dense_widths: units of the hidden dense layers.
-        dropout: rate, before each hidden dense layer; needs a `dropout` key when training.
-        dtype: of the computation.
+        dropout: the rate before each hidden dense layer; training needs a `dropout` key.
+        dtype: in which the network computes.
     """
 
     num_classes: int
@@ -41,7 +41,7 @@ class AlexNet(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        """Images `[batch, height, width, channels]` to logits."""
+        """Return logits `[batch, num_classes]` of images `[batch, height, width, channels]`."""
         for i, features in enumerate(self.conv_widths, 1):
             stride = 2 if i == 1 else 1
             conv = Conv(features, 3, stride, kernel_init=_INIT, dtype=self.dtype, name=f"conv{i}")

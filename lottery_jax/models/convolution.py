@@ -1,14 +1,14 @@
-"""A 2D convolution that picks its algorithm by platform and shape, for each direction by itself.
+"""A 2D convolution that selects its algorithm by platform and shape, for each direction by itself.
 
-On GPU and TPU every direction is the library's own convolution. On CPU XLA's convolution is good
-on large images and hopeless on those of two pixels, and a 1x1 convolution is a matrix product.
-There the forward pass, the gradient of the input and that of the kernel each take the formula that
-was measured to be faster for their shape (docs/performance.md has the figures):
+On GPU and TPU every direction is the library's own convolution. On CPU XLA's convolution is fast on
+large images and very slow on images of two pixels, and a 1x1 convolution is a matrix product. There
+the forward pass, the gradient of the input and that of the kernel each use the formula that was
+measured to be fastest for their shape (docs/performance.md has the figures):
 
-- *library*: `lax.conv_general_dilated`, where that helps of a few images at a time;
-- *taps*: for each tap of the kernel, the product of the pixels that it meets with its part of the
-  kernel, summed. What would only multiply padding is left out: of a 3x3 convolution that is 31 %
-  at 4x4 pixels, 56 % at 2x2 and 89 % at a single one. A 1x1 convolution is the case of one tap.
+- *library*: `lax.conv_general_dilated`, on a few images at a time where that is faster;
+- *taps*: the sum over the kernel's taps of the pixels that a tap meets times its part of the
+  kernel. Products with padding are left out: of a 3x3 convolution these are 31 % at 4x4 pixels,
+  56 % at 2x2 and 89 % at a single pixel. A 1x1 convolution has one tap.
 
 The platform is the one that a program is compiled for, not that of the machine that traces it.
 """
@@ -26,11 +26,12 @@ from jax import lax
 
 # Up to this many pixels a side, taps are faster in all directions.
 _TINY = 2
-# Up to this many, in those that give images, if a batch of these stays in a core's cache (bytes).
+# Up to this many, taps are faster in the forward pass and the gradient of the input, if a batch of
+# images stays in a core's cache (bytes).
 _SMALL = 4
 _CACHE = 2**21
-# A kernel gradient that writes out more than this (bytes) is split into parts, if these are few and
-# so are the channels of the input.
+# A kernel gradient that writes out more than this (bytes) is split into parts, if the parts and the
+# channels of the input are few.
 _FRESH = 20 * 2**20
 _MOST_PARTS = 16
 _FEW_CHANNELS = 64
@@ -49,15 +50,15 @@ class Algorithm(NamedTuple):
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def conv2d(x: jax.Array, kernel: jax.Array, stride: int = 1, padding: int = 0) -> jax.Array:
-    """A 2D convolution (cross-correlation), square stride and padding.
+    """Return a 2D convolution (cross-correlation) with the same stride and padding in both axes.
 
-    `lax.conv_general_dilated` up to the order of summation. It is differentiated in reverse mode;
-    its gradients may be differentiated in any.
+    It equals `lax.conv_general_dilated` except for the order of summation. It can be differentiated
+    in reverse mode, and its gradients in any mode.
 
     Args:
         x: `[batch, height, width, in]`, floating point.
         kernel: `[kh, kw, in, out]`, of x's dtype.
-        stride: step between outputs, in pixels, both ways.
+        stride: step between outputs, in pixels.
         padding: zeros around the image, in pixels.
 
     Returns:
@@ -110,15 +111,15 @@ def _by_platform(
     direction: Callable[..., jax.Array], on_cpu: Formula, *arrays: jax.Array
 ) -> jax.Array:
     def cpu(*arrays: jax.Array) -> jax.Array:
-        # Or XLA would fuse what makes an array into each of the taps, or into the transposition,
-        # that reads it, and compute it once for each. `compilation` makes barriers hold.
+        # Without barriers XLA fuses the operations that make an array into every tap or
+        # transposition that reads it, and computes them once for each. `xla_options` keeps them.
         return lax.optimization_barrier(direction(on_cpu, *lax.optimization_barrier(arrays)))
 
     return lax.platform_dependent(*arrays, cpu=cpu, default=partial(direction, library))
 
 
 def choose_on_cpu(x: jax.Array, kernel: jax.Array, stride: int, padding: int) -> Algorithm:
-    """Which formulas are fastest on CPU, by the shapes alone."""
+    """Return the formulas that are fastest on CPU for these shapes."""
     (n, *size, channels), (*count, _, features) = x.shape, kernel.shape
     height, width = (_outputs(*pair, stride, padding) for pair in zip(size, count, strict=True))
     if max(height, width) <= _TINY or (max(count) == 1 and padding == 0):
@@ -130,7 +131,7 @@ def choose_on_cpu(x: jax.Array, kernel: jax.Array, stride: int, padding: int) ->
 
 
 def library(x: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.Array:
-    """The convolution of JAX itself."""
+    """Return JAX's own convolution."""
     return lax.conv_general_dilated(
         x,
         kernel,
@@ -141,14 +142,14 @@ def library(x: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.A
 
 
 def taps(x: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.Array:
-    """The sum over the kernel's taps, each over the pixels within the image alone."""
+    """Return the sum over the kernel's taps, each over the pixels within the image."""
     (n, *size, _), (*count, _, features) = x.shape, kernel.shape
     height, width = (_outputs(*pair, stride, padding) for pair in zip(size, count, strict=True))
     rows, columns = (
         [_meet(tap, pixels, outputs, stride, padding) for tap in range(taps)]
         for pixels, taps, outputs in zip(size, count, (height, width), strict=True)
     )
-    # At least float32, as the library's convolution adds up internally.
+    # Sums are at least float32, as within the library's convolution.
     wide = jnp.promote_types(x.dtype, jnp.float32)
     total = jnp.zeros((n, height, width, features), wide)
     for i, row in enumerate(rows):
@@ -161,11 +162,11 @@ def taps(x: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.Arra
 
 
 def in_parts(x: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.Array:
-    """The library's convolution of a few images at a time.
+    """Return the library's convolution, computed for a few images at a time.
 
-    For the gradient of the kernel XLA writes out, for every output, the pixels that it meets. Where
-    that is tens of megabytes it is memory fresh from the system each time, which costs more than
-    the arithmetic of few channels.
+    For the gradient of the kernel XLA writes out, for every output, the pixels that it meets. If
+    these are tens of megabytes, the system gives new memory each time, which costs more than the
+    arithmetic of few channels.
     """
     (_, *size, _), (*count, _, _) = x.shape, kernel.shape
     height, width = (_outputs(*pair, stride, padding) for pair in zip(size, count, strict=True))
@@ -174,7 +175,7 @@ def in_parts(x: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.
 
 
 def _parts(x: jax.Array, kernel: jax.Array, height: int, width: int) -> int:
-    """Into how many parts of a batch its kernel gradient is worth splitting; 0 if it is not."""
+    """Return into how many parts of a batch to split its kernel gradient; 0 for no split."""
     kh, kw, channels, _ = kernel.shape
     written_out = 4 * x.shape[0] * height * width * kh * kw * channels
     parts = 2 ** max(0, math.ceil(math.log2(written_out / _FRESH)))
@@ -183,14 +184,17 @@ def _parts(x: jax.Array, kernel: jax.Array, height: int, width: int) -> int:
 
 
 class _Meeting(NamedTuple):
-    """Along one axis, where a tap meets the image."""
+    """The pixels along one axis that a tap meets."""
 
     pixels: slice
-    around: tuple[int, int]  # outputs before and after these, in which the tap has no part
+    around: tuple[int, int]  # the numbers of outputs before and after, in which the tap has no part
 
 
 def _meet(tap: int, size: int, outputs: int, stride: int, padding: int) -> _Meeting | None:
-    """Output o needs pixel `o * stride + tap - padding`; None if that is padding for all of them."""
+    """Return where a tap meets the image, or None if it only ever meets padding.
+
+    Output o needs pixel `o * stride + tap - padding`.
+    """
     shift = tap - padding
     first = max(0, -(shift // stride))
     end = min(outputs, (size - 1 - shift) // stride + 1)

@@ -1,7 +1,7 @@
-"""The layers the networks use: convolution, 2x2 max-pooling, BatchNorm.
+"""The layers of the networks: convolution, 2x2 max-pooling, BatchNorm.
 
-They compute what the library's do; pooling and BatchNorm have gradients of their own, which are
-cheaper on CPU, and `convolution` has the algorithms of the convolution.
+They compute the same as Flax's. Pooling and BatchNorm have gradients of their own, which are faster
+on CPU, and `convolution` has the algorithms of the convolution.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ Initializer = Callable[..., jax.Array]
 
 
 class Conv(nn.Module):
-    """A convolution with parameters `kernel` `[k, k, in, out]` and, if asked, `bias` `[out]`.
+    """A convolution with parameters `kernel` `[k, k, in, out]` and, with `use_bias`, `bias` `[out]`.
 
     Attributes:
-        features: output channels.
+        features: number of output channels.
         size: k, the kernel's height and width.
-        stride: step between outputs.
-        padding: zeros around the image; by default (size - 1) // 2.
+        stride: step between outputs, in pixels.
+        padding: zeros around the image, in pixels; by default (size - 1) // 2.
         use_bias: whether a bias is added.
-        dtype: in which to compute; parameters are float32.
+        dtype: in which the layer computes; parameters are float32.
         kernel_init: initialiser of the kernel.
         bias_init: initialiser of the bias.
     """
@@ -45,7 +45,7 @@ class Conv(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """`[batch, height, width, in]` to `[batch, height', width', features]`."""
+        """Map `[batch, height, width, in]` to `[batch, height', width', features]`."""
         shape = (self.size, self.size, x.shape[-1], self.features)
         kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
         padding = (self.size - 1) // 2 if self.padding is None else self.padding
@@ -57,10 +57,10 @@ class Conv(nn.Module):
 
 
 def max_pool2(x: jax.Array) -> jax.Array:
-    """2x2 max-pooling with stride 2, an odd last row or column dropped.
+    """Return the 2x2 max-pooling with stride 2; an odd last row or column is dropped.
 
-    Where entries of a window tie, they share the gradient equally; after a ReLU ties are zeros,
-    through which no gradient passes anyway.
+    Equal maxima of a window share the gradient equally. After a ReLU these are zeros, through which
+    no gradient passes.
 
     Args:
         x: `[batch, height, width, channels]`.
@@ -76,7 +76,7 @@ def max_pool2(x: jax.Array) -> jax.Array:
 
 @jax.custom_vjp
 def _max_pool2(x: jax.Array) -> jax.Array:
-    """Maxima of the windows' corners: cheaper on CPU, both ways, than a reduction over windows."""
+    """Return the maxima of the windows' corners: on CPU faster than a reduction over windows."""
     return _max_pool2_forward(x)[0]
 
 
@@ -100,18 +100,19 @@ _max_pool2.defvjp(_max_pool2_forward, _max_pool2_backward)
 
 
 def _corners(x: jax.Array) -> list[jax.Array]:
-    """The four entries of each 2x2 window."""
+    """Return the four entries of each 2x2 window."""
     return [x[:, i::2, j::2] for i in (0, 1) for j in (0, 1)]
 
 
 class BatchNorm(nn.Module):
-    """Batch normalisation (Ioffe & Szegedy 2015), statistics over the global batch.
+    """Batch normalisation (Ioffe & Szegedy 2015), with statistics over the global batch.
 
-    The same parameters (`scale`, `bias`), statistics (`mean`, `var`) and numbers as Flax's, but for
-    the order of summation.
+    Parameters (`scale`, `bias`), statistics (`mean`, `var`) and results are those of Flax's layer,
+    except for the order of summation.
 
     Attributes:
-        train: whether to normalise by the batch and update the statistics, or normalise by them.
+        train: whether to normalise by the batch and update the running statistics; if not, they
+            normalise.
         dtype: of the output; statistics are float32.
         momentum: the decay of the running statistics.
         epsilon: added to the variance.
@@ -124,7 +125,7 @@ class BatchNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """`[batch, height, width, channels]` to the same shape."""
+        """Map `[batch, height, width, channels]` to the same shape."""
         channels = (x.shape[-1],)
         scale = self.param("scale", nn.initializers.ones_init(), channels, jnp.float32)
         bias = self.param("bias", nn.initializers.zeros_init(), channels, jnp.float32)
@@ -144,7 +145,7 @@ class BatchNorm(nn.Module):
 def _normalise(
     x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The normalised batch, its mean and its (biased) variance."""
+    """Return the normalised batch, its mean and its (biased) variance."""
     return _normalise_forward(x, scale, bias, epsilon)[0]
 
 
@@ -153,9 +154,9 @@ def _normalise_forward(
 ) -> tuple[tuple[jax.Array, jax.Array, jax.Array], tuple[jax.Array, ...]]:
     wide = x.astype(scale.dtype)
     count = x.size // x.shape[-1]
-    total, total_of_squares = _channel_sums(wide, wide * wide)
+    total, square_total = wide.sum((0, 1, 2)), (wide * wide).sum((0, 1, 2))
     mean = total / count
-    var = jnp.maximum(0.0, total_of_squares / count - mean * mean)
+    var = jnp.maximum(0.0, square_total / count - mean * mean)
     inverse = lax.rsqrt(var + epsilon)
     y = (wide - mean) * (scale * inverse) + bias
     return (y, mean, var), (x, scale, mean, inverse)
@@ -165,24 +166,15 @@ def _normalise_backward(
     epsilon: float, saved: tuple[jax.Array, ...], gradients: tuple[jax.Array, ...]
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     x, scale, mean, inverse = saved
-    of_y, of_mean, of_var = gradients
+    dy, dmean, dvar = gradients
     count = x.size // x.shape[-1]
     centred = x.astype(scale.dtype) - mean
-    of_bias, with_centred = _channel_sums(of_y, of_y * centred)
-    of_scale = with_centred * inverse
-    constant = (of_mean - scale * inverse * of_bias) / count
-    slope = (2.0 * of_var - scale * inverse * inverse * of_scale) / count
-    of_x = of_y * (scale * inverse) + centred * slope + constant
-    return of_x.astype(x.dtype), of_scale, of_bias
+    dbias, with_centred = dy.sum((0, 1, 2)), (dy * centred).sum((0, 1, 2))
+    dscale = with_centred * inverse
+    constant = (dmean - scale * inverse * dbias) / count
+    slope = (2.0 * dvar - scale * inverse * inverse * dscale) / count
+    dx = dy * (scale * inverse) + centred * slope + constant
+    return dx.astype(x.dtype), dscale, dbias
 
 
 _normalise.defvjp(_normalise_forward, _normalise_backward)
-
-
-def _channel_sums(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The sums of two batches over all but the channels, in one pass over memory.
-
-    XLA's CPU backend adds up a whole batch on one core. Rows first: these are spread over cores,
-    and what they leave is small.
-    """
-    return a.sum((0, 1, 2)), b.sum((0, 1, 2))

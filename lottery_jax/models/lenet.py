@@ -18,13 +18,13 @@ _INIT = nn.initializers.glorot_normal()
 
 
 class LeNet(nn.Module):
-    """Optional pairs of 3x3 convolutions, each pair followed by 2x2 max-pooling; dense layers.
+    """Pairs of 3x3 convolutions, each pair followed by 2x2 max-pooling, then dense layers.
 
     Attributes:
-        num_classes: outputs.
+        num_classes: number of outputs.
         conv_widths: channels of the convolutions, in pairs; empty for LeNet-300-100.
         dense_widths: units of the hidden dense layers.
-        dtype: of the computation.
+        dtype: in which the network computes.
     """
 
     num_classes: int
@@ -34,7 +34,7 @@ class LeNet(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        """Images `[batch, height, width, channels]` to logits; `train` changes nothing here."""
+        """Return logits of images `[batch, height, width, channels]`; `train` has no effect here."""
         for i, features in enumerate(self.conv_widths, 1):
             conv = Conv(features, kernel_init=_INIT, dtype=self.dtype, name=f"conv{i}")
             x = nn.relu(conv(x))

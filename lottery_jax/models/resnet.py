@@ -1,8 +1,8 @@
 """Residual networks (He et al., CVPR 2016).
 
 The CIFAR family (20, 32, 56 layers: three stages of 16, 32, 64 channels) has projection shortcuts
-where shapes change, as lottery-ticket work uses it. The ImageNet family (18, 34, 50) has four
-stages; in the bottleneck the stride is in the 3x3 convolution.
+where shapes change, as in lottery-ticket papers. The ImageNet family (18, 34, 50 layers) has four
+stages; in a bottleneck block the 3x3 convolution has the stride.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from lottery_jax.models.layers import BatchNorm, Conv
 from lottery_jax.models.scaling import scaled
 
 _INIT = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
-# name -> (kernel size, stride); ImageNet's is followed by max-pooling
+# name -> (kernel size, stride); max-pooling follows that of ImageNet
 STEMS = {"cifar": (3, 1), "imagenet": (7, 2)}
 _HEAD_INIT = nn.initializers.variance_scaling(1.0 / 3.0, "fan_in", "uniform")
 
@@ -30,9 +30,9 @@ class Block(nn.Module):
 
     Attributes:
         layers: (kernel size, channels) of each convolution.
-        strided: which of them has the stride.
-        stride: of the block.
-        dtype: of the computation.
+        strided: the index of the convolution that has the stride.
+        stride: the stride of the block.
+        dtype: in which the block computes.
     """
 
     layers: tuple[tuple[int, int], ...]
@@ -42,7 +42,7 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        """`[batch, height, width, in]` to `[batch, height / stride, width / stride, out]`."""
+        """Map `[batch, height, width, in]` to `[batch, height / stride, width / stride, out]`."""
         y = x
         for i, (size, features) in enumerate(self.layers):
             stride = self.stride if i == self.strided else 1
@@ -65,12 +65,12 @@ class ResNet(nn.Module):
     """A stem, stages of residual blocks, global average pooling, a dense layer.
 
     Attributes:
-        num_classes: outputs.
+        num_classes: number of outputs.
         stem: `cifar` (3x3, stride 1) or `imagenet` (7x7, stride 2, then 3x3 max-pooling).
         stem_width: channels of the stem.
         stages: for each stage, the `layers` of each of its blocks.
-        strided: which convolution of a stage's first block halves the image.
-        dtype: of the computation.
+        strided: the index of the convolution that halves the image in a stage's first block.
+        dtype: in which the network computes.
     """
 
     num_classes: int
@@ -82,7 +82,7 @@ class ResNet(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        """Images `[batch, height, width, channels]` to logits."""
+        """Return logits `[batch, num_classes]` of images `[batch, height, width, channels]`."""
         size, stride = STEMS[self.stem]
         x = Conv(
             self.stem_width,

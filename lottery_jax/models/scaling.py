@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 
 def scaled(widths: Sequence[int], width: float) -> tuple[int, ...]:
-    """Layer widths times `width`, each rounded and at least 1.
+    """Return layer widths times `width`, each rounded and at least 1.
 
     >>> scaled((300, 100), 0.5)
     (150, 50)

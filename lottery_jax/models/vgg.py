@@ -18,18 +18,18 @@ import jax.numpy as jnp
 from lottery_jax.models.layers import BatchNorm, Conv, max_pool2
 from lottery_jax.models.scaling import scaled
 
-# Xavier normal as PyTorch has it; the library's glorot_normal is a truncated one.
+# Xavier normal as in PyTorch; Flax's `glorot_normal` is truncated.
 _INIT = nn.initializers.variance_scaling(1.0, "fan_avg", "normal")
 _STAGE_WIDTHS = (64, 128, 256, 512, 512)
 
 
 class VGG(nn.Module):
-    """Stages of 3x3 convolutions, 2x2 max-pooling between stages.
+    """Stages of 3x3 convolutions, with 2x2 max-pooling between stages.
 
     Attributes:
-        num_classes: outputs.
+        num_classes: number of outputs.
         widths: for each stage, the channels of each of its convolutions.
-        dtype: of the computation.
+        dtype: in which the network computes.
     """
 
     num_classes: int
@@ -38,7 +38,7 @@ class VGG(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        """Images `[batch, height, width, channels]` to logits."""
+        """Return logits `[batch, num_classes]` of images `[batch, height, width, channels]`."""
         for i, stage in enumerate(self.widths, 1):
             if i > 1:
                 x = max_pool2(x)

@@ -1,9 +1,9 @@
-"""How programs are compiled: what makes XLA's CPU backend fast, for our own programs alone.
+"""Compiler options that make XLA's CPU backend fast, passed to programs of this package only.
 
-A switch that is safe in one version of XLA can end the process in another one: a failed check
-within the compiler is no Python exception. So switches are passed only to versions of jaxlib for
-which `tests/compile_everything.py` has compiled every kind of program; all others get XLA's own
-choices. docs/performance.md says what that costs.
+An option that is safe in one version of XLA can end the process in another: a failed check within
+the compiler is not a Python exception. So options are passed only to versions of jaxlib for which
+`tests/compile_everything.py` has compiled every kind of program; other versions get XLA's
+defaults. docs/performance.md says what that costs.
 """
 
 from __future__ import annotations
@@ -13,34 +13,35 @@ import os
 import platform as machine
 from importlib.metadata import version
 
-# On 64-bit x86; `python tests/compile_everything.py --with_switches` says if a version may be added.
+# On 64-bit x86; `python tests/compile_everything.py --with_switches` tests whether to add a version.
 TESTED_JAXLIB = frozenset({"0.10.0", "0.10.1", "0.10.2", "0.12.0", "0.12.0.1"})
 
 _ON_CPU = {
-    # Matrix products and reductions by YNNPACK, as is XLA's default, but not convolutions.
+    # YNNPACK computes matrix products and reductions, as by default, but not convolutions.
     "xla_cpu_experimental_ynn_fusion_type": (
         "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT,LIBRARY_FUSION_TYPE_REDUCE"
     ),
-    # Optimization barriers hold until operations are fused: what several matrix products read is
-    # then computed once, and not once for each of them. The second pass makes one kernel of a
-    # small loop, with an emitter that aborts the process on a barrier.
+    # Without the first pass, optimization barriers hold until operations are fused: an array that
+    # several matrix products read is computed once, not once for each. The second pass makes one
+    # kernel of a small loop, with an emitter that aborts the process on a barrier.
     "xla_disable_hlo_passes": "cse_barrier_expander,small-while-loop-hoisting",
 }
 
 
-# Fewer of LLVM's passes: half the time to compile, for what takes longer to compile than to run.
+# Fewer of LLVM's passes halve the time to compile a program that runs once.
 _RUN_ONCE_ON_CPU = {"xla_backend_optimization_level": "1"}
 
 
 def compiler_options(platform: str, *, run_once: bool = False) -> dict[str, str]:
     """Return the `compiler_options` of `jax.jit` for a platform such as `cpu`, `gpu` or `tpu`.
 
-    They change how long a program takes, and results by no more than rounding. An option that the
-    user has set in `XLA_FLAGS` is left out; a jaxlib that was not tested gets none.
+    They change the speed of a program, and its results by no more than rounding. An option that
+    the user has set in `XLA_FLAGS` is left out. A jaxlib that was not tested gets none.
 
     Args:
-        platform: for which a program is compiled.
-        run_once: for a program that takes longer to compile than to run, such as an initialisation.
+        platform: the platform for which a program is compiled.
+        run_once: whether the program takes longer to compile than to run, as an initialisation
+            does.
 
     >>> compiler_options("tpu")
     {}
@@ -54,5 +55,5 @@ def compiler_options(platform: str, *, run_once: bool = False) -> dict[str, str]
 
 @functools.cache
 def is_tested() -> bool:
-    """Return whether every kind of program was compiled with the switches by the installed jaxlib."""
+    """Return whether the installed jaxlib was tested with the options, on this kind of machine."""
     return version("jaxlib") in TESTED_JAXLIB and machine.machine() in ("x86_64", "AMD64")

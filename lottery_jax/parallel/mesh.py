@@ -1,4 +1,4 @@
-"""The mesh of devices, and how arrays get there and back."""
+"""The mesh of devices, and how arrays get to the devices and back."""
 
 from __future__ import annotations
 
@@ -10,12 +10,11 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from lottery_jax.system import host
-
-PyTree = Any
+from lottery_jax.types import PyTree
 
 
 def find_devices(devices: list[jax.Device] | None = None) -> list[jax.Device]:
-    """The given devices, or all there are, of all processes.
+    """Return the given devices; by default, all devices of all processes.
 
     Raises:
         EnvironmentFault: there is no device of the kind that JAX_PLATFORMS asks for.
@@ -24,14 +23,14 @@ def find_devices(devices: list[jax.Device] | None = None) -> list[jax.Device]:
 
 
 def make_mesh(devices: list[jax.Device] | None = None, replica: int = 1) -> Mesh:
-    """A mesh of the given devices (default: all) with the axes `replica` and `data`.
+    """Return a mesh with the axes `replica` and `data`.
 
     Args:
-        devices: over all processes.
-        replica: size of that axis, a divisor of their number.
+        devices: of all processes; by default, all.
+        replica: the size of that axis, a divisor of the number of devices.
 
     Raises:
-        ConfigError: there is no device of the kind that JAX_PLATFORMS asks for.
+        EnvironmentFault: there is no device of the kind that JAX_PLATFORMS asks for.
     """
     devices = find_devices(devices)
     shape, types = (replica, len(devices) // replica), (AxisType.Auto, AxisType.Auto)
@@ -39,22 +38,22 @@ def make_mesh(devices: list[jax.Device] | None = None, replica: int = 1) -> Mesh
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """The sharding of what every device holds whole: state and data."""
+    """Return the sharding of arrays that every device holds whole: state and data."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def batch_sharded(mesh: Mesh) -> NamedSharding:
-    """The sharding of a replicate's batch: its first axis over `data`."""
-    within = jax.sharding.get_abstract_mesh()  # where `replica` has been dealt with, another one
-    return NamedSharding(mesh if within.empty else within, PartitionSpec("data"))
+    """Return the sharding of a replicate's batch: its first axis over `data`."""
+    inner = jax.sharding.get_abstract_mesh()  # within `shard_map` over `replica`, another mesh
+    return NamedSharding(mesh if inner.empty else inner, PartitionSpec("data"))
 
 
 def to_mesh(mesh: Mesh, tree: PyTree, spec: PartitionSpec | None = None) -> PyTree:
-    """A copy of the tree on the devices of the mesh: whole on each, or shared out by `spec`.
+    """Return a copy of the tree on the devices of the mesh: whole on each, or sharded by `spec`.
 
-    A copy always: a donated argument of a compiled step must not take the caller's arrays with it.
-    Where the devices are of several processes, each must have the same arrays, and looks at its
-    own part of them only.
+    It is always a copy: a compiled step that donates its arguments must not delete the caller's
+    arrays. If the devices belong to several processes, all must pass the same arrays, and each
+    reads its own part of them.
     """
     sharding = NamedSharding(mesh, PartitionSpec() if spec is None else spec)
     tree = jax.tree.map(np.array, tree)
@@ -66,12 +65,12 @@ def to_mesh(mesh: Mesh, tree: PyTree, spec: PartitionSpec | None = None) -> PyTr
 
 
 def to_host(tree: PyTree) -> PyTree:
-    """The tree as NumPy arrays; all processes must ask for it, and all get it."""
+    """Return the tree as NumPy arrays; all processes must call this together."""
 
     def whole(a: Any) -> Any:
-        elsewhere = isinstance(a, jax.Array) and not (
+        is_spread = isinstance(a, jax.Array) and not (
             a.is_fully_addressable or a.is_fully_replicated
         )
-        return multihost_utils.process_allgather(a, tiled=True) if elsewhere else a
+        return multihost_utils.process_allgather(a, tiled=True) if is_spread else a
 
     return jax.device_get(jax.tree.map(whole, tree))

@@ -1,8 +1,8 @@
-"""Paths: which of the weights that a mask keeps still connect the input to the output.
+"""Connectivity: which of the weights that a mask keeps connect the input to the output.
 
-A kept weight whose unit no kept weight feeds, or whose unit feeds no kept weight, changes no
-output. Those that are left, on some path of kept weights from a pixel to a logit, are *effective*
-(Vysogorets & Kempe, "Connectivity matters", JMLR 2023).
+A kept weight changes no output if its input unit is fed by no kept weight, or if its output unit
+feeds none. The other kept weights lie on a path of kept weights from a pixel to a logit. They are
+called *effective* (Vysogorets & Kempe, "Connectivity matters", JMLR 2023).
 """
 
 from __future__ import annotations
@@ -17,71 +17,65 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.extend.core import jaxpr_as_fun
-from jax.tree_util import tree_map_with_path
 
-from lottery_jax.models import abstract_variables
+from lottery_jax.models.network import Network, as_network
+from lottery_jax.pruning import masks
 from lottery_jax.system import settings
-
-PyTree = Any
+from lottery_jax.types import PyTree
 
 
 @settings.fixed()
-def effective_mask(model: nn.Module, mask: PyTree, input_shape: tuple[int, ...]) -> PyTree:
-    """The part of `mask` that lies on paths from the input to the output.
+def effective_mask(
+    network: Network | nn.Module, mask: PyTree, input_shape: tuple[int, ...] = ()
+) -> PyTree:
+    """Return the part of `mask` that lies on paths from the input to the output.
 
-    Exact for the networks of this package, pixel by pixel: a tap that only ever meets the padding
-    is on no path. Biases and BatchNorm's biases begin no path, and shortcuts are paths.
+    The result is exact for the networks of this package, pixel by pixel: a tap of a kernel that
+    only ever meets the padding is on no path. Biases begin no path, and shortcuts are paths.
 
     Args:
-        model: a network of this package.
+        network: a network whose units never decrease when their inputs or weights grow, as with
+            ReLU, max-pooling and BatchNorm in evaluation; or its Linen module.
         mask: bool tree like its parameters.
-        input_shape: `(height, width, channels)`.
+        input_shape: `(height, width, channels)`, if a module is given.
 
     Returns:
-        A new mask, NumPy bool arrays; True in the leaves that are never pruned, as in `mask`.
+        A new mask, NumPy bool arrays; leaves that are never pruned are as in `mask`.
 
-    >>> from lottery_jax import masks
-    >>> from lottery_jax.models import build_model
+    >>> from lottery_jax.models import abstract_variables, build_model
     >>> model = build_model("lenet_300_100", 10)
     >>> mask = masks.ones_like(abstract_variables(model, (8, 8, 1))["params"])
     >>> mask["dense2"]["kernel"][7] = False  # unit 7 of the first layer feeds nothing any more
     >>> masks.layer_counts(effective_mask(model, mask, (8, 8, 1)))["dense1"]
     (19136, 19200)
     """
-    on_paths = _on_paths(model, mask, tuple(input_shape))
+    on_paths = _on_paths(as_network(network, input_shape), mask)
     return jax.tree.map(lambda m: np.array(m, bool), on_paths)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 2))
-def _on_paths(model: nn.Module, mask: PyTree, input_shape: tuple[int, ...]) -> PyTree:
-    # With kernels of zeros and ones and nothing negative anywhere, a unit is above zero exactly
+@functools.partial(jax.jit, static_argnums=0)
+def _on_paths(network: Network, mask: PyTree) -> PyTree:
+    # With weights of zeros and ones and nothing negative anywhere, a unit is above zero exactly
     # if some path leads to it, and has a gradient exactly if some path leads on from it.
-    batch_stats = tree_map_with_path(
-        lambda path, leaf: jnp.full(leaf.shape, path[-1].key == "var", leaf.dtype),
-        abstract_variables(model, input_shape)["batch_stats"],
-    )
+    variables, prunable = network.mask_as_variables(mask), network.is_prunable
 
     def output(params: PyTree) -> jax.Array:
-        variables = {"params": params, "batch_stats": batch_stats}
-        with nn.intercept_methods(_reach_after_kernels):
-            logits: Any = model.apply(variables, jnp.ones((1, *input_shape)), train=False)
-        return jnp.sum(logits)
+        ones, stats = jnp.ones((1, *network.input_shape)), variables["batch_stats"]
+        return jnp.sum(network.apply_eval(params, stats, ones, after_layer=_reach))
 
-    params = tree_map_with_path(
-        lambda path, m: m.astype(jnp.float32) * (path[-1].key in ("kernel", "scale")), mask
-    )
-    gradient = jax.grad(_sums_for_maxima(output, params))(params)
-    return tree_map_with_path(
-        lambda path, m, g: m & (g > 0) if path[-1].key == "kernel" else m, mask, gradient
-    )
+    params = variables["params"]
+    gradient = masks.kernels(jax.grad(_sums_for_maxima(output, params))(params), prunable=prunable)
+    kept = masks.kernels(mask, prunable=prunable)
+    on_paths = {name: kept[name] & (gradient[name] > 0) for name in kept}
+    return masks.with_kernels(mask, on_paths, prunable=prunable)
 
 
 @jax.custom_vjp
 def _reach(x: jax.Array) -> jax.Array:
-    """Ones where `x` is above zero; backward, ones where the gradient is.
+    """Return ones where `x` is above zero; backward, ones where the gradient is.
 
-    So values neither overflow nor vanish however deep the network, and those reached are equal:
-    `layers.max_pool2` then shares the gradient among all of them.
+    So values neither overflow nor vanish in a deep network. All units that are reached are equal,
+    and `layers.max_pool2` shares the gradient among equal ones.
     """
     return (x > 0).astype(x.dtype)
 
@@ -97,19 +91,12 @@ def _reach_backward(_: None, gradient: jax.Array) -> tuple[jax.Array]:
 _reach.defvjp(_reach_forward, _reach_backward)
 
 
-def _reach_after_kernels(
-    call: Callable[..., Any], args: Any, kwargs: Any, context: nn.module.InterceptorContext
-) -> Any:
-    y = call(*args, **kwargs)
-    has_kernel = context.module.has_variable("params", "kernel")
-    return _reach(y) if has_kernel and context.method_name == "__call__" else y
-
-
 def _sums_for_maxima(function: Callable[[PyTree], jax.Array], params: PyTree) -> Any:
-    """`function` with sums over sliding windows in place of maxima.
+    """Return `function` with sums over sliding windows in place of maxima.
 
-    Of several equal entries of a window, the library's maximum gives one the whole gradient and
-    the others none. A sum is above zero where the maximum is, and gives every entry its gradient.
+    Where several entries of a window are equal, the library's maximum gives one of them the whole
+    gradient and the others none. A sum is above zero where the maximum is, and gives every entry a
+    gradient.
     """
     closed = jax.make_jaxpr(function)(params)
     equations = [

@@ -1,7 +1,7 @@
-"""Controls: what to compare a winning ticket with.
+"""Controls: tickets to compare a winning ticket with.
 
-A control turns a winning ticket into one of the same density, weight for weight. If the winner is
-better, what the control took away mattered: the weights, or the mask.
+A control turns a winning ticket into one with exactly as many weights. If the winning ticket is
+better, then what the control replaced mattered: the weights, or the mask.
 """
 
 from __future__ import annotations
@@ -13,18 +13,17 @@ import jax
 import numpy as np
 
 from lottery_jax.pruning import masks
-
-PyTree = Any
+from lottery_jax.types import PyTree
 
 
 class UntrainedTicket(NamedTuple):
     """A ticket that is not yet trained.
 
     Attributes:
-        mask: bool.
-        variables: `params` and `batch_stats` to start from, at pruned places too: training masks
-            them, and a control may put its mask elsewhere.
-        step: of the schedule and of the order of batches, to start at.
+        mask: bool, like params.
+        variables: `params` and `batch_stats` to start from. They are dense: training masks them,
+            and a control may keep other weights.
+        step: the step to start at, in the schedule and in the order of batches.
     """
 
     mask: PyTree
@@ -33,46 +32,51 @@ class UntrainedTicket(NamedTuple):
 
 
 class ControlInputs(NamedTuple):
-    """What a control can put in place of a ticket's own weights, and where it must not.
+    """Everything besides the winning ticket that a control may use.
 
     Attributes:
         init: from a typed PRNG key to freshly drawn variables of the network.
         initial: the variables of step 0 from which the winning ticket came.
         skip: names of layers that are never pruned.
+        prunable: as in `masks.kernels`.
     """
 
     init: Callable[[jax.Array], PyTree]
     initial: PyTree
     skip: Collection[str] = ()
+    prunable: masks.Prunable = masks.is_kernel
+
+    def permute(self, mask: PyTree, key: jax.Array, scope: str) -> PyTree:
+        """Return `masks.permute` of the layers that may be pruned."""
+        return masks.permute(mask, key, scope=scope, skip=self.skip, prunable=self.prunable)
 
 
 Control = Callable[[UntrainedTicket, jax.Array, ControlInputs], UntrainedTicket]
 
 
 def reinit(start: UntrainedTicket, key: jax.Array, others: ControlInputs) -> UntrainedTicket:
-    """The winning mask on newly drawn weights (Frankle & Carbin 2019)."""
+    """Return the winning mask on newly drawn weights (Frankle & Carbin 2019)."""
     return UntrainedTicket(start.mask, others.init(key), 0)
 
 
 def shuffle_layers(
     start: UntrainedTicket, key: jax.Array, others: ControlInputs
 ) -> UntrainedTicket:
-    """The winner's weights, its mask permuted within each layer (Morcos et al. 2019, appendix)."""
-    return start._replace(mask=masks.permute(start.mask, key, scope="layer", skip=others.skip))
+    """Return the winner with its mask permuted within each layer (Morcos et al. 2019, appendix)."""
+    return start._replace(mask=others.permute(start.mask, key, "layer"))
 
 
 def shuffle_global(
     start: UntrainedTicket, key: jax.Array, others: ControlInputs
 ) -> UntrainedTicket:
-    """The winner's weights, its mask permuted over all layers."""
-    return start._replace(mask=masks.permute(start.mask, key, scope="global", skip=others.skip))
+    """Return the winner with its mask permuted over all layers."""
+    return start._replace(mask=others.permute(start.mask, key, "global"))
 
 
 def random(start: UntrainedTicket, key: jax.Array, others: ControlInputs) -> UntrainedTicket:
-    """The random ticket of Morcos et al. (2019): new weights and a mask permuted over all layers.
+    """Return the random ticket of Morcos et al. (2019): new weights, a mask permuted over all layers.
 
-    The weights are drawn afresh everywhere, so none of those at the mask's new places is a zero
-    left over from the old mask.
+    All weights are drawn anew, so that none at the mask's new places is a zero from the old mask.
     """
     weights_key, mask_key = jax.random.split(key)
     return reinit(shuffle_global(start, mask_key, others), weights_key, others)
@@ -81,18 +85,18 @@ def random(start: UntrainedTicket, key: jax.Array, others: ControlInputs) -> Unt
 def random_preserved(
     start: UntrainedTicket, key: jax.Array, others: ControlInputs
 ) -> UntrainedTicket:
-    """New weights and a mask permuted within each layer: the layers' densities are preserved."""
+    """Return new weights under a mask permuted within each layer, which keeps layers' densities."""
     weights_key, mask_key = jax.random.split(key)
     return reinit(shuffle_layers(start, mask_key, others), weights_key, others)
 
 
 def init(start: UntrainedTicket, key: jax.Array, others: ControlInputs) -> UntrainedTicket:
-    """The winning mask on the weights of step 0 instead of those of the rewind point."""
+    """Return the winning mask on the weights of step 0 instead of those of the rewind point."""
     return UntrainedTicket(start.mask, others.initial, 0)
 
 
 def dense_sign(start: UntrainedTicket, key: jax.Array, others: ControlInputs) -> UntrainedTicket:
-    """The winning mask on the signs of its weights, one magnitude a layer (Zhou et al. 2019).
+    """Return the winner with one magnitude a layer for its weights, signs kept (Zhou et al. 2019).
 
     The magnitude is the standard deviation of the layer's kernel at the rewind point, pruned
     places included. Biases and BatchNorm are the winner's.
@@ -103,9 +107,10 @@ def dense_sign(start: UntrainedTicket, key: jax.Array, others: ControlInputs) ->
         return np.where(np.signbit(kernel), -kernel.std(), kernel.std())
 
     params = start.variables["params"]
-    signs = {name: constant(kernel) for name, kernel in masks.kernels(params).items()}
-    variables = {**start.variables, "params": masks.with_kernels(params, signs)}
-    return start._replace(variables=variables)
+    kernels = masks.kernels(params, prunable=others.prunable)
+    signs = {name: constant(kernel) for name, kernel in kernels.items()}
+    params = masks.with_kernels(params, signs, prunable=others.prunable)
+    return start._replace(variables={**start.variables, "params": params})
 
 
 # Controls that train the winner's weights, or their signs, from the rewind point on.

@@ -1,32 +1,27 @@
-"""The output layer, the one thing of a transferred ticket that may not fit its target."""
+"""The output layer, the only part of a transferred ticket that may not fit its target."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import jax
 import numpy as np
 
 from lottery_jax.errors import ConfigError
+from lottery_jax.models.network import HEAD as HEAD
 from lottery_jax.pruning import masks, scores
-
-PyTree = Any
-
-# The output layer of every network of this package.
-HEAD = "head"
+from lottery_jax.types import PyTree
 
 
 def replaces_head(policy: str, source_classes: int, target_classes: int) -> bool:
-    """Whether the output layer is drawn anew.
+    """Return whether the output layer is drawn anew.
 
     Args:
         policy: `auto` (if the number of classes differs), `reinit` (always, as Morcos et al.) or
             `keep`.
-        source_classes: outputs of the ticket.
-        target_classes: outputs that the target needs.
+        source_classes: the number of outputs of the ticket.
+        target_classes: the number of outputs that the target needs.
 
     Raises:
-        ConfigError: `keep`, and the numbers differ.
+        ConfigError: the policy is `keep`, and the numbers differ.
     """
     if policy == "keep" and source_classes != target_classes:
         raise ConfigError(
@@ -36,29 +31,30 @@ def replaces_head(policy: str, source_classes: int, target_classes: int) -> bool
     return policy == "reinit" or source_classes != target_classes
 
 
-def with_new_head(params: PyTree, fresh: PyTree) -> PyTree:
-    """`params` with the output layer of `fresh`."""
-    return {**params, HEAD: fresh[HEAD]}
+def with_new_head(params: PyTree, fresh: PyTree, *, layer: str = HEAD) -> PyTree:
+    """Return `params` with the output layer of `fresh`; `layer` is its name."""
+    return {**params, layer: fresh[layer]}
 
 
-def mask_for_new_head(mask: PyTree, head: PyTree, head_mask: str, key: jax.Array) -> PyTree:
-    """A ticket's mask for a network with another output layer.
+def mask_for_new_head(
+    mask: PyTree, head: PyTree, head_mask: str, key: jax.Array, *, layer: str = HEAD
+) -> PyTree:
+    """Return a ticket's mask for a network with another output layer.
 
     Args:
-        mask: of the ticket.
+        mask: the ticket's mask.
         head: the new output layer's parameters.
-        head_mask: `dense`: nothing of the new layer is pruned. `density`: as dense as the old one
-            was; the same mask where the shape is the same, else as many weights at random places.
-        key: for those places; with the same key they nest from level to level.
+        head_mask: `dense` prunes nothing of the new layer. `density` makes it as dense as the old
+            one: with the same mask if the shape is the same, else with as many weights at random
+            places.
+        key: typed PRNG key for those places; with one key they nest from level to level.
+        layer: the name of the output layer.
     """
-    whole = masks.ones_like(head)
-    old = np.asarray(mask[HEAD]["kernel"])
-    if head_mask == "dense":
-        new = whole["kernel"]
-    elif old.shape == whole["kernel"].shape:
-        new = old
-    else:
-        places = scores.random({HEAD: head}, key)[HEAD]["kernel"]
+    new = {layer: masks.ones_like(head)}
+    old = np.asarray(masks.kernels(mask)[layer])
+    if head_mask != "dense":
+        places = masks.kernels(scores.random({layer: head}, key))[layer]
         count = round(old.mean() * places.size)
-        new = masks.keep_largest(places.ravel(), count).reshape(places.shape)
-    return {**mask, HEAD: {**whole, "kernel": new}}
+        drawn = masks.keep_largest(places.ravel(), count).reshape(places.shape)
+        new = masks.with_kernels(new, {layer: old if old.shape == drawn.shape else drawn})
+    return {**mask, **new}

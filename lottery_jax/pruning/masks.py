@@ -2,8 +2,8 @@
 
 A mask is a pytree of bool arrays with the full structure of the parameters. It is True where a
 weight is kept, and everywhere in the leaves that are never pruned (biases, BatchNorm scales and
-biases). *Prunable* are the kernels of convolutions and dense layers; counts and densities count
-prunable weights only.
+biases). By default the *prunable* leaves are the kernels of convolutions and dense layers; every
+function takes another predicate as `prunable`. Counts and densities count prunable weights only.
 
 Masks are drawn on the host: the number of weights to keep is a Python int, ties are broken by
 index, and the same scores give the same mask on every backend. The index order is that of the
@@ -13,7 +13,7 @@ layers' names, then of the weights within a kernel in C order.
 from __future__ import annotations
 
 import functools
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import jax
@@ -21,59 +21,76 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import keystr, tree_flatten_with_path
 
-PyTree = Any
+from lottery_jax.types import PyTree
+
 Array = np.ndarray[Any, np.dtype[Any]]
+# (path of a leaf, its keys joined by "/"; an array of the leaf's shape) -> whether it is prunable
+Prunable = Callable[[str, Any], bool]
 
 SCOPES = ("global", "layer")
 _KERNEL = "/kernel"
 
 
-def _paths(tree: PyTree) -> list[str]:
-    return [keystr(path, simple=True, separator="/") for path, _ in tree_flatten_with_path(tree)[0]]
+def is_kernel(path: str, leaf: Any) -> bool:
+    """Return whether a leaf is named `kernel`, as those of Flax's layers are."""
+    return path.endswith(_KERNEL)
 
 
-def kernels(tree: PyTree, skip: Collection[str] = ()) -> dict[str, Any]:
-    """The prunable leaves of a parameter-shaped tree, by layer name, in name order.
+def _named_leaves(tree: PyTree, prunable: Prunable) -> list[tuple[str | None, Any]]:
+    """Return every leaf in order, with its layer's name if it is prunable."""
+    named: list[tuple[str | None, Any]] = []
+    for keys, leaf in tree_flatten_with_path(tree)[0]:
+        path = keystr(keys, simple=True, separator="/")
+        named.append((path.removesuffix(_KERNEL) if prunable(path, leaf) else None, leaf))
+    return named
+
+
+def kernels(
+    tree: PyTree, skip: Collection[str] = (), *, prunable: Prunable = is_kernel
+) -> dict[str, Any]:
+    """Return the prunable leaves of a tree that is shaped like the params, by layer name, in order.
 
     Args:
-        tree: params, a mask or scores; a kernel is a leaf named `kernel`.
-        skip: names of layers that are not to be pruned, such as `head`.
+        tree: params, a mask or scores.
+        skip: names of layers to leave out, such as `head`.
+        prunable: which leaves are prunable. The name of a layer is the path of its leaf, without
+            `/kernel` at the end.
 
     Raises:
-        ValueError: `skip` names a layer that has no kernel.
+        ValueError: `skip` names a layer without a prunable leaf.
 
     >>> list(kernels({"head": {"kernel": 1, "bias": 2}, "conv1": {"kernel": 3}}, skip=["head"]))
     ['conv1']
+    >>> kernels([{"w": 1, "b": 2}], prunable=lambda path, leaf: path.endswith("/w"))
+    {'0/w': 1}
     """
-    leaves = dict(zip(_paths(tree), jax.tree.leaves(tree), strict=True))
-    found = {path[: -len(_KERNEL)]: x for path, x in leaves.items() if path.endswith(_KERNEL)}
+    found = {name: leaf for name, leaf in _named_leaves(tree, prunable) if name is not None}
     if missing := set(skip) - set(found):
         raise ValueError(f"no prunable layer named {', '.join(sorted(missing))}")
     return {name: leaf for name, leaf in found.items() if name not in skip}
 
 
-def with_kernels(tree: PyTree, new: Mapping[str, Any]) -> PyTree:
-    """A parameter-shaped tree with the kernels of the layers named in `new` replaced.
+def with_kernels(tree: PyTree, new: Mapping[str, Any], *, prunable: Prunable = is_kernel) -> PyTree:
+    """Return `tree` with the prunable leaves of the layers named in `new` replaced.
 
     >>> with_kernels({"a": {"kernel": 1, "bias": 2}}, {"a": 7})
     {'a': {'bias': 2, 'kernel': 7}}
     """
-    leaves, treedef = jax.tree.flatten(tree)
-    replaced = [
-        new.get(path.removesuffix(_KERNEL), leaf) if path.endswith(_KERNEL) else leaf
-        for path, leaf in zip(_paths(tree), leaves, strict=True)
+    leaves = [
+        leaf if name is None else new.get(name, leaf)
+        for name, leaf in _named_leaves(tree, prunable)
     ]
-    return jax.tree.unflatten(treedef, replaced)
+    return jax.tree.unflatten(jax.tree.structure(tree), leaves)
 
 
 def ones_like(params: PyTree) -> PyTree:
-    """The mask that keeps everything: bool ones of each leaf's shape."""
+    """Return the mask that keeps everything: bool ones of each leaf's shape."""
     return jax.tree.map(lambda p: np.ones(p.shape, bool), params)
 
 
 @functools.partial(jax.jit, inline=True)  # one program, not one for each shape
 def apply(mask: PyTree, params: PyTree) -> PyTree:
-    """`params` with exactly +0.0 where `mask` is False.
+    """Return `params` with exactly +0.0 where `mask` is False.
 
     A product would give -0.0 for negative weights, and NaN for a pruned infinity.
     """
@@ -81,7 +98,7 @@ def apply(mask: PyTree, params: PyTree) -> PyTree:
 
 
 def kept_count(alive: int, fraction: float) -> int:
-    """How many of `alive` weights stay when `fraction` of them is pruned.
+    """Return how many of `alive` weights stay when `fraction` of them is pruned.
 
     >>> kept_count(20_024_000, 0.2)
     16019200
@@ -90,11 +107,11 @@ def kept_count(alive: int, fraction: float) -> int:
 
 
 def keep_largest(scores: Array, count: int) -> Array:
-    """Which `count` entries of a flat array are the largest; among equals the earlier stay.
+    """Return which `count` entries of a flat array are the largest; among equals the earlier stay.
 
     Args:
         scores: `[n]`, any real dtype, no NaN.
-        count: how many to keep, 0 to n.
+        count: number of entries to keep, 0 to n.
 
     Returns:
         bool `[n]` with exactly `count` True.
@@ -109,9 +126,9 @@ def keep_largest(scores: Array, count: int) -> Array:
 
 
 def _keep_largest(scores: list[Array], alive: list[Array], count: int) -> list[Array]:
-    """`keep_largest` of those alive in several flat arrays, as if these were one.
+    """Return `keep_largest` among the entries alive in several flat arrays, as if these were one.
 
-    They are looked at one after the other and never put together: a layer fits into the caches.
+    The arrays are read one after the other and never joined, since one layer fits into the caches.
     """
     n = sum(int(np.count_nonzero(a)) for a in alive)
     if not 0 <= count <= n:
@@ -124,29 +141,29 @@ def _keep_largest(scores: list[Array], alive: list[Array], count: int) -> list[A
     threshold = _nth_largest(pairs, count, n)
     kept = [(s > threshold) & a for s, a in pairs]
     ties = count - sum(int(np.count_nonzero(k)) for k in kept)
-    for keep, (s, a) in zip(kept, pairs, strict=True):
+    for layer, (s, a) in zip(kept, pairs, strict=True):
         tied = np.flatnonzero((s == threshold) & a)[:ties]
-        keep[tied] = True
+        layer[tied] = True
         ties -= tied.size
     return kept
 
 
-# A sample of this size leaves few values that it can't tell from the threshold.
+# A sample of this size leaves few values that may be on either side of the threshold.
 _SAMPLE = 2**16
 
 
 def _nth_largest(pairs: list[tuple[Array, Array]], n: int, count: int) -> Any:
-    """The n-th largest of the `count` scores that are alive; the idea of Floyd & Rivest (1975).
+    """Return the n-th largest of the `count` scores that are alive (after Floyd & Rivest, 1975).
 
-    Two values of a sample are almost surely above and below it, and only what lies between them is
-    sorted: all else is compared with the two. If it is not between them after all, or there is
-    little to save, all that are alive are sorted.
+    Two values of a sample are almost surely above and below it. All scores are compared with these
+    two, and only the scores between them are sorted. If the n-th largest is not between them, or if
+    there are few scores, all scores that are alive are sorted.
     """
     step = max(1, sum(s.size for s, _ in pairs) // _SAMPLE)
     sample = np.sort(np.concatenate([s[::step][a[::step]] for s, a in pairs]))
     if step > 4 and sample.size:
         place, share = sample.size * (1 - n / count), n / count
-        # Four standard deviations of a binomial count, and some for the ends.
+        # Four standard deviations of a binomial count, and two more for the ends of the sample.
         margin = 4 * (sample.size * share * (1 - share)) ** 0.5 + 2
         low = sample[max(0, int(place - margin))]
         high = sample[min(sample.size - 1, int(place + margin))]
@@ -158,37 +175,45 @@ def _nth_largest(pairs: list[tuple[Array, Array]], n: int, count: int) -> Any:
 
 
 def ranking_groups(
-    mask: PyTree, scope: str, skip: Collection[str] = ()
+    mask: PyTree, scope: str, skip: Collection[str] = (), *, prunable: Prunable = is_kernel
 ) -> dict[tuple[str, ...], int]:
-    """Which layers are ranked together, and how many prunable weights each group has left.
+    """Return which layers are ranked together, and how many prunable weights each group has left.
 
-    One group of all layers for `global` (Morcos et al. 2019), one for each layer for `layer`
-    (Frankle & Carbin 2019). Layers named in `skip` are in no group.
+    There is one group of all layers for `global` (Morcos et al. 2019), and one for each layer for
+    `layer` (Frankle & Carbin 2019). Layers named in `skip` are in no group.
 
     Raises:
-        ValueError: an unknown scope or layer.
+        ValueError: the scope or a layer is unknown.
 
     >>> ranking_groups({"a": {"kernel": np.ones(3, bool)}, "b": {"kernel": np.ones(2, bool)}}, "global")
     {('a', 'b'): 5}
     """
     if scope not in SCOPES:
         raise ValueError(f"scope must be one of {SCOPES}, not {scope!r}")
-    alive = {name: int(np.count_nonzero(m)) for name, m in kernels(mask, skip).items()}
+    layers = kernels(mask, skip, prunable=prunable)
+    alive = {name: int(np.count_nonzero(m)) for name, m in layers.items()}
     if scope == "global":
         return {tuple(alive): sum(alive.values())}
     return {(name,): count for name, count in alive.items()}
 
 
-def prune_to(scores: PyTree, mask: PyTree, keep: Mapping[tuple[str, ...], int]) -> PyTree:
-    """Keeps, of each group of layers, the given number of surviving weights: the best by score.
+def prune_to(
+    scores: PyTree,
+    mask: PyTree,
+    kept_counts: Mapping[tuple[str, ...], int],
+    *,
+    prunable: Prunable = is_kernel,
+) -> PyTree:
+    """Keep the given number of surviving weights of each group of layers: the best by score.
 
-    Survivors alone are ranked, so the result is a subset of `mask`.
+    Only survivors are ranked, so the result is a subset of `mask`.
 
     Args:
-        scores: pytree like `mask`; larger is more important. Only kernels are read.
+        scores: pytree like `mask`; larger is more important. Only prunable leaves are read.
         mask: the present mask.
-        keep: for each group of layer names, how many weights remain; other layers stay as they
-            are.
+        kept_counts: for each group of layer names, how many weights remain; layers in no group
+            stay as they are.
+        prunable: as in `kernels`.
 
     Returns:
         A new mask, NumPy bool arrays.
@@ -196,15 +221,15 @@ def prune_to(scores: PyTree, mask: PyTree, keep: Mapping[tuple[str, ...], int]) 
     Raises:
         ValueError: no weight would remain, a count is out of range, or scores have NaN.
     """
-    alive = {name: np.asarray(m) for name, m in kernels(mask).items()}
-    ranked = kernels(scores)
+    alive = {name: np.asarray(m) for name, m in kernels(mask, prunable=prunable).items()}
+    ranked = kernels(scores, prunable=prunable)
     new: dict[str, Array] = {}
-    for group, count in keep.items():
+    for group, count in kept_counts.items():
         layers = [alive[name].ravel() for name in group]
         scored = [np.ravel(ranked[name]) for name in group]
         if sum(np.count_nonzero(a) for a in layers) * 8 > sum(a.size for a in layers):
             kept = _keep_largest(scored, layers, count)
-        else:  # few are left: only these are looked at
+        else:  # few weights are left, and it is faster to read no others
             places = [np.flatnonzero(a) for a in layers]
             few = [s[at] for s, at in zip(scored, places, strict=True)]
             chosen = _keep_largest(few, [np.ones(s.size, bool) for s in few], count)
@@ -215,7 +240,7 @@ def prune_to(scores: PyTree, mask: PyTree, keep: Mapping[tuple[str, ...], int]) 
             new[name] = layer.reshape(alive[name].shape)
     if not any(layer.any() for layer in new.values()):
         raise ValueError("this would leave no weight at all")
-    return with_kernels(mask, new)
+    return with_kernels(mask, new, prunable=prunable)
 
 
 def prune(
@@ -225,18 +250,20 @@ def prune(
     *,
     scope: str = "global",
     skip: Collection[str] = (),
+    prunable: Prunable = is_kernel,
 ) -> PyTree:
-    """Prunes the `fraction` of the surviving weights whose scores are lowest.
+    """Prune the `fraction` of the surviving weights whose scores are lowest.
 
     Exactly `kept_count(alive, fraction)` weights remain: over all layers together (`global`), or
     in each layer by itself (`layer`).
 
     Args:
-        scores: pytree like `mask`; larger is more important. Only kernels are read.
+        scores: pytree like `mask`; larger is more important. Only prunable leaves are read.
         mask: the present mask.
         fraction: in [0, 1), of the weights that are still there, not of all.
         scope: `global` or `layer`.
         skip: names of layers that are left as they are.
+        prunable: as in `kernels`.
 
     Returns:
         A new mask, NumPy bool arrays.
@@ -246,50 +273,56 @@ def prune(
     """
     if not 0.0 <= fraction < 1.0:
         raise ValueError(f"fraction must be in [0, 1), not {fraction}")
-    alive = ranking_groups(mask, scope, skip)
-    return prune_to(scores, mask, {group: kept_count(n, fraction) for group, n in alive.items()})
+    alive = ranking_groups(mask, scope, skip, prunable=prunable)
+    kept_counts = {group: kept_count(n, fraction) for group, n in alive.items()}
+    return prune_to(scores, mask, kept_counts, prunable=prunable)
 
 
 def permute(
-    mask: PyTree, key: jax.Array, *, scope: str = "global", skip: Collection[str] = ()
+    mask: PyTree,
+    key: jax.Array,
+    *,
+    scope: str = "global",
+    skip: Collection[str] = (),
+    prunable: Prunable = is_kernel,
 ) -> PyTree:
-    """A mask with as many weights at random places: over all layers, or within each layer.
+    """Return a mask with as many weights at random places: over all layers, or within each layer.
 
     Layers named in `skip` stay as they are. `key` is a typed PRNG key.
     """
     if scope not in SCOPES:
         raise ValueError(f"scope must be one of {SCOPES}, not {scope!r}")
     rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
-    layers = {name: np.asarray(m) for name, m in kernels(mask, skip).items()}
+    layers = {name: np.asarray(m) for name, m in kernels(mask, skip, prunable=prunable).items()}
     if scope == "layer":
         new = {name: rng.permutation(m.ravel()).reshape(m.shape) for name, m in layers.items()}
-        return with_kernels(mask, new)
-    flat = rng.permutation(np.concatenate([m.ravel() for m in layers.values()]))
-    ends = np.cumsum([m.size for m in layers.values()])[:-1]
-    parts = zip(layers.items(), np.split(flat, ends), strict=True)
-    return with_kernels(mask, {name: part.reshape(m.shape) for (name, m), part in parts})
+    else:
+        flat = rng.permutation(np.concatenate([m.ravel() for m in layers.values()]))
+        ends = np.cumsum([m.size for m in layers.values()])[:-1]
+        parts = zip(layers.items(), np.split(flat, ends), strict=True)
+        new = {name: part.reshape(m.shape) for (name, m), part in parts}
+    return with_kernels(mask, new, prunable=prunable)
 
 
-def layer_counts(mask: PyTree) -> dict[str, tuple[int, int]]:
-    """For each layer's kernel, by name: (weights remaining, weights in all)."""
-    return {
-        name: (int(np.count_nonzero(m)), int(np.size(m)))
-        for name, m in ((name, np.asarray(m)) for name, m in kernels(mask).items())
-    }
+def layer_counts(mask: PyTree, *, prunable: Prunable = is_kernel) -> dict[str, tuple[int, int]]:
+    """Return (weights remaining, weights in all) of each layer, by name."""
+    layers = kernels(mask, prunable=prunable)
+    return {name: (int(np.count_nonzero(m)), int(np.size(m))) for name, m in layers.items()}
 
 
-def counts(mask: PyTree) -> tuple[int, int]:
-    """(prunable weights remaining, prunable weights in all)."""
-    per_layer = layer_counts(mask).values()
+def counts(mask: PyTree, *, prunable: Prunable = is_kernel) -> tuple[int, int]:
+    """Return (prunable weights remaining, prunable weights in all)."""
+    per_layer = layer_counts(mask, prunable=prunable).values()
     return sum(kept for kept, _ in per_layer), sum(total for _, total in per_layer)
 
 
-def density(mask: PyTree) -> float:
-    """The share of the prunable weights that remain; 1 - sparsity."""
-    kept, total = counts(mask)
+def density(mask: PyTree, *, prunable: Prunable = is_kernel) -> float:
+    """Return the share of the prunable weights that remain; 1 - sparsity."""
+    kept, total = counts(mask, prunable=prunable)
     return kept / total
 
 
-def collapsed_layers(mask: PyTree) -> list[str]:
-    """Layers with no weight left; the network's output no longer depends on its input there."""
-    return [name for name, (kept, _) in layer_counts(mask).items() if kept == 0]
+def collapsed_layers(mask: PyTree, *, prunable: Prunable = is_kernel) -> list[str]:
+    """Return the layers with no weight left: no signal passes through them."""
+    per_layer = layer_counts(mask, prunable=prunable)
+    return [name for name, (kept, _) in per_layer.items() if kept == 0]

@@ -1,13 +1,12 @@
-"""Drawing masks: how many weights each level keeps, and reaching that in rounds."""
+"""How many weights each level keeps, and pruning to that number in rounds."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 from lottery_jax.pruning import masks
+from lottery_jax.types import PyTree
 
-PyTree = Any
 # Layers that are ranked together, as `masks.ranking_groups` names them -> a number of weights.
 KeptCounts = Mapping[tuple[str, ...], int]
 
@@ -15,12 +14,12 @@ KeptCounts = Mapping[tuple[str, ...], int]
 def kept_per_level(
     sizes: KeptCounts, level: int, *, prune_fraction: float, sparsities: Sequence[float] = ()
 ) -> dict[tuple[str, ...], int]:
-    """How many weights each group keeps at a level.
+    """Return how many weights each group keeps at a level.
 
     Args:
-        sizes: the weights of each group in the dense network.
+        sizes: the number of weights of each group in the dense network.
         level: 0 keeps everything.
-        prune_fraction: of what is left, pruned from one level to the next.
+        prune_fraction: the share of the remaining weights that each level prunes.
         sparsities: if given, the share of all weights that is pruned at level 1, 2, ...
 
     >>> kept_per_level({("a",): 1000}, 2, prune_fraction=0.2)
@@ -37,30 +36,36 @@ def kept_per_level(
 
 
 def prune_iteratively(
-    score: Callable[[PyTree, int], PyTree], mask: PyTree, keep: KeptCounts, rounds: int
+    score: Callable[[PyTree, int], PyTree],
+    mask: PyTree,
+    kept_counts: KeptCounts,
+    rounds: int,
+    *,
+    prunable: masks.Prunable = masks.is_kernel,
 ) -> PyTree:
-    """Prunes `mask` to the counts of `keep`, scoring anew in each of `rounds` rounds.
+    """Prune `mask` to `kept_counts`, with new scores in each of `rounds` rounds.
 
-    The density falls by the same factor in each round, as in Tanaka et al. (2020); masks nest from
-    round to round, and the last one has exactly the counts asked for.
+    The density falls by the same factor in each round, as in Tanaka et al. (2020). Each mask is a
+    subset of the one before, and the last one has exactly the stated counts.
 
     Args:
-        score: from (the mask so far, the round's number from 0) to a score tree.
-        mask: what is left so far.
-        keep: for each group of layers, how many weights are to remain.
+        score: from (the mask so far, the round's number from 0) to a tree of scores.
+        mask: the mask to begin with.
+        kept_counts: for each group of layers, how many weights remain.
         rounds: 1 or more.
+        prunable: as in `masks.kernels`.
 
     Raises:
         ValueError: no weight would remain, or scores have NaN.
     """
-    names = [name for group in keep for name in group]
-    alive = {name: kept for name, (kept, _) in masks.layer_counts(mask).items() if name in names}
-    begin = {group: sum(alive[name] for name in group) for group in keep}
+    alive = masks.layer_counts(mask, prunable=prunable)
+    before = {group: sum(alive[name][0] for name in group) for group in kept_counts}
     for done in range(rounds):
         share = (done + 1) / rounds
         now = {
-            group: round(begin[group] * (count / max(1, begin[group])) ** share)
-            for group, count in keep.items()
+            group: round(before[group] * (count / max(1, before[group])) ** share)
+            for group, count in kept_counts.items()
         }
-        mask = masks.prune_to(score(mask, done), mask, keep if done == rounds - 1 else now)
+        target = kept_counts if done == rounds - 1 else now
+        mask = masks.prune_to(score(mask, done), mask, target, prunable=prunable)
     return mask

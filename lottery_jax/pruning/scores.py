@@ -1,130 +1,131 @@
-"""Scores: how important each weight is. Pure functions from arrays to a score pytree.
+"""Scores: how important each weight is. Pure functions from arrays to a tree of scores.
 
-A score tree has the structure of the params; `masks.prune` ranks its kernels, larger is more
-important. A weight that is already pruned is to be given as 0.0. Nothing here changes BatchNorm's
-running statistics, or any array it is given.
+A tree of scores has the structure of the params; `masks.prune` ranks its prunable leaves, and a
+larger score is more important. Weights that are already pruned must be 0.0 in `params`. No function
+here changes an array that it is given.
+
+Scores that look at data take a *loss*, any pure function `(params, batch) -> scalar` that JAX can
+differentiate, and any number of *batches*, pytrees of arrays. Its gradient is compiled once for
+all equal losses and shapes: make a loss once, and put into the batches whatever differs.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
-from lottery_jax.models.xla_options import compiler_options
 from lottery_jax.pruning import masks
+from lottery_jax.types import PyTree
 
-PyTree = Any
+Loss = Callable[[PyTree, PyTree], jax.Array]  # (params, batch) -> scalar
 
 
 def magnitude(params: PyTree) -> PyTree:
-    """|w| of every weight, as iterative magnitude pruning ranks them (Frankle & Carbin 2019).
+    """Return |w| of every weight (iterative magnitude pruning; Frankle & Carbin, ICLR 2019).
 
-    The values are compared as they are: no normalisation by layer.
+    Values are compared as they are, without normalisation by layer.
     """
     return jax.tree.map(abs, params)
 
 
 def snip(
-    model: nn.Module,
+    loss: Loss,
     params: PyTree,
-    batch_stats: PyTree,
-    images: jax.Array,
-    labels: jax.Array,
-    key: jax.Array,
+    batches: Iterable[PyTree],
+    *,
+    compiler_options: Mapping[str, str] | None = None,
 ) -> PyTree:
-    """|gradient x weight|: connection sensitivity (SNIP; Lee, Ajanthan & Torr, ICLR 2019).
+    """Return |gradient x weight|, connection sensitivity (SNIP; Lee, Ajanthan & Torr, ICLR 2019).
 
-    The gradient is that of the cross-entropy, averaged over the batches before the absolute value
-    is taken. The paper divides by the sum of all scores, which changes no ranking.
+    The gradient of the loss is averaged over the batches before the absolute value is taken. The
+    paper divides by the sum of all scores, which changes no ranking.
 
     Args:
-        model: the network.
+        loss: from (params, batch) to the mean loss of the batch.
         params: float32, the very weights that will be trained.
-        batch_stats: BatchNorm's statistics; read by nothing, as BatchNorm normalises by the batch.
-        images: float32 `[batches, batch, height, width, channels]`, normalised.
-        labels: int32 `[batches, batch]`.
-        key: typed PRNG key, for dropout.
+        batches: one or more.
+        compiler_options: of `jax.jit`.
+
+    >>> def loss(params, batch):
+    ...     return ((batch["x"] @ params["kernel"] - batch["y"]) ** 2).mean()
+    >>> batch = {"x": np.eye(2, dtype=np.float32), "y": np.float32([[1.0], [4.0]])}
+    >>> snip(loss, {"kernel": np.float32([[3.0], [2.0]])}, [batch])["kernel"].tolist()
+    [[6.0], [4.0]]
     """
-    batches = _batches(images, labels, key)
-    grads = _mean(_compiled(_gradient)(model, 1.0, params, batch_stats, *b) for b in batches)
+    gradient = _compiled(_gradient, compiler_options)
+    grads = _mean(gradient(loss, params, batch) for batch in batches)
     return jax.tree.map(lambda g, p: jnp.abs(g * p), grads, params)
 
 
 def grasp(
-    model: nn.Module,
+    loss: Loss,
     params: PyTree,
     mask: PyTree,
-    batch_stats: PyTree,
-    images: jax.Array,
-    labels: jax.Array,
-    key: jax.Array,
+    batches: Iterable[PyTree],
     *,
-    temperature: float = 200.0,
+    prunable: masks.Prunable = masks.is_kernel,
+    compiler_options: Mapping[str, str] | None = None,
 ) -> PyTree:
-    """Weight x (Hessian x gradient): gradient signal (GraSP; Wang, Zhang & Grosse, ICLR 2020).
+    """Return weight x (Hessian x gradient) (GraSP; Wang, Zhang & Grosse, ICLR 2020).
 
     A large score is a weight whose removal would lower the squared norm of the gradient most; the
     paper's equation 8 has the opposite sign and keeps the lowest. Gradient and Hessian are those
-    of the kernels that `mask` keeps, averaged over the batches.
+    of the prunable weights that `mask` keeps, averaged over the batches.
 
     Args:
-        model: the network.
+        loss: from (params, batch) to the mean loss of the batch; the authors divide the logits by
+            a temperature of 200 (`GRASP_TEMPERATURE`).
         params: float32, the very weights that will be trained.
         mask: bool, like params.
-        batch_stats: as for `snip`.
-        images: float32 `[batches, batch, height, width, channels]`, normalised.
-        labels: int32 `[batches, batch]`.
-        key: typed PRNG key, for dropout.
-        temperature: by which logits are divided; 200 in the authors' code.
+        batches: one or more.
+        prunable: as in `masks.kernels`.
+        compiler_options: of `jax.jit`.
     """
-    batches = _batches(images, labels, key)
-    gradient, product = _compiled(_gradient), _compiled(_hessian_product)
-    fixed = model, temperature, params, batch_stats
-    # Only kernels that are left count: the norm is theirs, and so is the direction.
-    considered = masks.with_kernels(jax.tree.map(np.zeros_like, mask), masks.kernels(mask))
-    direction = masks.apply(considered, _mean(gradient(*fixed, *b) for b in batches))
-    products = _mean(product(*fixed, direction, *b) for b in batches)
+    batches = list(batches)
+    gradient = _compiled(_gradient, compiler_options)
+    product = _compiled(_hessian_product, compiler_options)
+    kernels = masks.kernels(mask, prunable=prunable)
+    nothing = jax.tree.map(np.zeros_like, mask)
+    considered = masks.with_kernels(nothing, kernels, prunable=prunable)
+    grads = _mean(gradient(loss, params, batch) for batch in batches)
+    direction = masks.apply(considered, grads)
+    products = _mean(product(loss, params, direction, batch) for batch in batches)
     return jax.tree.map(jnp.multiply, params, products)
 
 
-def synflow(
-    model: nn.Module, params: PyTree, batch_stats: PyTree, input_shape: tuple[int, ...]
-) -> PyTree:
-    """|w| x dR/d|w|, R the summed output for ones as input (SynFlow; Tanaka et al., NeurIPS 2020).
+GRASP_TEMPERATURE = 200.0
 
-    The network is evaluated with the absolute values of its weights and statistics, BatchNorm as
-    in evaluation: no data is needed. Meant to be used in many rounds (the paper: 100), in which
-    the density falls exponentially. R can exceed float32's range in deep networks, so this is
-    computed in float64, on the CPU.
+
+def synflow(summed_output: Callable[..., jax.Array], params: PyTree, *arguments: PyTree) -> PyTree:
+    """Return |w| x dR/d|w|, R the summed output of the network (SynFlow; Tanaka et al., NeurIPS 2020).
+
+    R is computed with the absolute values of all weights and statistics, for an input of ones and
+    in evaluation mode: no data is needed. Meant to be used in many rounds (the paper: 100), in
+    which the density falls exponentially. R can exceed float32's range in deep networks, so
+    everything is float64 here, on the CPU.
 
     Args:
-        model: the network.
+        summed_output: the function `(params, *arguments) -> R`, in float64. Equal functions share
+            a compiled program.
         params: float32, the weights that are left; pruned ones are 0.0.
-        batch_stats: BatchNorm's statistics.
-        input_shape: (height, width, channels).
+        arguments: arrays that it needs besides, such as BatchNorm's statistics and the input.
 
     Returns:
         NumPy float64 arrays with the structure of params.
     """
-    wide = model.clone(dtype=jnp.float64)
-    weights, stats = (
-        jax.tree.map(lambda a: np.abs(np.asarray(a, np.float64)), tree)
-        for tree in (params, batch_stats)
-    )
+    weights, others = jax.tree.map(lambda a: np.abs(np.asarray(a, np.float64)), (params, arguments))
     with jax.enable_x64(True), jax.default_device(jax.local_devices(backend="cpu")[0]):
-        flow = _flow_gradient(wide, weights, stats, np.ones((1, *input_shape)))
+        flow = _flow_gradient(summed_output, weights, *others)
         return jax.tree.map(lambda w, g: w * np.asarray(g), weights, flow)
 
 
 def random(params: PyTree, key: jax.Array) -> PyTree:
-    """Uniform on [0, 1), whatever the weights are: random pruning.
+    """Return numbers uniform on [0, 1), whatever the weights are: random pruning.
 
     >>> scores = random({"a": {"kernel": np.zeros((2, 3))}}, jax.random.key(0))
     >>> scores["a"]["kernel"].shape
@@ -134,14 +135,19 @@ def random(params: PyTree, key: jax.Array) -> PyTree:
     return jax.tree.map(lambda p: rng.random(np.shape(p)), params)
 
 
-def erk(params: PyTree, key: jax.Array) -> PyTree:
-    """Random within layers, whose densities follow the Erdős-Rényi-kernel rule (Evci et al. 2020).
+def erk(params: PyTree, key: jax.Array, *, prunable: masks.Prunable = masks.is_kernel) -> PyTree:
+    """Return random scores that give layers Erdős-Rényi-kernel densities (Evci et al., ICML 2020).
 
     A layer's density is proportional to r = (kernel height + width + in + out) / (their product),
     without height and width for a dense layer, and at most 1. A weight at the place u in (0, 1) of
-    a random order of its layer scores r / u. Ranked over all layers together the weights above
-    some 1 / e are then a share min(1, e r) of each layer, and e is whatever gives the count asked
-    for: the rule, with its cap, at every sparsity. It needs global ranking.
+    a random order of its layer scores r / u. When all layers are ranked together, the weights above
+    a threshold 1 / e are a share min(1, e r) of each layer, and e follows from the count that is
+    kept. So one ranking obeys the rule, with its cap, at every sparsity. Ranking must be global.
+
+    Args:
+        params: for their shapes.
+        key: typed PRNG key.
+        prunable: as in `masks.kernels`.
     """
     rng = _host_rng(key)
 
@@ -150,14 +156,33 @@ def erk(params: PyTree, key: jax.Array) -> PyTree:
         places = (rng.permutation(size) + 0.5) / size
         return (sum(shape) / size / places).reshape(shape)
 
-    return masks.with_kernels(params, {n: score(k) for n, k in masks.kernels(params).items()})
+    kernels = masks.kernels(params, prunable=prunable)
+    new = {name: score(kernel) for name, kernel in kernels.items()}
+    return masks.with_kernels(params, new, prunable=prunable)
+
+
+class ScoreBatch(NamedTuple):
+    """A batch for the losses of `ScoreInputs`.
+
+    Attributes:
+        batch_stats: BatchNorm's statistics.
+        images: float32 `[batch, height, width, channels]`.
+        labels: int32 `[batch]`.
+        key: typed PRNG key, for dropout.
+    """
+
+    batch_stats: PyTree
+    images: jax.Array
+    labels: jax.Array
+    key: jax.Array
 
 
 class ScoreInputs(NamedTuple):
-    """What a score may look at.
+    """Everything that an entry of `SCORES` may use.
 
     Attributes:
-        model: the network, computing in float32.
+        loss: from a temperature, by which outputs are divided, to the loss of a `ScoreBatch`.
+        summed_output: the function `(params, batch_stats, inputs) -> R` of `synflow`.
         params: float32, 0.0 where `mask` is False.
         mask: bool, like params.
         batch_stats: BatchNorm's statistics.
@@ -165,9 +190,11 @@ class ScoreInputs(NamedTuple):
         images: float32 `[batches, batch, height, width, channels]`, normalised, not augmented.
         labels: int32 `[batches, batch]`.
         key: typed PRNG key.
+        compiler_options: of `jax.jit`, for programs that have a whole network in them.
     """
 
-    model: nn.Module
+    loss: Callable[[float], Loss]
+    summed_output: Callable[..., jax.Array]
     params: PyTree
     mask: PyTree
     batch_stats: PyTree
@@ -175,18 +202,39 @@ class ScoreInputs(NamedTuple):
     images: jax.Array
     labels: jax.Array
     key: jax.Array
+    compiler_options: Mapping[str, str]
+
+    def batches(self) -> list[ScoreBatch]:
+        """Return the batches, each with a key of its own."""
+        keys = jax.random.split(self.key, len(self.labels))
+        rows = zip(self.images, self.labels, keys, strict=True)
+        return [ScoreBatch(self.batch_stats, *row) for row in rows]
+
+
+def _snip(s: ScoreInputs) -> PyTree:
+    return snip(s.loss(1.0), s.params, s.batches(), compiler_options=s.compiler_options)
+
+
+def _grasp(s: ScoreInputs) -> PyTree:
+    loss, options = s.loss(GRASP_TEMPERATURE), s.compiler_options
+    return grasp(loss, s.params, s.mask, s.batches(), compiler_options=options)
+
+
+def _synflow(s: ScoreInputs) -> PyTree:
+    ones = np.ones((1, *s.images.shape[2:]))
+    return synflow(s.summed_output, s.params, s.batch_stats, ones)
 
 
 SCORES: dict[str, Callable[[ScoreInputs], PyTree]] = {
     "magnitude": lambda s: magnitude(s.params),
     "magnitude_at_init": lambda s: magnitude(s.initial),
-    "snip": lambda s: snip(s.model, s.params, s.batch_stats, s.images, s.labels, s.key),
-    "grasp": lambda s: grasp(s.model, s.params, s.mask, s.batch_stats, s.images, s.labels, s.key),
-    "synflow": lambda s: synflow(s.model, s.params, s.batch_stats, s.images.shape[2:]),
+    "snip": _snip,
+    "grasp": _grasp,
+    "synflow": _synflow,
     "random": lambda s: random(s.params, s.key),
     "erk": lambda s: erk(s.params, s.key),
 }
-# In how many rounds a score reaches a sparsity by itself, where not in one.
+# The number of rounds in which a score reaches a sparsity, where it is not one.
 OWN_ROUNDS = {"synflow": 100}
 # Scores that set the densities of the layers and so must be ranked over all of them together.
 GLOBAL_ONLY = {"erk"}
@@ -196,16 +244,11 @@ def _host_rng(key: jax.Array) -> np.random.Generator:
     return np.random.default_rng(np.asarray(jax.random.key_data(key)))
 
 
-Batch = tuple[jax.Array, jax.Array, jax.Array]
-
-
-def _batches(images: jax.Array, labels: jax.Array, key: jax.Array) -> list[Batch]:
-    """The images, the labels and the key of each batch."""
-    return list(zip(images, labels, jax.random.split(key, len(labels)), strict=True))
-
-
 def _mean(trees: Iterable[PyTree]) -> PyTree:
-    """Leaf by leaf. A loop of the host's: XLA's CPU backend has slow convolutions in its own."""
+    """Return the mean of trees, leaf by leaf.
+
+    This is a loop on the host, since XLA's CPU backend has slow convolutions in loops of its own.
+    """
     total, count = None, 0
     for tree in trees:
         total = tree if total is None else jax.tree.map(jnp.add, total, tree)
@@ -213,61 +256,35 @@ def _mean(trees: Iterable[PyTree]) -> PyTree:
     return jax.tree.map(lambda leaf: leaf / count, total)
 
 
-def _gradient(
-    model: nn.Module,
-    temperature: float,
-    params: PyTree,
-    batch_stats: PyTree,
-    images: jax.Array,
-    labels: jax.Array,
-    key: jax.Array,
-) -> PyTree:
-    """The gradient of a batch's cross-entropy."""
-
-    def loss(params: PyTree) -> jax.Array:
-        # In training mode BatchNorm normalises by the batch; what it makes of its running
-        # statistics is dropped.
-        logits, _ = model.apply(
-            {"params": params, "batch_stats": batch_stats},
-            images,
-            train=True,
-            mutable=["batch_stats"],
-            rngs={"dropout": key},
-        )
-        logits = logits.astype(jnp.float32) / temperature
-        return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
-
-    return jax.grad(loss)(params)
+def _gradient(loss: Loss, params: PyTree, batch: PyTree) -> PyTree:
+    return jax.grad(loss)(params, batch)
 
 
-def _hessian_product(
-    model: nn.Module,
-    temperature: float,
-    params: PyTree,
-    batch_stats: PyTree,
-    direction: PyTree,
-    *batch: jax.Array,
-) -> PyTree:
-    """The Hessian of a batch's cross-entropy times `direction`."""
+def _hessian_product(loss: Loss, params: PyTree, direction: PyTree, batch: PyTree) -> PyTree:
+    """Return the Hessian of a batch's loss times `direction`."""
 
     def gradient(params: PyTree) -> PyTree:
-        return _gradient(model, temperature, params, batch_stats, *batch)
+        return jax.grad(loss)(params, batch)
 
     return jax.jvp(gradient, (params,), (direction,))[1]
 
 
+def _compiled(
+    function: Callable[..., PyTree], options: Mapping[str, str] | None
+) -> Callable[..., PyTree]:
+    """Return `function` jitted, the loss static; the same one for the same options."""
+    return _jitted(function, tuple((options or {}).items()))
+
+
 @functools.cache
-def _compiled(function: Callable[..., PyTree]) -> Callable[..., PyTree]:
-    options = compiler_options(jax.default_backend())
-    return jax.jit(function, static_argnums=(0, 1), compiler_options=options)
+def _jitted(
+    function: Callable[..., PyTree], options: tuple[tuple[str, str], ...]
+) -> Callable[..., PyTree]:
+    return jax.jit(function, static_argnums=0, compiler_options=dict(options))
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _flow_gradient(model: nn.Module, params: PyTree, batch_stats: PyTree, ones: Any) -> PyTree:
-    def flow(params: PyTree) -> jax.Array:
-        outputs: Any = model.apply(
-            {"params": params, "batch_stats": batch_stats}, ones, train=False
-        )
-        return outputs.sum()
-
-    return jax.grad(flow)(params)
+def _flow_gradient(
+    summed_output: Callable[..., jax.Array], params: PyTree, *arguments: PyTree
+) -> PyTree:
+    return jax.grad(summed_output)(params, *arguments)

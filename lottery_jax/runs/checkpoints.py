@@ -15,9 +15,8 @@ from lottery_jax.system.files import remove
 from lottery_jax.tickets import tree_hash
 from lottery_jax.tickets.store import load_arrays, save_arrays
 from lottery_jax.tickets.ticket import leaves
-from lottery_jax.training.loop import EpochProgress, MetricSums, TrainState
-
-PyTree = Any
+from lottery_jax.training.state import EpochProgress, MetricSums, TrainState
+from lottery_jax.types import PyTree
 
 _CHECKPOINT = re.compile(r"\d{9}")  # the step is its name
 

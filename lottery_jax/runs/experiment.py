@@ -10,7 +10,6 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-import flax.linen as nn
 import jax
 from ml_collections import ConfigDict
 
@@ -18,7 +17,8 @@ from lottery_jax import config as configuration
 from lottery_jax.datasets.in_memory import Dataset
 from lottery_jax.datasets.streams import Stream
 from lottery_jax.errors import ConfigError
-from lottery_jax.models import FULLY_CONNECTED, build_model, init_variables, layer_names
+from lottery_jax.models import FULLY_CONNECTED, build_model
+from lottery_jax.models.network import LinenNetwork, Network
 from lottery_jax.models.xla_options import compiler_options
 from lottery_jax.parallel.mesh import find_devices, make_mesh
 from lottery_jax.parallel.replicates import Layout, choose_layout
@@ -28,10 +28,9 @@ from lottery_jax.runs.transfer import Source, open_source, resolve
 from lottery_jax.tickets import tree_hash
 from lottery_jax.training.batches import DeviceData, EvalBatches, TrainBatches
 from lottery_jax.training.feeding import InputPipeline, open_data
-from lottery_jax.training.loop import Program, make_program
 from lottery_jax.training.optim import Schedule, make_optimizer, make_schedule
-
-PyTree = Any
+from lottery_jax.training.program import Program, make_program
+from lottery_jax.types import PyTree
 
 # A small network's step takes less time than its dispatch. Not more, so that a run can stop soon.
 STEPS_PER_DISPATCH = 32
@@ -48,8 +47,7 @@ class Experiment:
         train: the training set on the device; None for one that stays on the disk.
         validation: the images that are held out, on the device or batch by batch; None without any.
         test: the test set, on the device or batch by batch.
-        model: the network.
-        program: its compiled steps.
+        program: the network and its compiled steps.
         layout: how many replicates are trained together, and where.
         init: from a key to fresh variables.
         layers: names of the layers that have a kernel, from input to output.
@@ -65,7 +63,6 @@ class Experiment:
     train: DeviceData | None
     validation: DeviceData | EvalBatches | None
     test: DeviceData | EvalBatches
-    model: nn.Module
     program: Program
     layout: Layout
     init: Callable[[jax.Array], PyTree]
@@ -118,7 +115,8 @@ def make_experiment(config: ConfigDict, devices: list[jax.Device]) -> Experiment
     source = open_source(config)
     dataset = _open_data(config, source)
     model = build_model(num_classes=dataset.num_classes, **_model_options(config))
-    layers = _layers_of(model, dataset.image_shape, config)
+    network = LinenNetwork(model, dataset.image_shape)
+    layers = _layers_of(network, config)
     in_memory = not isinstance(dataset, Stream)
     fully_connected = config.model.name in FULLY_CONNECTED
     layout = choose_layout(
@@ -138,7 +136,7 @@ def make_experiment(config: ConfigDict, devices: list[jax.Device]) -> Experiment
     )
     steps_per_epoch = max(1, dataset.num_train // config.train.batch_size)
     program = make_program(
-        model,
+        network,
         _make_optimizer(config),
         _make_schedule(config, steps_per_epoch),
         mesh=feed.mesh,
@@ -151,7 +149,7 @@ def make_experiment(config: ConfigDict, devices: list[jax.Device]) -> Experiment
         vmapped=layout.vmapped,
     )
     init = jax.jit(
-        lambda key: init_variables(model, key, dataset.image_shape),
+        network.init,
         compiler_options=compiler_options(jax.default_backend(), run_once=True),
     )
     feasibility.check_memory(config, init, program, layout.stack_size // layout.replica)
@@ -173,7 +171,6 @@ def make_experiment(config: ConfigDict, devices: list[jax.Device]) -> Experiment
         train=feed.train(),
         validation=feed.validation(),
         test=feed.test(),
-        model=model,
         program=program,
         layout=layout,
         init=init,
@@ -208,13 +205,13 @@ def _model_options(config: ConfigDict) -> dict[str, Any]:
     return options
 
 
-def _layers_of(model: nn.Module, shape: tuple[int, ...], config: ConfigDict) -> tuple[str, ...]:
+def _layers_of(network: Network, config: ConfigDict) -> tuple[str, ...]:
     try:
-        return tuple(layer_names(model, shape))
+        return tuple(network.layer_names())
     except ValueError as error:
         raise ConfigError(
-            f"config.model.name: {config.model.name} does not take images of {shape} ({error}); "
-            "config.data.input_shape can pad them"
+            f"config.model.name: {config.model.name} does not take images of {network.input_shape} "
+            f"({error}); config.data.input_shape can pad them"
         ) from error
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import jax
 from ml_collections import ConfigDict
@@ -15,9 +14,8 @@ from lottery_jax.pruning.controls import CONTROLS
 from lottery_jax.pruning.schedule import KeptCounts, kept_per_level
 from lottery_jax.pruning.scores import GLOBAL_ONLY, SCORES
 from lottery_jax.system import host
-from lottery_jax.training.loop import Program
-
-PyTree = Any
+from lottery_jax.training.program import Program
+from lottery_jax.types import PyTree
 
 _LAST_STEP = 2**31 - 1  # the train state counts steps in an int32
 

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import closing
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 
 from lottery_jax import config as configuration
+from lottery_jax.models.xla_options import compiler_options
 from lottery_jax.pruning import heads, masks
 from lottery_jax.pruning.controls import UntrainedTicket
 from lottery_jax.pruning.schedule import prune_iteratively
@@ -26,9 +28,9 @@ from lottery_jax.runs.transfer import Source
 from lottery_jax.runs.trials import Keys, PendingTrial, train_trials
 from lottery_jax.tickets import Ticket
 from lottery_jax.training.batches import make_preprocess
-from lottery_jax.training.loop import TrainState, init_state
-
-PyTree = Any
+from lottery_jax.training.state import TrainState, init_state
+from lottery_jax.training.task import BatchLoss, SummedOutput
+from lottery_jax.types import PyTree
 
 # Ways to draw that prune the mask of the level before. The others prune the dense network.
 _FROM_LEVEL_BEFORE = ("iterative", "init_nested")
@@ -196,7 +198,7 @@ def draw_mask(
         point: the rewind point of the seed.
         keys: of the seed.
     """
-    ladder = experiment.config.ladder
+    ladder, network = experiment.config.ladder, experiment.program.network
     variables = parent.variables if ladder.draw in _AT_START else parent.trained_variables
     size = ladder.score_batch_size or experiment.config.train.batch_size
     preprocess = make_preprocess(experiment.dataset.mean, experiment.dataset.std, "none")
@@ -213,7 +215,9 @@ def draw_mask(
         inputs = ScoreInputs(
             # In float32 whatever training computes in, and on one device: the same ranking on any
             # number of devices.
-            model=experiment.model.clone(dtype=jnp.float32),
+            loss=partial(BatchLoss, network.with_dtype(jnp.float32), experiment.program.task),
+            summed_output=SummedOutput(network.with_dtype(jnp.float64)),
+            compiler_options=compiler_options(jax.default_backend()),
             params=jax.device_get(masks.apply(mask, variables["params"])),
             mask=mask,
             batch_stats=variables["batch_stats"],

@@ -14,8 +14,7 @@ from lottery_jax.runs.directory import Row
 from lottery_jax.runs.experiment import Experiment
 from lottery_jax.runs.trials import TrainedTrial
 from lottery_jax.tickets import Ticket
-
-PyTree = Any
+from lottery_jax.types import PyTree
 
 _UNMOVED = 0.01  # a loss that stays this close to chance, relatively, has not moved
 

@@ -37,9 +37,9 @@ from lottery_jax.runs.tracking import Wandb
 from lottery_jax.system.files import remove
 from lottery_jax.system.locks import locked
 from lottery_jax.tickets import Ticket
-from lottery_jax.training.loop import LOWER_RATE, EpochProgress, TrainState
-
-PyTree = Any
+from lottery_jax.training.loop import LOWER_RATE
+from lottery_jax.training.state import EpochProgress, TrainState
+from lottery_jax.types import PyTree
 
 
 def finished_rows(config: ConfigDict, workdir: Path, console: Console) -> list[Row] | None:

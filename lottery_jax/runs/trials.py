@@ -19,13 +19,11 @@ from lottery_jax.runs.directory import Row, Trial
 from lottery_jax.runs.experiment import Experiment
 from lottery_jax.runs.store import RunStore
 from lottery_jax.system import settings
-from lottery_jax.training.loop import (
+from lottery_jax.training.loop import EpochReport, first_not_finite, fit
+from lottery_jax.training.state import (
     EpochProgress,
-    EpochReport,
     MetricSums,
     TrainState,
-    first_not_finite,
-    fit,
     init_state,
 )
 

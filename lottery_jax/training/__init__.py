@@ -1,1 +1,1 @@
-"""Training one masked network."""
+"""Training masked networks: state, loss, compiled steps, and the loop over epochs."""

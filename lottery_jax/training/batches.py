@@ -1,6 +1,6 @@
 """From arrays in memory to batches on the device.
 
-A small data set lives on the device whole, as uint8. A batch is a gather by index; augmentation
+The device holds the whole data set as uint8, if it fits. A batch is a gather by index; augmentation
 and normalisation are part of the compiled step. The order of batches is a function of (key, epoch),
 the augmentation of (key, step): nothing else is needed to resume.
 """
@@ -19,7 +19,6 @@ from jax.sharding import Mesh
 from lottery_jax.errors import ConfigError
 from lottery_jax.parallel.mesh import batch_sharded
 
-PyTree = Any
 # key, images uint8 [batch, h, w, c], train -> float32 [batch, h, w, c]
 Preprocess = Callable[[jax.Array, jax.Array, bool], jax.Array]
 
@@ -27,24 +26,27 @@ AUGMENTATIONS = ("none", "crop", "flip", "crop_flip")
 
 
 class DeviceData(NamedTuple):
-    """Images uint8 `[n, height, width, channels]` and labels int32 `[n]`, on the device."""
+    """Images uint8 `[n, height, width, channels]` and labels `[n, ...]`, on the devices.
+
+    Labels are int32 `[n]` for classification; another `Task` may need others.
+    """
 
     images: Any
     labels: Any
 
 
-# (epoch, first step of it) -> the batches of that epoch from there on, on the devices
+# (epoch, step within the epoch) -> the batches of the epoch from that step on, on the devices
 TrainBatches = Callable[[int, int], Generator[DeviceData, None, None]]
-# () -> batches that hold every example once, and which of each to count
+# () -> batches that hold every example once, each with bool `[batch]`: which examples count
 EvalBatches = Callable[[], Generator[tuple[DeviceData, jax.Array], None, None]]
 
 
 def check_batch(batch_size: int, devices: int, examples: int) -> None:
-    """Raises a ConfigError if the batch does not divide by the devices, or is too large."""
+    """Raise a ConfigError if the batch does not divide by the devices, or is too large."""
     if batch_size % devices:
         raise ConfigError(
-            f"config.train.batch_size: {batch_size} does not divide by {devices} devices; "
-            f"{max(1, round(batch_size / devices)) * devices} would"
+            f"config.train.batch_size: {batch_size} is not a multiple of the {devices} devices; "
+            f"{max(1, round(batch_size / devices)) * devices} would be"
         )
     if batch_size > examples:
         raise ConfigError(
@@ -54,10 +56,10 @@ def check_batch(batch_size: int, devices: int, examples: int) -> None:
 
 @partial(jax.jit, static_argnames=("examples", "batch_size"))
 def epoch_order(key: jax.Array, epoch: jax.Array, *, examples: int, batch_size: int) -> jax.Array:
-    """The batches of an epoch: int32 indices `[examples // batch_size, batch_size]`.
+    """Return the batches of an epoch: int32 indices `[examples // batch_size, batch_size]`.
 
-    Each epoch is another permutation, a function of the key and the epoch alone. The examples left
-    over at its end are not used in that epoch.
+    Each epoch has its own permutation, a function of the key and the epoch. The examples left over
+    at its end are not used in that epoch.
     """
     steps = examples // batch_size
     order = jax.random.permutation(jax.random.fold_in(key, epoch), examples)
@@ -65,17 +67,17 @@ def epoch_order(key: jax.Array, epoch: jax.Array, *, examples: int, batch_size: 
 
 
 def gather_batch(data: DeviceData, index: jax.Array, mesh: Mesh) -> DeviceData:
-    """Within a compiled step: the examples of a batch, shared out over the devices."""
+    """Return the examples of a batch, sharded over the devices; for use in a compiled step."""
     index = jax.lax.with_sharding_constraint(index, batch_sharded(mesh))
     return DeviceData(data.images[index], data.labels[index])
 
 
 def eval_order(examples: int, batch_size: int) -> tuple[Any, Any]:
-    """Batches that hold every example exactly once, for evaluation.
+    """Return batches that hold every example exactly once, for evaluation.
 
     Returns:
-        int32 indices and bool `[steps, batch_size]`; the last batch is filled up with repetitions
-        that are marked False and must not be counted.
+        int32 indices and bool `[steps, batch_size]`. The last batch is filled up with repetitions,
+        which are marked False and must not be counted.
     """
     steps = -(-examples // batch_size)
     index = np.arange(steps * batch_size).reshape(steps, batch_size)
@@ -85,25 +87,25 @@ def eval_order(examples: int, batch_size: int) -> tuple[Any, Any]:
 def sample_batches(
     key: jax.Array, images: Any, labels: Any, batches: int, batch_size: int
 ) -> tuple[Any, Any]:
-    """Draws different examples at random, for scores that look at data.
+    """Draw different examples at random, for scores that look at data.
 
     Args:
         key: typed PRNG key.
         images: uint8 `[n, height, width, channels]`, on the host.
         labels: int32 `[n]`.
-        batches: how many.
-        batch_size: of each; `batches * batch_size` is at most n.
+        batches: the number of batches.
+        batch_size: examples in each; `batches * batch_size` is at most n.
 
     Returns:
         Images `[batches, batch_size, height, width, channels]` and labels `[batches, batch_size]`.
     """
     rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
-    gather_batch = rng.choice(len(labels), (batches, batch_size), replace=False)
-    return images[gather_batch], labels[gather_batch]
+    index = rng.choice(len(labels), (batches, batch_size), replace=False)
+    return images[index], labels[index]
 
 
 def random_crop(key: jax.Array, images: jax.Array) -> jax.Array:
-    """Pads with an eighth of the image, rounded up (4 for 32 pixels), and crops at random."""
+    """Pad by an eighth of the image, rounded up (4 for 32 pixels), and crop at random places."""
     n, height, width, channels = images.shape
     pad = -(-height // 8)
     padded = jnp.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
@@ -117,18 +119,21 @@ def random_crop(key: jax.Array, images: jax.Array) -> jax.Array:
 
 
 def random_flip(key: jax.Array, images: jax.Array) -> jax.Array:
-    """Mirrors each image left to right with probability one half."""
+    """Mirror each image left to right with probability one half."""
     flips = jax.random.bernoulli(key, shape=(images.shape[0], 1, 1, 1))
     return jnp.where(flips, images[:, :, ::-1], images)
 
 
 def make_preprocess(mean: tuple[float, ...], std: tuple[float, ...], augment: str) -> Preprocess:
-    """The function from a uint8 batch to normalised float32; augments only when training.
+    """Return the function from a uint8 batch to normalised float32; it augments in training only.
 
     Args:
-        mean: of each channel, of pixel value / 255.
-        std: standard deviation, likewise.
+        mean: the mean of each channel, of pixel value / 255.
+        std: the standard deviation of each channel, of pixel value / 255.
         augment: none, crop, flip or crop_flip.
+
+    Raises:
+        ConfigError: `augment` is unknown.
     """
     if augment not in AUGMENTATIONS:
         raise ConfigError(f"config.data.augment: {augment!r} is not one of {AUGMENTATIONS}")

@@ -1,6 +1,6 @@
 """A data set on the devices: whole, or batch by batch from the disk.
 
-The train step does not know which it is: without a table of batches, what it is given is the batch.
+One train step serves both: it gets the whole set and a table of batches, or a batch and no table.
 """
 
 from __future__ import annotations
@@ -20,12 +20,7 @@ from lottery_jax.datasets import streams
 from lottery_jax.datasets.in_memory import BUILT_IN, Dataset, load_dataset
 from lottery_jax.datasets.streams import Stream
 from lottery_jax.parallel.mesh import batch_sharded, to_mesh
-from lottery_jax.training.batches import (
-    DeviceData,
-    EvalBatches,
-    TrainBatches,
-    sample_batches,
-)
+from lottery_jax.training.batches import DeviceData, EvalBatches, TrainBatches, sample_batches
 
 
 def open_data(
@@ -36,14 +31,16 @@ def open_data(
     resize: str = "pad",
     validation_fraction: float = 0.0,
 ) -> Dataset | Stream:
-    """A data set in memory, or one that stays on the disk, by name.
+    """Open a data set by name, in memory or as a stream from the disk.
+
+    The arguments are those of `datasets.load_dataset` and `streams.open_stream`.
 
     Raises:
-        DataError, ConfigError: as `datasets.load_dataset` and `streams.open_stream`.
+        DataError, ConfigError: as these two functions.
     """
-    streamed = name in BUILT_IN and BUILT_IN[name].streamed
-    opened = streams.open_stream if streamed else load_dataset
-    return opened(
+    is_streamed = name in BUILT_IN and BUILT_IN[name].streamed
+    open_by_name = streams.open_stream if is_streamed else load_dataset
+    return open_by_name(
         name,
         data_dir,
         input_shape=input_shape,
@@ -54,14 +51,14 @@ def open_data(
 
 @dataclasses.dataclass(frozen=True)
 class InputPipeline:
-    """What a run reads.
+    """The images that a run reads, and how they get to the devices.
 
     Attributes:
         data: in memory or on the disk.
-        mesh: of the devices; for a stream with one place on `replica`.
-        batch_size: of a replicate, over all devices.
+        mesh: the mesh of devices; for a stream, its axis `replica` has size 1.
+        batch_size: examples a step of one replicate, over all devices.
         augment: none, crop, flip or crop_flip.
-        workers: that decode the images of a stream.
+        workers: the number of processes that decode the images of a stream.
     """
 
     data: Dataset | Stream
@@ -72,21 +69,21 @@ class InputPipeline:
 
     @property
     def augment_on_device(self) -> str:
-        """What is left of the augmentation for the compiled step to do."""
+        """The augmentation that the compiled step does; workers augment a stream."""
         return "none" if isinstance(self.data, Stream) else self.augment
 
     def train(self) -> DeviceData | None:
-        """The training set on the devices; None of a stream."""
+        """Return the training set on the devices, or None for a stream."""
         if isinstance(self.data, Stream):
             return None
         return to_mesh(self.mesh, DeviceData(self.data.x_train, self.data.y_train))
 
     def batches(self, seed: int) -> TrainBatches:
-        """The training batches of a stream, from a step of an epoch on."""
+        """Return the function that yields a stream's training batches, for a seed."""
         assert isinstance(self.data, Stream)
-        return partial(self._batches, self.data, seed)
+        return partial(self._train_batches, self.data, seed)
 
-    def _batches(
+    def _train_batches(
         self, stream: Stream, seed: int, epoch: int, first_step: int
     ) -> Generator[DeviceData, None, None]:
         rows = streams.train_batches(
@@ -102,22 +99,23 @@ class InputPipeline:
         )
         with contextlib.closing(rows):
             for images, labels in rows:
-                yield DeviceData(*self._share(images, labels))
+                yield DeviceData(*self._to_devices(images, labels))
 
     def test(self) -> DeviceData | EvalBatches:
-        """The test set on the devices, or a way to go through it."""
+        """Return the test set on the devices, or the function that yields its batches."""
         if isinstance(self.data, Stream):
-            return partial(self._cover, self.data, "test")
+            return partial(self._eval_batches, self.data, "test")
         return to_mesh(self.mesh, DeviceData(self.data.x_test, self.data.y_test))
 
     def validation(self) -> DeviceData | EvalBatches | None:
-        """Likewise, if any images are held out."""
+        """Return the held-out images as `test` does, or None if there are none."""
         if isinstance(self.data, Stream):
-            return partial(self._cover, self.data, "validation") if self.data.num_val else None
+            batches = partial(self._eval_batches, self.data, "validation")
+            return batches if self.data.num_val else None
         held_out = DeviceData(self.data.x_val, self.data.y_val)
         return to_mesh(self.mesh, held_out) if len(held_out.labels) else None
 
-    def _cover(
+    def _eval_batches(
         self, stream: Stream, split: str
     ) -> Generator[tuple[DeviceData, jax.Array], None, None]:
         rows = streams.eval_batches(
@@ -130,16 +128,16 @@ class InputPipeline:
         )
         with contextlib.closing(rows):
             for images, labels, counted in rows:
-                *batch, of_which = self._share(images, labels, counted)
-                yield DeviceData(*batch), of_which
+                *batch, is_counted = self._to_devices(images, labels, counted)
+                yield DeviceData(*batch), is_counted
 
-    def _share(self, *rows: Any) -> list[jax.Array]:
-        """Rows of a batch that are here, with those of other processes, as arrays over all devices."""
+    def _to_devices(self, *rows: Any) -> list[jax.Array]:
+        """Return arrays over all devices, from this process's rows of a batch and the others'."""
         sharding = batch_sharded(self.mesh)
         return [jax.make_array_from_process_local_data(sharding, row) for row in rows]
 
     def sample(self, key: jax.Array, batches: int, batch_size: int) -> tuple[Any, Any]:
-        """`batches.sample_batches` of the training images, in memory or on the disk."""
+        """Return `batches.sample_batches` of the training images, in memory or on the disk."""
         if isinstance(self.data, Stream):
             seed = np.asarray(jax.random.key_data(key)).tolist()
             return streams.sample(self.data, seed, batches, batch_size)

@@ -14,7 +14,8 @@ from lottery_jax.parallel.mesh import make_mesh, to_mesh
 from lottery_jax.pruning import masks
 from lottery_jax.training import optim
 from lottery_jax.training.batches import DeviceData
-from lottery_jax.training.loop import fit, init_device_state, make_program
+from lottery_jax.training.loop import fit
+from lottery_jax.training.program import init_device_state, make_program
 
 torch = pytest.importorskip("torch")
 FOLDER = Path(__file__).parent.parent.parent / "benchmarks"

@@ -37,7 +37,9 @@ from lottery_jax.runs.experiment import set_up
 from lottery_jax.runs.ladder import run_ladder
 from lottery_jax.tickets import load_ticket
 from lottery_jax.training.batches import DeviceData
-from lottery_jax.training.loop import MetricSums, fit, init_device_state
+from lottery_jax.training.loop import fit
+from lottery_jax.training.program import init_device_state
+from lottery_jax.training.state import MetricSums
 from tests.faults import runs
 from tests.helpers import make_tiny_config
 from tests.parallel.pairs import devices, ends, said, start_processes

@@ -19,7 +19,8 @@ from lottery_jax.parallel.mesh import make_mesh, to_mesh
 from lottery_jax.pruning import masks
 from lottery_jax.training import optim
 from lottery_jax.training.batches import DeviceData, epoch_order
-from lottery_jax.training.loop import MetricSums, init_device_state, make_program
+from lottery_jax.training.program import init_device_state, make_program
+from lottery_jax.training.state import MetricSums
 
 RNG = np.random.default_rng(0)
 

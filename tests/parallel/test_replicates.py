@@ -26,7 +26,8 @@ from lottery_jax.runs import checkpoints, store, trials
 from lottery_jax.runs.experiment import set_up
 from lottery_jax.runs.ladder import run_ladder
 from lottery_jax.system.files import remove
-from lottery_jax.training.loop import fit, init_state
+from lottery_jax.training.loop import fit
+from lottery_jax.training.state import init_state
 from tests.faults import runs
 from tests.helpers import make_tiny_config
 

@@ -122,6 +122,26 @@ def test_biases_and_batch_norm_are_neither_pruned_nor_counted():
     assert masks.counts(mask) == (round(total * 0.1), total)
 
 
+@pytest.mark.parametrize("scope", masks.SCOPES)
+def test_another_predicate_prunes_other_leaves_in_the_same_way(scope):
+    """The same weights as leaves named `w` of a list: the same masks and counts."""
+    params = network(np.random.default_rng(5))
+    renamed = [{"w": layer["kernel"]} for name, layer in params.items() if name != "bn"]
+    is_w = {"prunable": lambda path, leaf: path.endswith("/w")}
+    dense, other = masks.ones_like(params), masks.ones_like(renamed)
+    assert masks.counts(other) == (0, 0)
+    assert masks.counts(other, **is_w) == masks.counts(dense)
+    for options, skip in (({}, "layer2"), (is_w, "2/w")):
+        tree, mask = (params, dense) if not options else (renamed, other)
+        pruned = masks.prune(scores.magnitude(tree), mask, 0.4, scope=scope, skip=[skip], **options)
+        moved = masks.permute(pruned, jax.random.key(1), scope=scope, skip=[skip], **options)
+        if not options:
+            expected = [masks.kernels(m).values() for m in (pruned, moved)]
+    for found, those in zip((pruned, moved), expected, strict=True):
+        for ours, theirs in zip(masks.kernels(found, **is_w).values(), those, strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+
+
 def test_skipped_layers_stay_dense():
     params = network(np.random.default_rng(0))
     mask = masks.prune(scores.magnitude(params), masks.ones_like(params), 0.5, skip=["layer2"])

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from lottery_jax.models import abstract_variables, build_model
+from lottery_jax.models.network import LinenNetwork
 from lottery_jax.pruning import masks, schedule, scores
+from lottery_jax.training.task import CLASSIFICATION, BatchLoss, SummedOutput, Task
 
 SHAPE, CLASSES = (4, 4, 1), 3
 KEY = jax.random.key(5)
@@ -24,6 +26,27 @@ def numpy_variables(model, shape, rng):
         return rng.uniform(0.5, 1.5, leaf.shape).astype(np.float32)
 
     return jax.tree_util.tree_map_with_path(draw, found)
+
+
+def snip(model, params, stats, images, labels, key=KEY):
+    """SNIP's scores of a network of this package for its cross-entropy."""
+    loss = BatchLoss(LinenNetwork(model), CLASSIFICATION)
+    return scores.snip(loss, params, batches(stats, images, labels, key))
+
+
+def batches(stats, images, labels, key=KEY):
+    keys = jax.random.split(key, len(labels))
+    return [scores.ScoreBatch(stats, *row) for row in zip(images, labels, keys, strict=True)]
+
+
+def grasp(model, params, mask, images, labels, temperature=200.0):
+    loss = BatchLoss(LinenNetwork(model), CLASSIFICATION, temperature)
+    return scores.grasp(loss, params, mask, batches({}, images, labels))
+
+
+def synflow(model, params, stats, shape):
+    output = SummedOutput(LinenNetwork(model).with_dtype(jnp.float64))
+    return scores.synflow(output, params, stats, np.ones((1, *shape)))
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +98,7 @@ def mean_gradient(params, images, labels, **kwargs):
 def test_snip_is_the_effect_of_scaling_each_connection(mlp):
     """Finite differences of the loss over each weight's multiplier, as the paper defines it."""
     model, params, images, labels = mlp
-    found = scores.snip(model, params, {}, images[:1], labels[:1], KEY)
+    found = snip(model, params, {}, images[:1], labels[:1])
     step = 1e-5
     for name in LAYERS:
         kernel = np.asarray(params[name]["kernel"], np.float64)
@@ -93,11 +116,75 @@ def test_snip_is_the_effect_of_scaling_each_connection(mlp):
 
 def test_snip_averages_gradients_over_batches_before_the_absolute_value(mlp):
     model, params, images, labels = mlp
-    found = scores.snip(model, params, {}, images, labels, KEY)
+    found = snip(model, params, {}, images, labels)
     grads = mean_gradient(params, images, labels)
     for name in LAYERS:
         expected = np.abs(grads[name] * params[name]["kernel"])
         np.testing.assert_allclose(found[name]["kernel"], expected, rtol=2e-4, atol=1e-7)
+
+
+def quadratic(params, batch):
+    """A loss that is no network's: a plain dict of arrays, an exact gradient and Hessian."""
+    x, y = batch
+    residual = x @ params["w"] + params["b"] - y
+    return 0.5 * (residual**2).mean()
+
+
+@pytest.fixture(scope="module")
+def regression():
+    rng = np.random.default_rng(9)
+    params = {"w": rng.normal(size=4).astype(np.float32), "b": np.float32(0.3)}
+    return (
+        params,
+        [rng.normal(size=(5, 4)).astype(np.float32) for _ in range(3)],
+        rng.normal(size=(3, 5)).astype(np.float32),
+    )
+
+
+def test_snip_of_any_loss_on_any_tree(regression):
+    params, xs, ys = regression
+    grads = {"w": np.zeros(4), "b": 0.0}
+    for x, y in zip(xs, ys, strict=True):
+        residual = (x @ params["w"] + params["b"] - y).astype(np.float64)
+        grads["w"] += x.T @ residual / 15
+        grads["b"] += residual.sum() / 15
+    found = scores.snip(quadratic, params, zip(xs, ys, strict=True))  # batches that come once
+    for name, grad in grads.items():
+        np.testing.assert_allclose(found[name], np.abs(grad * params[name]), rtol=1e-4)
+
+
+def test_grasp_of_any_loss_on_any_tree(regression):
+    """The Hessian of a quadratic loss is x^T x / n; the bias is not prunable and has no part."""
+    params, xs, ys = regression
+    mask = {"w": np.array([True, False, True, True]), "b": np.array(True)}
+    params = {**params, "w": np.where(mask["w"], params["w"], np.float32(0))}
+    pairs = list(zip(xs, ys, strict=True))
+    residuals = [(x @ params["w"] + params["b"] - y).astype(np.float64) for x, y in pairs]
+    gradient = sum(x.T @ r for (x, _), r in zip(pairs, residuals, strict=True)) / 15
+    hessian = sum(x.astype(np.float64).T @ x for x, _ in pairs) / 15
+    found = scores.grasp(
+        quadratic, params, mask, zip(xs, ys, strict=True), prunable=lambda path, _: path == "w"
+    )
+    expected = params["w"] * (hessian @ np.where(mask["w"], gradient, 0))
+    np.testing.assert_allclose(found["w"], expected, rtol=1e-3, atol=1e-6)
+
+
+def test_equal_losses_share_one_compiled_gradient(mlp):
+    """A loss made anew in each round, of an equal network, is not traced again."""
+    _, params, images, labels = mlp
+    traces = []
+
+    def traced(logits, labels):
+        traces.append(logits)
+        return CLASSIFICATION.loss(logits, labels)
+
+    task = Task(traced, CLASSIFICATION.metric_sums)
+    for _ in range(3):
+        loss = BatchLoss(LinenNetwork(build_model("lenet_300_100", CLASSES, width=0.03)), task)
+        scores.snip(loss, params, batches({}, images, labels))
+    assert len(traces) == 1
+    scores.snip(BatchLoss(loss.network, task, 2.0), params, batches({}, images, labels))
+    assert len(traces) == 2
 
 
 def test_grasp_is_weight_times_hessian_times_gradient(mlp):
@@ -106,7 +193,7 @@ def test_grasp_is_weight_times_hessian_times_gradient(mlp):
     rng = np.random.default_rng(3)
     mask = jax.tree.map(lambda p: rng.random(p.shape) < 0.7 if p.ndim > 1 else p == p, params)
     params = jax.tree.map(lambda m, p: np.where(m, p, 0), mask, params)
-    found = scores.grasp(model, params, mask, {}, images, labels, KEY, temperature=2.0)
+    found = grasp(model, params, mask, images, labels, temperature=2.0)
     grads = mean_gradient(params, images, labels, temperature=2.0)
     step, sides = 1e-5, []
     for sign in (1, -1):
@@ -132,7 +219,7 @@ def test_synflow_is_the_flow_through_every_path(mlp):
     model, params, _, _ = mlp
     params = {n: {"kernel": p["kernel"], "bias": np.zeros_like(p["bias"])}
               for n, p in params.items()}  # fmt: skip
-    found = scores.synflow(model, params, {}, SHAPE)
+    found = synflow(model, params, {}, SHAPE)
     weights = [np.abs(np.asarray(params[n]["kernel"], np.float64)) for n in LAYERS]
     into = np.ones(16)
     for i, name in enumerate(LAYERS):
@@ -163,7 +250,7 @@ def test_synflow_is_conserved_from_layer_to_layer(vgg):
     """Tanaka et al., theorem 1: every layer's scores sum to the same R; here with BatchNorm."""
     model, variables = vgg
     variables = without_offsets(variables)
-    found = scores.synflow(model, variables["params"], variables["batch_stats"], (16, 16, 1))
+    found = synflow(model, variables["params"], variables["batch_stats"], (16, 16, 1))
     sums = [kernel.sum() for kernel in masks.kernels(found).values()]
     assert len(sums) == 9
     np.testing.assert_allclose(sums, sums[0], rtol=1e-9)
@@ -172,12 +259,12 @@ def test_synflow_is_conserved_from_layer_to_layer(vgg):
 def test_synflow_survives_what_overflows_float32(vgg):
     model, variables = vgg
     variables = without_offsets(variables)
-    small = scores.synflow(model, variables["params"], variables["batch_stats"], (16, 16, 1))
+    small = synflow(model, variables["params"], variables["batch_stats"], (16, 16, 1))
     large = masks.with_kernels(
         variables["params"],
         {n: k * np.float32(1e6) for n, k in masks.kernels(variables["params"]).items()},
     )
-    found = scores.synflow(model, large, variables["batch_stats"], (16, 16, 1))
+    found = synflow(model, large, variables["batch_stats"], (16, 16, 1))
     for name, kernel in masks.kernels(found).items():
         assert kernel.max() > np.finfo(np.float32).max
         np.testing.assert_allclose(kernel, masks.kernels(small)[name] * 1e54, rtol=1e-5)
@@ -192,8 +279,8 @@ def test_scores_that_look_at_data_use_the_batchs_statistics_and_move_none(vgg):
     before = jax.tree.map(np.copy, variables)
     other = jax.tree.map(lambda s: s * 3 + 1, variables["batch_stats"])
     params = variables["params"]
-    one = scores.snip(model, params, variables["batch_stats"], images, labels, KEY)
-    two = scores.snip(model, params, other, images, labels, KEY)
+    one = snip(model, params, variables["batch_stats"], images, labels)
+    two = snip(model, params, other, images, labels)
     jax.tree.map(np.testing.assert_array_equal, one, two)
     jax.tree.map(np.testing.assert_array_equal, variables, before)
 
@@ -206,7 +293,7 @@ def test_snip_agrees_with_pytorch_autograd(vgg):
     images = rng.normal(size=(1, 6, 16, 16, 1)).astype(np.float32)
     labels = rng.integers(0, CLASSES, (1, 6)).astype(np.int32)
     params, stats = variables["params"], variables["batch_stats"]
-    found = scores.snip(model, params, stats, images, labels, KEY)
+    found = snip(model, params, stats, images, labels)
 
     kernels = {
         name: torch.tensor(np.ascontiguousarray(np.moveaxis(k, (-1, -2), (0, 1)))).requires_grad_()
@@ -241,7 +328,7 @@ def test_snip_with_dropout_is_a_function_of_the_key():
     params = numpy_variables(model, (32, 32, 3), rng)["params"]
     images = rng.normal(size=(1, 4, 32, 32, 3)).astype(np.float32)
     labels = np.zeros((1, 4), np.int32)
-    a, b, c = (scores.snip(model, params, {}, images, labels, jax.random.key(k)) for k in (0, 0, 1))
+    a, b, c = (snip(model, params, {}, images, labels, jax.random.key(k)) for k in (0, 0, 1))
     jax.tree.map(np.testing.assert_array_equal, a, b)
     assert not np.array_equal(a["dense2"]["kernel"], c["dense2"]["kernel"])
 
@@ -333,9 +420,9 @@ def test_scores_leave_pruned_weights_at_nothing(mlp):
     mask = masks.prune(scores.random(params, KEY), masks.ones_like(params), 0.8)
     params = jax.device_get(masks.apply(mask, params))
     for found in (
-        scores.snip(model, params, {}, images, labels, KEY),
-        scores.grasp(model, params, mask, {}, images, labels, KEY),
-        scores.synflow(model, params, {}, SHAPE),
+        snip(model, params, {}, images, labels),
+        grasp(model, params, mask, images, labels),
+        synflow(model, params, {}, SHAPE),
         scores.magnitude(params),
     ):
         for name in LAYERS:

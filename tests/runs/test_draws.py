@@ -125,9 +125,8 @@ def test_every_round_scores_what_the_one_before_left(tmp_path, monkeypatch):
         expected = jax.tree.map(np.where, subject.mask, dense.params, jax.tree.map(
             np.zeros_like, dense.params))  # fmt: skip
         assert_same(subject.params, expected)
-        found = scores.snip(
-            subject.model, subject.params, {}, subject.images, subject.labels, subject.key
-        )
+        found = scores.snip(subject.loss(1.0), subject.params, subject.batches(),
+                            compiler_options=subject.compiler_options)  # fmt: skip
         after = seen[i + 1].mask if i < 5 else load(tmp_path, 2, 3).mask
         # What is pruned scores 0, so the best of all are the best of what is left.
         assert_same(masks.kernels(after), best(jax.device_get(found), masks.counts(after)[0]))
@@ -183,9 +182,8 @@ def test_snip_in_the_ladder_is_snip_by_hand(tmp_path, monkeypatch):
     # Normalised as in training, not augmented, and no image twice.
     assert abs(float(np.mean(subject.images))) < 0.3
     assert len(np.unique(np.asarray(subject.images).reshape(21, -1), axis=0)) == 21
-    found = scores.snip(
-        subject.model, dense.params, {}, subject.images, subject.labels, subject.key
-    )
+    found = scores.snip(subject.loss(1.0), dense.params, subject.batches(),
+                        compiler_options=subject.compiler_options)  # fmt: skip
     count = masks.counts(ticket.mask)[0]
     assert_same(masks.kernels(ticket.mask), best(jax.device_get(found), count))
 

@@ -20,7 +20,8 @@ from lottery_jax.pruning import masks
 from lottery_jax.pruning.controls import CONTROLS, ControlInputs, UntrainedTicket
 from lottery_jax.runs import checkpoints, directory, experiment, ladder, results
 from lottery_jax.runs.ladder import run_ladder
-from lottery_jax.training.loop import fit, init_device_state
+from lottery_jax.training.loop import fit
+from lottery_jax.training.program import init_device_state
 from tests.helpers import assert_same, make_tiny_config, pruned_values, quiet_console
 from tests.helpers import load_trained as load
 

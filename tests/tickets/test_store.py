@@ -21,7 +21,7 @@ from lottery_jax.pruning import masks, scores
 from lottery_jax.runs import checkpoints
 from lottery_jax.tickets import Ticket, store
 from lottery_jax.training import optim
-from lottery_jax.training.loop import EpochProgress, MetricSums, TrainState
+from lottery_jax.training.state import EpochProgress, MetricSums, TrainState
 from tests.helpers import assert_same
 
 MODEL = {"name": "vgg11", "width": 0.05, "dtype": "float32"}

@@ -76,7 +76,7 @@ def test_test_images_are_normalised_and_never_augmented():
 
 
 def test_a_batch_that_does_not_fit_is_an_error_that_says_what_would():
-    with pytest.raises(ConfigError, match="60 does not divide by 8 devices; 64 would"):
+    with pytest.raises(ConfigError, match="60 is not a multiple of the 8 devices; 64 would be"):
         check_batch(60, 8, 1000)
     with pytest.raises(ConfigError, match="more than the 100 training images"):
         check_batch(128, 1, 100)

@@ -14,19 +14,16 @@ import pytest
 from lottery_jax.datasets.in_memory import load_dataset
 from lottery_jax.errors import TrainingError
 from lottery_jax.models import build_model, init_variables
+from lottery_jax.models.network import LinenNetwork
 from lottery_jax.parallel.mesh import make_mesh, to_mesh
 from lottery_jax.pruning import masks, scores
 from lottery_jax.training import optim
 from lottery_jax.training.batches import DeviceData, epoch_order, make_preprocess
-from lottery_jax.training.loop import (
-    MetricSums,
-    compiled,
-    evaluate,
-    fit,
-    init_device_state,
-    make_eval_pass,
-    make_program,
-)
+from lottery_jax.training.evaluation import evaluate, make_eval_pass
+from lottery_jax.training.loop import fit
+from lottery_jax.training.program import compiled, init_device_state, make_program
+from lottery_jax.training.state import MetricSums
+from lottery_jax.training.task import CLASSIFICATION
 from tests.helpers import assert_same, pruned_values
 
 BATCH = 64
@@ -259,9 +256,9 @@ def test_evaluation_counts_every_test_image_once(digits):
     """359 images in batches of 64: against one pass in NumPy."""
     model, variables = small_model()
     mesh = make_mesh(jax.devices()[:4])
-    eval_pass = compiled(
-        make_eval_pass(model, make_preprocess(digits.mean, digits.std, "crop_flip"), mesh), mesh
-    )
+    preprocess = make_preprocess(digits.mean, digits.std, "crop_flip")
+    eval_pass = make_eval_pass(LinenNetwork(model), CLASSIFICATION, preprocess, mesh)
+    eval_pass = compiled(eval_pass, mesh)
     placed = to_mesh(mesh, variables)
     test = to_mesh(mesh, DeviceData(digits.x_test, digits.y_test))
     measured = evaluate(eval_pass, BATCH, placed["params"], placed["batch_stats"], test)
@@ -278,7 +275,8 @@ def test_evaluation_counts_every_test_image_once(digits):
 def test_totals_leave_out_what_is_not_counted():
     logits = jnp.array([[2.0, 0.0], [0.0, 2.0], [jnp.nan, 0.0]])
     labels = jnp.array([0, 0, 0])
-    totals = MetricSums.zero().add(logits, labels, jnp.array([True, True, False]))
+    counted = jnp.array([True, True, False])
+    totals = MetricSums.zero() + CLASSIFICATION.metric_sums(logits, labels, counted)
     assert (int(totals.correct), int(totals.count)) == (1, 2)
     expected = optax.softmax_cross_entropy_with_integer_labels(logits[:2], labels[:2]).sum()
     assert float(totals.loss) == pytest.approx(float(expected))

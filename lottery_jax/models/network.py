@@ -1,0 +1,232 @@
+"""What the rest of the package may know of a network, and the adapter for Flax's Linen modules.
+
+Training, evaluation, scores and connectivity call a `Network` and nothing else. All names that
+belong to Linen or to the modules of this package (collections, `kernel`, `head`) are in this file.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any, Protocol
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.tree_util import keystr, tree_map_with_path
+
+from lottery_jax.system import settings
+from lottery_jax.types import PyTree
+
+# The output layer of every network of this package.
+HEAD = "head"
+
+
+class Network(Protocol):
+    """A network as the rest of the package sees it.
+
+    A network is immutable and holds no arrays. It is a static argument of compiled functions, so
+    it must be hashable, and networks that are equal share compiled programs.
+
+    *Variables* are a dict of two trees: `params`, which are trained, and `batch_stats`, statistics
+    of the data that training updates without a gradient; empty if there are none.
+    """
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """The shape of one example, `(height, width, channels)`."""
+
+    @property
+    def output_layer(self) -> str:
+        """The name of the layer that gives the outputs; a key of the params."""
+
+    def init(self, key: jax.Array) -> PyTree:
+        """Return fresh variables; `key` is a typed PRNG key."""
+
+    def abstract_variables(self) -> PyTree:
+        """Return the shapes and dtypes of `init`, a tree of `ShapeDtypeStruct`, at no cost."""
+
+    def layer_names(self) -> list[str]:
+        """Return the names of the layers with prunable weights, from the input to the output.
+
+        Raises:
+            ValueError: the network does not take examples of `input_shape`.
+        """
+
+    def is_prunable(self, path: str, leaf: Any) -> bool:
+        """Return whether a leaf of the params, or of a tree like them, may be pruned.
+
+        Args:
+            path: the keys that lead to the leaf, such as `block1_1/conv1/kernel`.
+            leaf: an array of its shape.
+        """
+
+    def apply_train(
+        self, params: PyTree, batch_stats: PyTree, inputs: jax.Array, key: jax.Array
+    ) -> tuple[jax.Array, PyTree]:
+        """Return the outputs in training mode, and the updated statistics.
+
+        Args:
+            params: the weights.
+            batch_stats: the statistics before this batch.
+            inputs: float `[batch, height, width, channels]`.
+            key: typed PRNG key, for dropout.
+        """
+
+    def apply_eval(
+        self,
+        params: PyTree,
+        batch_stats: PyTree,
+        inputs: jax.Array,
+        *,
+        after_layer: Callable[[jax.Array], jax.Array] | None = None,
+    ) -> jax.Array:
+        """Return the outputs in evaluation mode.
+
+        Args:
+            params: the weights.
+            batch_stats: the statistics.
+            inputs: float `[batch, height, width, channels]`.
+            after_layer: applied to what each layer with prunable weights gives.
+        """
+
+    def with_dtype(self, dtype: Any) -> Network:
+        """Return the network that computes in another dtype; its variables stay the same."""
+
+    def mask_as_variables(self, mask: PyTree) -> PyTree:
+        """Return variables with which a signal passes exactly where `mask` lets it.
+
+        Prunable leaves are 1.0 where `mask` is True and 0.0 elsewhere, normalisations are the
+        identity, and biases are zero.
+        """
+
+
+@dataclasses.dataclass(frozen=True)
+class LinenNetwork:
+    """A Linen module as a `Network`.
+
+    The module is called as `module(inputs, train=...)`. Its prunable leaves are those named
+    `kernel`; its normalisations call their parameters and statistics as Linen's BatchNorm does.
+
+    Attributes:
+        module: may use the collections `params` and `batch_stats`, and a `dropout` key; it needs
+            a field `dtype` for `with_dtype`.
+        input_shape: of one example; `()` if nothing but `apply_train` and `apply_eval` is called.
+        output_layer: the name of the layer that gives the outputs.
+    """
+
+    module: nn.Module
+    input_shape: tuple[int, ...] = ()
+    output_layer: str = HEAD
+
+    def init(self, key: jax.Array) -> PyTree:
+        """Return fresh variables."""
+        variables = self.module.init(key, jnp.zeros((1, *self.input_shape)), train=False)
+        return {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
+
+    @settings.fixed()
+    def abstract_variables(self) -> PyTree:
+        """Return the shapes and dtypes of `init`."""
+        # The key is made within, so that no device is needed.
+        return jax.eval_shape(lambda: self.init(jax.random.key(0)))
+
+    @settings.fixed()
+    def layer_names(self) -> list[str]:
+        """Return the names of the layers that have a kernel, from the input to the output."""
+        order: list[str] = []
+
+        def record() -> None:
+            # Here the dicts still have the order in which the layers were called; a JAX function
+            # returns them sorted by name.
+            order.extend(self._layers_of(self.init(jax.random.key(0))["params"], ""))
+
+        jax.eval_shape(record)
+        assert sorted(order) == sorted(self._layers_of(self.abstract_variables()["params"], ""))
+        return order
+
+    def _layers_of(self, tree: dict[str, Any], prefix: str) -> list[str]:
+        names = []
+        for name, value in tree.items():
+            if isinstance(value, dict):
+                names += self._layers_of(value, f"{prefix}{name}/")
+            elif self.is_prunable(f"{prefix}{name}", value):
+                names.append(prefix.removesuffix("/"))
+        return names
+
+    def is_prunable(self, path: str, leaf: Any) -> bool:
+        """Return whether the leaf is a kernel."""
+        return path.endswith("/kernel")
+
+    def apply_train(
+        self, params: PyTree, batch_stats: PyTree, inputs: jax.Array, key: jax.Array
+    ) -> tuple[jax.Array, PyTree]:
+        """Return the outputs in training mode, and the updated statistics."""
+        outputs, updated = self.module.apply(
+            {"params": params, "batch_stats": batch_stats},
+            inputs,
+            train=True,
+            mutable=["batch_stats"],
+            rngs={"dropout": key},
+        )
+        return outputs, updated.get("batch_stats", {})
+
+    def apply_eval(
+        self,
+        params: PyTree,
+        batch_stats: PyTree,
+        inputs: jax.Array,
+        *,
+        after_layer: Callable[[jax.Array], jax.Array] | None = None,
+    ) -> jax.Array:
+        """Return the outputs in evaluation mode."""
+        variables = {"params": params, "batch_stats": batch_stats}
+        hook = nn.intercept_methods(_after_kernels(after_layer)) if after_layer else nullcontext()
+        with hook:
+            outputs: Any = self.module.apply(variables, inputs, train=False)
+        return outputs
+
+    def with_dtype(self, dtype: Any) -> LinenNetwork:
+        """Return the network that computes in another dtype."""
+        return dataclasses.replace(self, module=self.module.clone(dtype=dtype))
+
+    def mask_as_variables(self, mask: PyTree) -> PyTree:
+        """Return variables with which a signal passes exactly where `mask` lets it."""
+
+        def weight(path: Any, leaf: Any) -> jax.Array:
+            is_factor = self.is_prunable(keystr(path, simple=True, separator="/"), leaf)
+            return leaf.astype(jnp.float32) * (is_factor or path[-1].key == "scale")
+
+        def statistic(path: Any, leaf: Any) -> jax.Array:
+            return jnp.full(leaf.shape, path[-1].key == "var", leaf.dtype)
+
+        stats = self.abstract_variables()["batch_stats"]
+        return {
+            "params": tree_map_with_path(weight, mask),
+            "batch_stats": tree_map_with_path(statistic, stats),
+        }
+
+
+def _after_kernels(function: Callable[[jax.Array], jax.Array]) -> Callable[..., Any]:
+    """Return Linen's interceptor that applies `function` to what modules with a kernel give."""
+
+    def intercept(
+        call: Callable[..., Any], args: Any, kwargs: Any, context: nn.module.InterceptorContext
+    ) -> Any:
+        y = call(*args, **kwargs)
+        has_kernel = context.module.has_variable("params", "kernel")
+        return function(y) if has_kernel and context.method_name == "__call__" else y
+
+    return intercept
+
+
+def as_network(network: Network | nn.Module, input_shape: tuple[int, ...] = ()) -> Network:
+    """Return a Linen module as a `Network`; a `Network` is returned as it is.
+
+    Args:
+        network: either.
+        input_shape: of one example; for a module.
+    """
+    if isinstance(network, nn.Module):
+        return LinenNetwork(network, tuple(input_shape))
+    return network

@@ -1,0 +1,98 @@
+"""What the rest of the package may know of a loss, and losses as functions of the weights."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from lottery_jax.models.network import Network
+from lottery_jax.pruning.scores import ScoreBatch
+from lottery_jax.training.state import MetricSums
+from lottery_jax.types import PyTree
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """What a network is trained for: two pure functions of its outputs.
+
+    Outputs are `[batch, ...]` in the dtype in which the network computes; targets are the labels
+    of a batch, `[batch, ...]`.
+
+    Attributes:
+        loss: `(outputs, targets)` to the mean loss of the batch, a float32 scalar. Training
+            lowers it.
+        metric_sums: `(outputs, targets, counted)` to the sums over the examples for which
+            `counted`, bool `[batch]`, is True.
+    """
+
+    loss: Callable[[jax.Array, jax.Array], jax.Array]
+    metric_sums: Callable[[jax.Array, jax.Array, jax.Array], MetricSums]
+
+
+def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """Return the mean softmax cross-entropy in float32.
+
+    Args:
+        logits: `[batch, classes]`.
+        labels: int32 `[batch]`.
+    """
+    return _cross_entropies(logits, labels).mean()
+
+
+def classification_sums(logits: jax.Array, labels: jax.Array, counted: jax.Array) -> MetricSums:
+    """Return the sums of cross-entropies and of right answers over the counted examples."""
+    hits = (logits.argmax(-1) == labels) & counted
+    return MetricSums(
+        loss=jnp.where(counted, _cross_entropies(logits, labels), 0.0).sum(),
+        correct=hits.sum(dtype=jnp.int32),
+        count=counted.sum(dtype=jnp.int32),
+    )
+
+
+def _cross_entropies(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    return optax.softmax_cross_entropy_with_integer_labels(logits.astype(jnp.float32), labels)
+
+
+CLASSIFICATION = Task(cross_entropy, classification_sums)
+
+
+@dataclasses.dataclass(frozen=True)
+class BatchLoss:
+    """The loss of a network on a batch as a function of the weights, for `scores.snip` and others.
+
+    In training mode BatchNorm normalises by the batch; the updated statistics are dropped. Equal
+    ones share compiled programs.
+
+    Attributes:
+        network: float32 in its computation, for scores that do not depend on the training's dtype.
+        task: whose loss it is.
+        temperature: a number by which the outputs are divided.
+    """
+
+    network: Network
+    task: Task
+    temperature: float = 1.0
+
+    def __call__(self, params: PyTree, batch: ScoreBatch) -> jax.Array:
+        """Return the mean loss of a batch."""
+        outputs, _ = self.network.apply_train(params, batch.batch_stats, batch.images, batch.key)
+        return self.task.loss(outputs.astype(jnp.float32) / self.temperature, batch.labels)
+
+
+@dataclasses.dataclass(frozen=True)
+class SummedOutput:
+    """The sum of a network's outputs in evaluation mode, for `scores.synflow`.
+
+    Attributes:
+        network: float64 in its computation.
+    """
+
+    network: Network
+
+    def __call__(self, params: PyTree, batch_stats: PyTree, inputs: jax.Array) -> jax.Array:
+        """Return the sum over all examples and outputs."""
+        return self.network.apply_eval(params, batch_stats, inputs).sum()
