@@ -18,6 +18,7 @@ what they had trained (130 for Ctrl-C, 143 for SIGTERM).
 from __future__ import annotations
 
 import argparse
+import functools
 import sys
 from collections.abc import Sequence
 
@@ -95,7 +96,7 @@ def _parser() -> CommandParser:
     )
     run.add_argument(
         "--retries",
-        type=_retries,
+        type=functools.partial(_count, least=0),
         default=2,
         help="how often in a row a run may end without progress; default: 2",
     )
@@ -139,10 +140,6 @@ def _count(text: str, least: int = 1) -> int:
     if number < least:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number, {least} or more")
     return number
-
-
-def _retries(text: str) -> int:
-    return _count(text, least=0)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ its jobs go on, and the next driver finds them.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import signal
@@ -220,7 +221,8 @@ class Driver:
                 if status.holder is None:
                     self._jobs.stop(status.submission)
                 else:
-                    _terminate(int(status.holder["pid"]))
+                    with contextlib.suppress(ProcessLookupError):  # it has just ended
+                        os.kill(int(status.holder["pid"]), signal.SIGTERM)
             time.sleep(_INTERVAL[self._jobs.cluster])
 
 
@@ -230,10 +232,3 @@ def _can_be_stopped(status: RunStatus) -> bool:
         return status.is_ours and status.holder["host"] == socket.gethostname()
     is_local = status.submission is not None and status.submission.cluster == "local"
     return status.state == State.QUEUED and is_local
-
-
-def _terminate(pid: int) -> None:
-    try:
-        os.kill(pid, signal.SIGTERM)
-    except ProcessLookupError:  # it has just ended
-        return
