@@ -2,6 +2,9 @@
 
     python -m lottery_jax.main --config=configs/conv2_fashion_mnist.py --workdir=runs/conv2_fashion_mnist
 
+Recipe: batch 60, 10 epochs; Adam (weight decay 0) at 0.0002, constant; 17 levels of 20 % by iterative
+global magnitude; rewound to 0.
+
 Cost: 90 trainings of 10 epochs, 1.1e16 FLOP (6 x 33 M multiply-adds x images; an estimate): minutes to
 an hour on a GPU; more than a day on 2 CPU cores.
 

@@ -10,6 +10,9 @@ a level each of that file's ladder.
 
     python -m lottery_jax.report runs/lenet_fashion_mnist runs/methods/* --out=runs/methods/report
 
+Recipe of snip: batch 60, 10 epochs; Adam (weight decay 0) at 0.0012, constant; levels at 36, 67.23, 83.22,
+91.41, 95.6, 97.19 % by init global snip; rewound to 0.
+
 Cost: 21 trainings of 10 epochs for each method; 7 minutes on one CPU core.
 
 Expected: what came out here is in docs/results/.

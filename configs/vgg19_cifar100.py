@@ -2,6 +2,9 @@
 
     python -m lottery_jax.main --config=configs/vgg19_cifar100.py --workdir=runs/vgg19_cifar100
 
+Recipe: batch 512, 160 epochs; SGD (momentum 0.9, weight decay 0.0001) at 0.1, times 0.1 after epochs 80,
+120; 30 levels of 20 % by iterative global magnitude; rewound to 1ep.
+
 Cost: 31 trainings of 160 epochs, 5.9e17 FLOP (6 x multiply-adds x images; an estimate, not a
 measurement): for a GPU or TPU. For the six replicates and the random control of the paper add
 --config.seeds=0,1,2,3,4,5 --config.controls=random.

@@ -4,6 +4,9 @@
 
 The halves are stratified, disjoint and together all of the training set; the test set is whole.
 
+Recipe: batch 512, 160 epochs; SGD (momentum 0.9, weight decay 0.0001) at 0.1, times 0.1 after epochs 80,
+120; 30 levels of 20 % by iterative global magnitude; rewound to 1ep.
+
 Cost: 31 trainings of 160 epochs of 25,000 images, 3.0e17 FLOP (6 x multiply-adds x images; an
 estimate, not a measurement): for a GPU or TPU.
 

@@ -1,4 +1,4 @@
-"""The mistakes a user can mend: each is one line that says what is wrong and what to do."""
+"""Errors that a user can mend: each is one line that says what is wrong and what to do."""
 
 from __future__ import annotations
 
@@ -15,38 +15,38 @@ class LotteryError(Exception):
     """An expected failure; the command line prints it as one line and exits with status 2.
 
     Attributes:
-        reported: whether it happened in another process, which says so.
+        reported: whether it happened in another process, which prints it.
     """
 
     reported = False
 
 
 class ConfigError(LotteryError):
-    """A config key, a command-line flag or a run directory that does not fit."""
+    """A config key, a command-line flag or a run directory is wrong or does not fit."""
 
 
 class EnvironmentFault(LotteryError):
-    """A machine or an installation that can't do it, such as a device that JAX does not find."""
+    """The machine or the installation is not able to do it; for example, JAX finds no device."""
 
 
 class DataError(LotteryError):
-    """A data set that is missing, unreadable or of the wrong shape."""
+    """A data set is missing, unreadable or of the wrong shape."""
 
 
 class FigureError(LotteryError):
-    """Figures that can't be drawn; tables have been written."""
+    """Figures can't be drawn; tables have been written."""
 
 
 class TicketError(LotteryError):
-    """A ticket that is missing, damaged or made for another model."""
+    """A ticket is missing, damaged or made for another model."""
 
 
 class TrainingError(LotteryError):
-    """A training that can't go on, such as one whose loss is no longer finite.
+    """A training can't continue; for example, its loss is no longer finite.
 
     Attributes:
-        replicate: which one it was of those that train together, from 0; None where the message
-            names it.
+        replicate: the number of the replicate among those that train together, from 0; None where
+            the message names it.
     """
 
     def __init__(self, message: str, replicate: int | None = None) -> None:
@@ -54,7 +54,7 @@ class TrainingError(LotteryError):
         self.replicate = replicate
 
 
-# Not those of the permissions or of a bad disk: they are of the one file.
+# Without permission errors and bad disks, which concern the one file.
 _OF_THE_MACHINE = {
     number
     for name in ("EMFILE", "ENFILE", "ENOMEM", "ENOSPC", "EDQUOT")
@@ -63,29 +63,42 @@ _OF_THE_MACHINE = {
 
 
 def raise_if_environment(error: Exception) -> None:
-    """Raise an `EnvironmentFault` for what says nothing of the file that is being read.
+    """Raise an `EnvironmentFault` for an error that says nothing about the file that is being read.
 
-    That is memory, open files, threads or disk space that ran out, or a package that can't be
-    imported. It is for clauses that take whatever a library raises for nonsense in a file.
+    Such an error means that memory, open files, threads or disk space ran out, or that a package
+    can't be imported. Call this where whatever a library raises is taken for damage in a file.
 
     >>> raise_if_environment(ValueError("a damaged header"))
     >>> raise_if_environment(OSError(24, "Too many open files", "a.npz"))
     Traceback (most recent call last):
     lottery_jax.errors.EnvironmentFault: the file can't be judged on this machine: OSError: [Errno 24] ...
     """
-    code = re.search(r"os_error_code='(\d+)'", str(error))  # of the system, as TensorStore has it
+    code = re.search(r"os_error_code='(\d+)'", str(error))  # TensorStore writes the errno so
     number = error.errno if isinstance(error, OSError) else int(code[1]) if code else None
     if (
         isinstance(error, (EnvironmentFault, ImportError, MemoryError))
         or number in _OF_THE_MACHINE
         or "can't start new thread" in str(error)
     ):
-        said = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-        raise EnvironmentFault(f"the file can't be judged on this machine: {said}") from error
+        cause = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        raise EnvironmentFault(f"the file can't be judged on this machine: {cause}") from error
+
+
+def first_line(error: BaseException, *, with_type: bool = False) -> str:
+    r"""Return the first line of an error's message, or its type where it has no message.
+
+    >>> first_line(ValueError("\na damaged header\nat byte 7")), first_line(MemoryError())
+    ('a damaged header', 'MemoryError')
+    >>> first_line(ValueError("a damaged header"), with_type=True)
+    'ValueError: a damaged header'
+    """
+    kind = type(error).__name__
+    line = next(iter(str(error).strip().splitlines()), "")
+    return f"{kind}: {line}" if with_type and line else line or kind
 
 
 def one_line(message: object, limit: int = 600) -> str:
-    r"""A message as one line of printable text, whatever file or name it quotes.
+    r"""Return a message as one line of printable text, whatever file or name it quotes.
 
     Control characters, such as those that move a terminal's cursor, are written as escapes.
 
@@ -98,7 +111,7 @@ def one_line(message: object, limit: int = 600) -> str:
 
 
 def describe_unknown(kind: str, name: object, legal: Iterable[str], *, noun: str = "value") -> str:
-    """One line for a misspelt name: the nearest match, then the legal values.
+    """Return one line about a misspelt name: the nearest match, then the legal values.
 
     >>> describe_unknown("config.model.name", "vgg91", ["vgg19", "resnet50"])
     "config.model.name: unknown value 'vgg91' (did you mean 'vgg19'?); legal: resnet50, vgg19"
@@ -110,7 +123,11 @@ def describe_unknown(kind: str, name: object, legal: Iterable[str], *, noun: str
 
 
 def lookup(table: Mapping[str, T], name: str, kind: str) -> T:
-    """`table[name]`, or a `ConfigError` that names `kind` and the legal values."""
+    """Return `table[name]`.
+
+    Raises:
+        ConfigError: the table has no such name; names `kind` and the legal values.
+    """
     if name not in table:
         raise ConfigError(describe_unknown(kind, name, table))
     return table[name]

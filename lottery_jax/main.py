@@ -5,15 +5,16 @@ r"""Find winning tickets: train a ladder of ever sparser networks, as a config s
     python -m lottery_jax.main --config=configs/quickstart.py --config.seeds=3,4 \
         --config.controls=reinit,random --config.ladder.levels=5
 
-Every key of the config can be set with --config.KEY=VALUE; lottery_jax/config.py lists the keys
-and what they mean. Run the same command again to resume an interrupted run. Results are in the run
+Set any key of the config with --config.KEY=VALUE; --help and docs/config.md list the keys and what
+they mean. Run the same command again to resume an interrupted run. Results are in the run
 directory: curve.csv, metrics.jsonl, report/curve.png and the tickets themselves.
 
-With --distributed the same command is started on every machine: docs/pods.md.
+For a run on several machines start the same command on each with --distributed: docs/pods.md.
 
-Exit status: 0 done; 2 a mistake in the command, the config or the data, or a full disk, said in one
-line; 75 another process of the run is gone; 128 and the signal's number (130 for Ctrl-C, 143 for
-SIGTERM, 129 SIGHUP, 138 SIGUSR1, 140 SIGUSR2) stopped by a signal, with what was trained saved.
+Exit status: 0 when all is done; 2 after a mistake in the command, the config or the data, or with a
+full disk, which one line explains; 75 when another process of the run is gone; 128 plus the
+signal's number when a signal stopped the run and all training was saved (130 for Ctrl-C, 143 for
+SIGTERM, 129 for SIGHUP, 138 for SIGUSR1, 140 for SIGUSR2).
 """
 
 from __future__ import annotations
@@ -33,9 +34,10 @@ from lottery_jax.config import (
     cannot_load,
     misspelt_override,
     returned_by,
-    validate,
+    run_name,
     with_last_overrides,
 )
+from lottery_jax.config.reference import as_text
 from lottery_jax.errors import ConfigError, FigureError, LotteryError, one_line
 from lottery_jax.system import files, host, program_cache, signals
 from lottery_jax.system.terminal import may_be_closed
@@ -47,29 +49,38 @@ _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "The config file, such as configs/quickstart.py.", lock_config=True
 )
 _WORKDIR = flags.DEFINE_string(
-    "workdir", None, "The run directory. Default: runs/NAME-FINGERPRINT, NAME from the config file."
+    "workdir",
+    None,
+    "The run directory. Default: runs/NAME-FINGERPRINT, with the name of the config file and its "
+    "argument, and the fingerprint of the config.",
 )
 _OTHER_VERSIONS = flags.DEFINE_bool(
-    "other_versions", False, "Go on even with what other versions of the software have begun."
+    "other_versions", False, "Resume a run even if other versions of the software began it."
 )
 _DISTRIBUTED = flags.DEFINE_bool(
     "distributed",
     False,
-    "Run as one of several processes, which are found as a TPU slice, SLURM, Open MPI or Kubernetes "
-    "sets them up, or named by the next three.",
+    "Run as one of several processes. A TPU slice, SLURM, Open MPI or Kubernetes tells them about "
+    "each other; elsewhere give --coordinator, --processes and --process.",
 )
 _COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of the first process.")
-_PROCESSES = flags.DEFINE_integer("processes", None, "How many processes there are.", lower_bound=1)
-_PROCESS = flags.DEFINE_integer("process", None, "Which one this is, from 0.", lower_bound=0)
+_PROCESSES = flags.DEFINE_integer("processes", None, "The number of processes.", lower_bound=1)
+_PROCESS = flags.DEFINE_integer("process", None, "The number of this process.", lower_bound=0)
+_HELP = {"--help", "-help", "--helpshort", "-helpshort", "-?", "--?"}
 
 
-def _parse_flags(argv: list[str]) -> list[str]:
-    """Parses the command line; a mistake becomes one line instead of a traceback."""
-    logging.set_verbosity(logging.ERROR)  # a config file that gives nothing is said below
+def _parse_flags(argv: list[str]) -> ConfigDict:
+    """Parse the command line and return the validated config.
+
+    A mistake becomes one line instead of a traceback.
+    """
+    logging.set_verbosity(logging.ERROR)  # a message below names a config file without get_config
+    if _HELP & set(argv[1:]):
+        _print_help()
     for argument in argv[1:]:
         if message := misspelt_override(argument):
             _fail(message)
-    # ml_collections loads files in a way that Python warns of, which is not the file's mistake.
+    # ml_collections loads files in a deprecated way, which is not the file's mistake.
     warnings.filterwarnings("ignore", r"the load_module\(\) method", DeprecationWarning)
     try:
         rest: list[str] = flags.FLAGS(with_last_overrides(argv))
@@ -80,7 +91,8 @@ def _parse_flags(argv: list[str]) -> list[str]:
         _check_processes()
         if _WORKDIR.value == "":
             raise ConfigError("--workdir: is empty; name a directory, or leave it out")
-        returned_by(_config_file(argv), _CONFIG.value)  # before JAX is imported, which takes longer
+        # Before JAX is imported, which takes longer.
+        return returned_by(_config_file(argv), _CONFIG.value)
     except LotteryError as error:
         _fail(str(error))
     except flags.Error as error:
@@ -88,10 +100,17 @@ def _parse_flags(argv: list[str]) -> list[str]:
         _fail(cannot_load(_config_file(argv), error) if "Traceback" in text else text)
     except Exception as error:  # a config file may raise anything
         _fail(cannot_load(_config_file(argv), error))
-    return rest
+
+
+def _print_help() -> NoReturn:
+    """Print how to use the command, its flags and the config's keys; end as absl's --help does."""
+    app.usage(shorthelp=True, writeto_stdout=True)
+    print(f"\n{as_text()}")
+    sys.exit(1)
 
 
 def _check_processes() -> None:
+    """Check that the flags about several processes fit together."""
     named = {"coordinator": _COORDINATOR, "processes": _PROCESSES, "process": _PROCESS}
     given = [name for name, flag in named.items() if flag.value is not None]
     if given and not _DISTRIBUTED.value:
@@ -109,7 +128,7 @@ def _check_processes() -> None:
 
 
 def _config_file(argv: list[str]) -> str:
-    """What the last --config=FILE or --config FILE names."""
+    """Return the file that the last --config=FILE or --config FILE names."""
     found = ""
     for argument, following in itertools.pairwise([*argv, ""]):
         flag, equals, value = argument.partition("=")
@@ -128,12 +147,16 @@ def _fail(message: str) -> NoReturn:
 
 
 def default_workdir(config_file: str, fingerprint: str) -> Path:
-    """`runs/NAME-FINGERPRINT`: the same config finds the run it began, another one its own."""
-    return Path("runs") / f"{Path(config_file.partition(':')[0]).stem}-{fingerprint[:8]}"
+    """Return `runs/NAME-FINGERPRINT`, where the same config finds the run that it began.
+
+    >>> str(default_workdir("configs/snip.py:vgg19_cifar10", "0123456789abcdef"))
+    'runs/snip_vgg19_cifar10-01234567'
+    """
+    return Path("runs") / f"{run_name(config_file)}-{fingerprint[:8]}"
 
 
 def set_up_process(config: ConfigDict) -> None:
-    """Settings of JAX that belong to a program and not to a library.
+    """Set what JAX leaves to a program and not to a library.
 
     Compiled programs are kept for the next run in a directory of the user's own, unless the user
     has named one. Where replicates of a small network train together, each CPU core is a device,
@@ -159,38 +182,38 @@ def set_up_process(config: ConfigDict) -> None:
             base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
             cache = base / "lottery_jax" / "xla"
             cache.mkdir(mode=0o700, parents=True, exist_ok=True)
-        except (OSError, RuntimeError):  # not to be written to; a user without a home
-            return  # no place to keep them; compile each time
+        except (OSError, RuntimeError):  # a read-only directory; a user without a home
+            return  # compile each time
         jax.config.update("jax_compilation_cache_dir", str(cache))
     if not os.environ.get("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"):
         # A small network is dozens of programs that compile in a tenth of a second each.
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
-def _main(argv: list[str]) -> None:
-    del argv
-    if _DISTRIBUTED.value:  # its runtime warns of the feature by which we learn of lost processes
+def _main(parsed: ConfigDict) -> None:
+    """Run what the parsed config says."""
+    if _DISTRIBUTED.value:  # the runtime warns of the feature that reports lost processes
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     # JAX is imported only now, so that --help and mistakes in flags answer at once. A signal waits
-    # until that is over: some modules turn what is raised within them into errors of their own.
+    # until that is over: some modules turn an exception during their import into another error.
     with signals.defer_signals():
         from rich.console import Console
 
-        from lottery_jax import config as configuration
+        from lottery_jax.config import fingerprint
         from lottery_jax.parallel import multihost
         from lottery_jax.runs.ladder import run_ladder
         from lottery_jax.runs.matrix import run_matrix
         from lottery_jax.runs.transfer import resolve
 
-    logging.set_verbosity(logging.ERROR)  # what a user can mend is said by this program
+    logging.set_verbosity(logging.ERROR)  # this program itself says what a user can mend
     try:
-        set_up_process(validate(_CONFIG.value))
+        set_up_process(parsed)
         if _DISTRIBUTED.value:
             multihost.start(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
         host.devices()
-        config = resolve(_CONFIG.value)
+        config = resolve(parsed)
         config_file = config_flags.get_config_filename(flags.FLAGS["config"])
-        default = default_workdir(config_file, configuration.fingerprint(config))
+        default = default_workdir(config_file, fingerprint(config))
         workdir = files.local_path(_WORKDIR.value or default, "--workdir")
         console = Console(soft_wrap=True, quiet=not multihost.is_primary())
         run = run_matrix if config.transfer.sources else run_ladder
@@ -203,11 +226,11 @@ def _main(argv: list[str]) -> None:
         multihost.leave(2)
     except OSError as error:
         _say(
-            f"{_said_by_the_system(error)}; what was completed is kept. Fix that and run the same "
+            f"{_describe_oserror(error)}; what was completed is kept. Fix that and run the same "
             "command again to resume"
         )
         multihost.leave(2)
-    except (RuntimeError, ValueError) as error:  # as the runtime passes on what collectives raise
+    except (RuntimeError, ValueError) as error:  # the runtime raises these for collectives
         if not multihost.is_loss(error):
             multihost.ending()
             raise
@@ -231,7 +254,7 @@ def _report(workdir: Path, console: Console) -> None:
         console.print(str(file), markup=False, highlight=False)
 
 
-def _said_by_the_system(error: OSError) -> str:
+def _describe_oserror(error: OSError) -> str:
     if error.strerror is None:
         return str(error)
     return f"{error.filename}: {error.strerror}" if error.filename else error.strerror

@@ -1,4 +1,4 @@
-"""The training recipes, each written once; the files in `configs/` choose among them.
+"""Training recipes that several files in `configs/`, or the notebooks, share.
 
 The three large networks follow the scripts of *Generalizing Lottery Tickets* (Gohil et al., 2020,
 ReScience C 6.2 #4), the replication of Morcos et al. (2019): batch 512, SGD, 30 levels of
@@ -15,9 +15,9 @@ from lottery_jax.config import default_config
 from lottery_jax.errors import ConfigError, lookup
 
 # The large networks take every data set at CIFAR's shape: Fashion-MNIST is padded to 32 pixels and
-# repeated to three channels, alike in training and test.
+# repeated to three channels, in training and test alike.
 _CIFAR_SHAPE = (32, 32, 3)
-# Sets of photographs, for which a network has another recipe.
+# Sets of photographs, on which ResNet50 has another recipe.
 _PHOTOGRAPHS = ("imagenet2012", "places365_small")
 
 
@@ -33,14 +33,14 @@ def _large(model: str, dataset: str, epochs: int, milestones: tuple[int, ...]) -
 
 
 def vgg19(dataset: str) -> ConfigDict:
-    """VGG19: SGD at 0.1, 160 epochs, a tenth after epochs 80 and 120."""
+    """Return VGG19's recipe: SGD at 0.1, 160 epochs, a tenth of the rate after 80 and 120."""
     return _large("vgg19", dataset, 160, (80, 120))
 
 
 def resnet50(dataset: str) -> ConfigDict:
-    """ResNet50 with the ImageNet stem: SGD at 0.1, 90 epochs, drops after 50, 65 and 80.
+    """Return ResNet50's recipe: SGD at 0.1, 90 epochs, drops after 50, 65 and 80; ImageNet stem.
 
-    On ImageNet and Places365 it is `resnet50_photographs`.
+    On ImageNet and Places365 the recipe is that of `resnet50_photographs`.
     """
     if dataset in _PHOTOGRAPHS:
         return resnet50_photographs(dataset)
@@ -50,12 +50,12 @@ def resnet50(dataset: str) -> ConfigDict:
 
 
 def resnet50_photographs(dataset: str, rewind_epochs: str = "6") -> ConfigDict:
-    """ResNet50 at 224 pixels: batch 1024, SGD at 0.4, 90 epochs, a tenth after 30, 60 and 80.
+    """Return ResNet50's recipe at 224 pixels: batch 1024, SGD at 0.4, drops after 30, 60 and 80.
 
-    The recipe of Frankle et al. (2020), *Linear mode connectivity and the lottery ticket
-    hypothesis*, as their library OpenLTH has it (`models/imagenet_resnet.py`): five epochs of
-    warm-up, weight decay 1e-4. For another batch size scale the rate with it: 0.1 for 256 images
-    (Goyal et al. 2017). Rewound to epoch 6, as there for ImageNet, or to `rewind_epochs`.
+    The recipe is that of Frankle et al. (2020), *Linear mode connectivity and the lottery ticket
+    hypothesis*, as in their library OpenLTH (`models/imagenet_resnet.py`): five epochs of warm-up,
+    weight decay 1e-4. With another batch size scale the rate with it: 0.1 for 256 images (Goyal et
+    al. 2017). Weights are rewound to epoch 6, as in the paper on ImageNet, or to `rewind_epochs`.
     """
     c = default_config()
     c.model.name = "resnet50"
@@ -73,9 +73,9 @@ def resnet50_photographs(dataset: str, rewind_epochs: str = "6") -> ConfigDict:
 
 
 def alexnet(dataset: str) -> ConfigDict:
-    """AlexNet: SGD, 500 epochs, drops after 450, 470, 480 and 490.
+    """Return AlexNet's recipe: SGD at 0.01, 500 epochs, drops after 450, 470, 480 and 490.
 
-    Without BatchNorm it does not train at 0.1; it starts at 0.01.
+    Without BatchNorm the network does not train at 0.1.
     """
     c = _large("alexnet", dataset, 500, (450, 470, 480, 490))
     c.optimizer.learning_rate = 0.01
@@ -83,12 +83,12 @@ def alexnet(dataset: str) -> ConfigDict:
 
 
 def vgg16(dataset: str) -> ConfigDict:
-    """VGG16 with VGG19's recipe."""
+    """Return VGG16's recipe, which is VGG19's."""
     return _large("vgg16", dataset, 160, (80, 120))
 
 
 def resnet20(dataset: str) -> ConfigDict:
-    """ResNet-20 (Frankle et al. 2020): batch 128, Nesterov-free SGD at 0.1, 160 epochs."""
+    """Return ResNet-20's recipe (Frankle et al. 2020): batch 128, SGD at 0.1, 160 epochs."""
     c = _large("resnet20", dataset, 160, (80, 120))
     c.train.batch_size = 128
     c.ladder.rewind = "500st"
@@ -96,10 +96,10 @@ def resnet20(dataset: str) -> ConfigDict:
 
 
 def lenet(dataset: str) -> ConfigDict:
-    """LeNet-300-100: Adam at 1.2e-3, batch 60, pruned by layer in Frankle & Carbin (2019).
+    """Return LeNet-300-100's recipe (Frankle & Carbin 2019): Adam at 1.2e-3, batch 60.
 
-    Here pruning is global and the output layer is pruned like the others; no augmentation, no
-    weight decay, rewound to the initialisation as in the paper.
+    Weights are rewound to the initialisation, as in the paper; no augmentation, no weight decay.
+    The paper prunes each layer by itself. Here pruning is global, output layer included.
     """
     c = default_config()
     c.model.name = "lenet_300_100"
@@ -115,7 +115,7 @@ def lenet(dataset: str) -> ConfigDict:
 
 
 def conv2(dataset: str) -> ConfigDict:
-    """Conv-2 of Frankle & Carbin (2019): Adam at 2e-4, batch 60, rewound to initialisation."""
+    """Return Conv-2's recipe (Frankle & Carbin 2019): Adam at 2e-4, else as `lenet`."""
     c = lenet(dataset)
     c.model.name = "conv2"
     c.optimizer.learning_rate = 2e-4
@@ -123,7 +123,7 @@ def conv2(dataset: str) -> ConfigDict:
 
 
 def short_ladder(c: ConfigDict) -> ConfigDict:
-    """17 levels to 2.25 % of the weights, 10 epochs each, 3 seeds, both controls at six levels."""
+    """Set 17 levels to 2.25 % of the weights, 10 epochs, 3 seeds, and two controls at six levels."""
     c.seeds = (0, 1, 2)
     c.controls = ("reinit", "random")
     c.control_levels = (2, 5, 8, 11, 14, 17)
@@ -147,9 +147,9 @@ METHODS = {
 
 
 def with_method(c: ConfigDict, name: str) -> ConfigDict:
-    """`c` with its tickets drawn by another method; everything else stays, so that they compare.
+    """Set the method that draws tickets, and change nothing else, so that methods compare.
 
-    Methods that prune before training score the initialisation and train it: they rewind to 0.
+    Methods that prune before training score the initialisation and then train it: they rewind to 0.
 
     Raises:
         ConfigError: an unknown method.
@@ -161,9 +161,9 @@ def with_method(c: ConfigDict, name: str) -> ConfigDict:
 
 
 def lenet_methods(name: str) -> ConfigDict:
-    """A method on LeNet-300-100 and Fashion-MNIST, at six of the densities of its IMP ladder.
+    """Return a method's recipe for LeNet-300-100 on Fashion-MNIST, at six densities of its ladder.
 
-    SNIP and GraSP see one batch of 100 images, as for MNIST in the SNIP paper; iterative SNIP
+    SNIP and GraSP see one batch of 100 images, as the SNIP paper has it for MNIST; iterative SNIP
     prunes in three rounds from level to level.
     """
     c = with_method(lenet("fashion_mnist"), name)
@@ -176,33 +176,10 @@ def lenet_methods(name: str) -> ConfigDict:
     return c
 
 
-def lenet_controls() -> ConfigDict:
-    """Every control of LeNet-300-100's winning tickets on Fashion-MNIST at four densities.
-
-    Rewound to the end of the first epoch, so that `init` is not the winning ticket itself.
-    """
-    c = lenet("fashion_mnist")
-    c.seeds = (0, 1, 2)
-    c.train.epochs = 10
-    c.ladder.levels = 16
-    c.ladder.rewind = "1ep"
-    c.controls = (
-        "reinit",
-        "shuffle_layers",
-        "shuffle_global",
-        "random",
-        "random_preserved",
-        "init",
-        "dense_sign",
-    )
-    c.control_levels = (5, 9, 13, 16)
-    return c
-
-
 def quickstart() -> ConfigDict:
-    """LeNet-300-100 on the bundled digits with Morcos et al.'s optimizer, rate and late reset.
+    """Return the recipe of LeNet-300-100 on digits, with Morcos et al.'s optimizer and late reset.
 
-    Nine levels of 36 %, each as two of 20 %, reach 1.8 % of the weights.
+    Nine levels of 36 %, each equal to two of 20 %, reach 1.8 % of the weights.
     """
     c = default_config()
     c.seeds = (0, 1, 2)
@@ -224,12 +201,10 @@ NETWORKS: dict[str, Callable[[str], ConfigDict]] = {
     "lenet": lenet,
     "conv2": conv2,
 }
-# Levels 3, 10, 16, 20 and 30 of 20 %: where Gohil et al. give numbers.
-_PUBLISHED_SPARSITIES = tuple(1 - 0.8**k for k in (3, 10, 16, 20, 30))
 
 
 def named(name: str) -> ConfigDict:
-    """The recipe of a network and a data set, such as `vgg19_cifar10`.
+    """Return the recipe of a network on a data set, such as `vgg19_cifar10`.
 
     Raises:
         ConfigError: an unknown network.
@@ -238,37 +213,8 @@ def named(name: str) -> ConfigDict:
     return lookup(NETWORKS, network, "the recipe")(dataset)
 
 
-def dense(name: str) -> ConfigDict:
-    """The dense network alone, with its late-reset weights: level 0 of a ladder."""
-    c = named(name)
-    c.ladder.levels = 0
-    return c
-
-
-def oneshot(name: str) -> ConfigDict:
-    """One-shot magnitude pruning of the trained network, with rewinding, at five sparsities."""
-    c = with_method(named(name), "oneshot")
-    c.ladder.sparsities = _PUBLISHED_SPARSITIES
-    return c
-
-
-def snip(name: str) -> ConfigDict:
-    """SNIP at five sparsities, each in one round on one batch of 128, as the paper has for CIFAR."""
-    c = with_method(named(name), "snip")
-    c.ladder.sparsities = _PUBLISHED_SPARSITIES
-    c.ladder.score_batch_size = 128
-    return c
-
-
-def iterative_snip(name: str) -> ConfigDict:
-    """SNIP in nested rounds of 20 %, every round a level that is trained."""
-    c = with_method(named(name), "iterative_snip")
-    c.ladder.score_batch_size = 128
-    return c
-
-
 def with_adam(c: ConfigDict) -> ConfigDict:
-    """`c` with the Adam of Morcos et al. (2019): 3e-4, weight decay 1e-4."""
+    """Set the Adam of Morcos et al. (2019): 3e-4, weight decay 1e-4."""
     c.optimizer.name = "adam"
     c.optimizer.learning_rate = 3e-4
     c.optimizer.weight_decay = 1e-4
@@ -276,13 +222,13 @@ def with_adam(c: ConfigDict) -> ConfigDict:
 
 
 def transfer(network: str, pair: str) -> ConfigDict:
-    """The tickets of one data set on another: `transfer("vgg19", "cifar100_to_cifar10")`.
+    """Return the recipe that trains the tickets of one data set on another.
 
-    The source is the run directory that the source's config names by default in its file; the
-    output layer is always drawn anew, as in Morcos et al.
+    `pair` names both, such as `cifar100_to_cifar10`. The source is the directory
+    `runs/NETWORK_SOURCE`; the output layer is always drawn anew, as in Morcos et al. (2019).
 
     Raises:
-        ConfigError: not a pair.
+        ConfigError: the pair is not SOURCE_to_TARGET.
     """
     source, to, target = pair.partition("_to_")
     if not to:
@@ -290,39 +236,4 @@ def transfer(network: str, pair: str) -> ConfigDict:
     c = named(f"{network}_{target}")
     c.source = f"runs/{network}_{source}"
     c.transfer.head = "reinit"
-    return c
-
-
-def optimizer_transfer(name: str, found_by: str, trained_by: str) -> ConfigDict:
-    """The tickets that one optimizer found, trained by the other: `sgd` and `adam`."""
-    c = named(name)
-    c.source = f"runs/{name}" if found_by == "sgd" else f"runs/{name}_{found_by}"
-    return with_adam(c) if trained_by == "adam" else c
-
-
-def transfer_quickstart() -> ConfigDict:
-    """A transfer matrix between the halves of the digits: the quickstart's recipe, four levels."""
-    c = quickstart()
-    c.transfer.sources = ("digits_a", "digits_b")
-    c.transfer.targets = ("digits_a", "digits_b")
-    c.ladder.levels = 4
-    c.ladder.prune_fraction = 0.64
-    return c
-
-
-def transfer_lenet() -> ConfigDict:
-    """A transfer matrix over Fashion-MNIST's halves and digits: LeNet-300-100, eight levels of 36 %.
-
-    Rewound to the end of the first epoch: the initial weights of a seed are the same on all data.
-    """
-    c = lenet("fashion_mnist")
-    c.seeds = (0, 1, 2)
-    c.controls = ("random",)
-    c.data.input_shape = (28, 28, 1)
-    c.train.epochs = 10
-    c.ladder.levels = 8
-    c.ladder.prune_fraction = 0.36
-    c.ladder.rewind = "1ep"
-    c.transfer.sources = ("fashion_mnist_a", "fashion_mnist_b", "digits")
-    c.transfer.targets = c.transfer.sources
     return c

@@ -1,7 +1,9 @@
 """Config: every file is valid, mistakes are named, the fingerprint is stable."""
 
+import itertools
 import json
 import re
+import subprocess
 import sys
 
 import numpy as np
@@ -10,15 +12,18 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from lottery_jax import config as configuration
+from lottery_jax import recipes
 from lottery_jax.config import default_config, fingerprint, from_json, to_json, validate
 from lottery_jax.datasets.in_memory import BUILT_IN
 from lottery_jax.errors import ConfigError
-from lottery_jax.models import MODELS
+from lottery_jax.models import DTYPES, MODELS
 from lottery_jax.pruning.controls import CONTROLS
 from lottery_jax.pruning.scores import SCORES
 from lottery_jax.runs.experiment import set_up
+from lottery_jax.training.batches import AUGMENTATIONS
 from lottery_jax.training.optim import OPTIMIZERS, SCHEDULES
 from tests.helpers import CONFIG_FILES as FILES
+from tests.helpers import ROOT
 from tests.helpers import load_config_file as load
 
 
@@ -36,19 +41,115 @@ def test_every_config_file_is_valid_and_documented(path):
     assert set(config.controls) <= set(CONTROLS)
 
 
+def hyperparameters(config):
+    """A config's hyperparameters in a sentence, as the docstrings of config files have them."""
+    optimizer, train, ladder = config.optimizer, config.train, config.ladder
+    momentum = f"momentum {optimizer.momentum:g}, " if optimizer.name == "sgd" else ""
+    name = {"sgd": "SGD", "adam": "Adam", "adamw": "AdamW"}[optimizer.name]
+    rate = f"{optimizer.learning_rate:g}"
+    if optimizer.warmup_epochs:
+        rate += f" after {optimizer.warmup_epochs:g} epochs of warm-up"
+    if optimizer.schedule == "step" and optimizer.milestones:
+        drops = ", ".join(map(str, optimizer.milestones))
+        rate += f", times {optimizer.decay:g} after epochs {drops}"
+    else:
+        rate += {"step": ", constant", "constant": ", constant", "cosine": ", cosine"}[
+            optimizer.schedule
+        ]
+    levels = f"{ladder.levels} levels of {100 * ladder.prune_fraction:g} %"
+    if ladder.sparsities:
+        levels = f"levels at {', '.join(f'{100 * s:.4g}' for s in ladder.sparsities)} %"
+    pruning = f"{levels} by {ladder.draw} {ladder.scope} {ladder.scores}"
+    return (
+        f"batch {train.batch_size}, {train.epochs} epochs; "
+        f"{name} ({momentum}weight decay {optimizer.weight_decay:g}) at {rate}; "
+        f"{pruning if ladder.levels else 'the dense network alone'}; rewound to {ladder.rewind}."
+    )
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
+def test_a_config_file_shows_the_hyperparameters_that_it_sets(path):
+    module = load(path)
+    shown = " ".join(module.__doc__.split())
+    if path.stem == "recipe":
+        for network in recipes.NETWORKS:
+            config = module.get_config(f"{network}_cifar10")
+            assert f"- {network}: {hyperparameters(config)}" in shown
+    else:
+        (label,) = re.findall(r"Recipe(?: of \w+)?: (?=batch)", shown)
+        assert f"{label}{hyperparameters(module.get_config())}" in shown
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
+def test_the_config_files_that_a_config_file_names_are_there(path):
+    for name in re.findall(r"configs/\w+\.py", load(path).__doc__):
+        assert ROOT / name in FILES, name
+
+
 def test_the_promised_config_files_are_there():
-    large = {
-        f"{model}_{data}"
-        for model in ("vgg19", "resnet50", "alexnet")
-        for data in ("cifar10", "cifar100", "svhn", "fashion_mnist")
-    }
-    others = {"quickstart", "vgg19_cifar10a", "vgg19_cifar10b", "lenet_fashion_mnist",
-              "conv2_fashion_mnist", "resnet20_cifar10", "vgg16_cifar10", "dense", "oneshot",
-              "snip", "iterative_snip", "adam", "transfer_vgg19", "transfer_resnet50",
-              "transfer_cifar10a_to_b", "transfer_sgd_to_adam", "transfer_adam_to_sgd",
-              "transfer_quickstart", "transfer_lenet", "lenet_fashion_mnist_methods",
-              "lenet_fashion_mnist_controls", "resnet50_imagenet", "resnet50_places365"}  # fmt: skip
-    assert large | others <= {path.stem for path in FILES}
+    stems = {path.stem for path in FILES}
+    assert {"quickstart", "vgg19_cifar10", "vgg19_cifar100", "vgg19_svhn", "resnet50_cifar10",
+            "vgg19_cifar10a", "vgg19_cifar10b", "lenet_fashion_mnist", "conv2_fashion_mnist",
+            "recipe", "dense", "oneshot", "snip", "iterative_snip", "adam", "transfer_vgg19",
+            "transfer_resnet50", "transfer_cifar10a_to_b", "transfer_sgd_to_adam",
+            "transfer_adam_to_sgd", "transfer_quickstart", "transfer_lenet",
+            "lenet_fashion_mnist_methods", "lenet_fashion_mnist_controls", "resnet50_imagenet",
+            "resnet50_places365"} <= stems  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "pair",
+    [
+        *itertools.product(
+            ("vgg19", "resnet50", "alexnet"), ("cifar10", "cifar100", "svhn", "fashion_mnist")
+        ),
+        ("resnet20", "cifar10"),
+        ("vgg16", "cifar10"),
+    ],
+    ids="_".join,
+)
+def test_the_ladders_of_the_papers_are_in_one_file_and_some_in_their_own(pair):
+    name = "_".join(pair)
+    files = {path.stem: path for path in FILES}
+    config = validate(load(files["recipe"]).get_config(name))
+    assert (config.model.name, config.data.name) == pair
+    assert (config.ladder.levels, config.ladder.prune_fraction) == (30, 0.2)
+    if name in files:
+        own = validate(load(files[name]).get_config())
+        assert configuration.flatten(own) == configuration.flatten(config)
+
+
+def test_the_page_of_keys_is_that_of_the_table():
+    """Made by the command, which needs no JAX."""
+    code = (
+        "import runpy, sys; runpy.run_module('lottery_jax.config', run_name='__main__')\n"
+        "assert 'jax' not in sys.modules"
+    )
+    made = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (ROOT / "docs" / "config.md").read_text() == made.stdout
+    for name in configuration.KEYS:
+        assert made.stdout.count(f"\n| `{name}`") == 1
+
+
+def test_a_key_that_takes_names_of_a_table_lists_them():
+    for key, names in {
+        "data.name": BUILT_IN,
+        "model.name": MODELS,
+        "model.dtype": DTYPES,
+        "optimizer.name": OPTIMIZERS,
+        "optimizer.schedule": SCHEDULES,
+        "ladder.scores": SCORES,
+        "controls": CONTROLS,
+    }.items():
+        words = set(re.findall(r"\w+", configuration.KEYS[key].meaning))
+        assert set(names) <= words, key
+    assert set(configuration.KEYS["data.augment"].rule.choices) == {"auto", *AUGMENTATIONS}
+
+
+def test_every_row_of_the_table_is_legal_and_says_what_it_means():
+    for name, key in configuration.KEYS.items():
+        key.rule.check(name, key.default)
+        assert key.meaning.endswith(".") and key.rule.text, name
 
 
 WRONG = [

@@ -1,11 +1,12 @@
 """The documents: every link leads somewhere, nothing is left to be filled in."""
 
 import re
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+from lottery_jax.config import misspelt_override, validate
+from tests.helpers import CONFIG_FILES, ROOT, load_config_file
+
 DOCUMENTS = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
 
 
@@ -26,6 +27,17 @@ def test_configs_and_modules_that_are_named_exist(path):
     for name in re.findall(r"-m lottery_jax\.(\w+)", text):
         module = ROOT / "lottery_jax" / name
         assert module.with_suffix(".py").is_file() or (module / "__main__.py").is_file(), name
+
+
+@pytest.mark.parametrize(
+    "path", [*DOCUMENTS, *CONFIG_FILES], ids=lambda p: str(p.relative_to(ROOT))
+)
+def test_arguments_of_configs_and_keys_that_are_named_are_legal(path):
+    text = path.read_text(encoding="utf-8")
+    for name, argument in set(re.findall(r"(configs/\w+\.py):([a-z0-9]\w*)", text)):
+        validate(load_config_file(ROOT / name).get_config(argument))
+    for key in set(re.findall(r"--config\.[a-z][\w.]*(?==)", text)):
+        assert misspelt_override(key) is None
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda p: str(p.relative_to(ROOT)))

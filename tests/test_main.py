@@ -1,6 +1,7 @@
 """The command line, as a user's process. What it says of mistakes is in `test_mistakes.py`."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -8,6 +9,7 @@ import sys
 import pytest
 
 from lottery_jax import evaluate, main, tickets
+from lottery_jax.config import GROUPS, KEYS
 from tests.helpers import ROOT
 
 QUICKSTART = f"--config={ROOT / 'configs' / 'quickstart.py'}"
@@ -31,6 +33,26 @@ def test_help_says_how_to_use_it_and_lists_the_flags(tmp_path):
     ):
         assert text in result.stdout
     assert "Traceback" not in result.stdout + result.stderr
+
+
+def test_help_lists_every_key_with_its_default_and_meaning_without_jax(tmp_path):
+    code = (
+        "import runpy, sys\nsys.argv = ['main', '--help']\n"
+        "try:\n    runpy.run_module('lottery_jax.main', run_name='__main__', alter_sys=True)\n"
+        "finally:\n    assert not {'jax', 'flax'} & set(sys.modules)"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert result.stderr == ""
+    shown = " ".join(result.stdout.split())
+    for text in ("--config.seeds=0 Seeds of", "--config.train.epochs=20 Epochs of the dense",
+                 "--config.wandb.entity='' The"):  # fmt: skip
+        assert text in shown
+    for name, key in KEYS.items():
+        assert re.search(rf"--config\.{name}=\S+ {re.escape(key.meaning)}", shown), name
+    positions = [shown.index(f" {title} --config.") for title in GROUPS]
+    assert positions == sorted(positions)
 
 
 SHORT = ["--config.seeds=0", "--config.train.epochs=2", "--config.ladder.levels=1"]
@@ -194,6 +216,10 @@ def test_a_user_without_a_name_and_a_home_can_run_everything_that_needs_neither(
 def test_default_directories_are_told_apart():
     a, b = (main.default_workdir("configs/x.py", f) for f in ("0" * 16, "1" * 16))
     assert str(a) == "runs/x-00000000" and a != b
+    named = [
+        str(main.default_workdir(f"configs/x.py:{name}", "0" * 16)) for name in ("a_b", "a/b c")
+    ]
+    assert named == ["runs/x_a_b-00000000", "runs/x_a_b_c-00000000"]
 
 
 def test_wandb_offline_records_the_run(tmp_path):

@@ -2,8 +2,8 @@
 
     python -m lottery_jax.sweep --help
 
-`grid.py` says what runs there are and `plan.py` keeps that; `checks.py` looks for what is wrong
-with them; `states.py` derives from the disk what is known of each; `jobs.py` is what runs on a
-machine, and the only importer of submitit; `drive.py` starts what can start; `tables.py` and
-`report.py` show it.
+`grid.py` makes the runs from a command, `checks.py` checks them and `plan.py` stores them.
+`drive.py` starts what can start, as `jobs.py`, the only importer of submitit. `states.py` derives
+the status of each run from the disk; `tables.py` and `report.py` show it. `commands.py` has the
+commands, `__main__.py` their arguments.
 """

@@ -1,12 +1,13 @@
-"""What can be wrong with the runs of a sweep, found before any of them starts."""
+"""Checks of all runs of a sweep, before any of them starts."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import jax
+from ml_collections import ConfigDict
 
-from lottery_jax.config import fingerprint, validate
+from lottery_jax.config import fingerprint
 from lottery_jax.errors import ConfigError, LotteryError
 from lottery_jax.runs import matrix, record
 from lottery_jax.runs.experiment import set_up
@@ -15,13 +16,13 @@ from lottery_jax.sweep.grid import Plan, PlannedRun
 
 
 def check(plan: Plan, workdir: Path) -> None:
-    """Checks every run as it would check itself, as far as its source is there.
+    """Check every run as the run itself will, as far as its source exists.
 
-    Data, network and optimizer are set up once for runs that differ in their seeds only, on the
-    CPU: this process must not take memory of a GPU from the jobs.
+    Data, network and optimizer are set up once for runs that differ in their seeds only. They are
+    set up on the CPU: this process must not take memory of a GPU from the jobs.
 
     Raises:
-        ConfigError, DataError: one line, with the run that is meant.
+        ConfigError, DataError: one line that names the run.
     """
     jax.config.update("jax_platforms", "cpu")
     for name, config in plan.matrices.items():
@@ -35,15 +36,15 @@ def check(plan: Plan, workdir: Path) -> None:
                 _check_fits(run, by_name[source])
             if (workdir / run.name / "config.json").is_file():
                 record.check_workdir(workdir / run.name, resolve(run.config), other_versions=True)
-            elif (key := _apart_from_seeds(run)) not in seen:
+            elif (key := _fingerprint_without_seeds(run)) not in seen:
                 seen.add(key)
-                _set_up(run)
+                set_up(_without_missing_source(run), jax.devices()[:1])
         except LotteryError as error:
             raise type(error)(f"{run.name}: {error}") from error
 
 
 def record_matrices(plan: Plan, workdir: Path) -> None:
-    """Makes the directory of each matrix one, as `matrix.run_matrix` does."""
+    """Write config.json into the directory of each matrix, as `matrix.run_matrix` does."""
     for name, config in plan.matrices.items():
         folder = workdir / name
         record.check_workdir(folder, config, other_versions=True)
@@ -51,7 +52,7 @@ def record_matrices(plan: Plan, workdir: Path) -> None:
 
 
 def _check_fits(run: PlannedRun, source: PlannedRun) -> None:
-    """What `transfer.open_source` will look at, of a source that is not there yet."""
+    """Check what `transfer.open_source` checks, for a source that does not exist yet."""
     for key in ("name", "width", "stem"):
         theirs, ours = source.config.model[key], run.config.model[key]
         if (theirs or "cifar") != (ours or "cifar"):
@@ -66,17 +67,15 @@ def _check_fits(run: PlannedRun, source: PlannedRun) -> None:
         )
 
 
-def _apart_from_seeds(run: PlannedRun) -> str:
-    config = run.config.copy_and_resolve_references().unlock()
+def _fingerprint_without_seeds(run: PlannedRun) -> str:
+    config = _without_missing_source(run)
     config.seeds = (0,)
+    return fingerprint(config)
+
+
+def _without_missing_source(run: PlannedRun) -> ConfigDict:
+    """Return a copy of the run's config, without a source that the sweep has yet to make."""
+    config = run.config.copy_and_resolve_references().unlock()
     if run.after:
         config.source = ""
-    return fingerprint(validate(config))
-
-
-def _set_up(run: PlannedRun) -> None:
-    config = run.config
-    if run.after:  # its source is not there yet; the rest can be looked at
-        config = config.copy_and_resolve_references().unlock()
-        config.source = ""
-    set_up(config, jax.devices()[:1])
+    return config

@@ -1,8 +1,7 @@
-"""What runs a sweep consists of: config files, overrides for all, and a grid over config keys.
+"""The runs of a sweep, from config files, overrides for all runs, and a grid over config keys.
 
-Each combination is a run; of a config with `transfer.sources` and `transfer.targets` it is a
-matrix, whose cells are the runs. A run whose `config.source` is another one's directory comes
-after it.
+Each combination is a run, or a matrix whose cells are runs if its config has `transfer.sources` and
+`transfer.targets`. A run whose `config.source` is the directory of another run comes after it.
 """
 
 from __future__ import annotations
@@ -19,19 +18,20 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from lottery_jax.config import (
+    KEYS,
     cannot_load,
-    default_config,
     fingerprint,
-    flatten,
+    in_file_name,
     misspelt_override,
     returned_by,
+    run_name,
     validate,
 )
 from lottery_jax.errors import ConfigError, LotteryError, one_line
 from lottery_jax.runs import matrix
 from lottery_jax.system.files import local_path
 
-# Beside the runs in a sweep's directory.
+# Other folders in a sweep's directory.
 RESERVED = ("jobs", "report")
 
 
@@ -40,9 +40,9 @@ class PlannedRun:
     """One run of a sweep.
 
     Attributes:
-        name: its directory within that of the sweep.
-        config: validated; what `lottery_jax.main` is given.
-        after: the names of the runs that must be finished before it starts.
+        name: the run's directory within that of the sweep.
+        config: the validated config, which `lottery_jax.main` is given.
+        after: the names of the runs that must be finished before this one starts.
     """
 
     name: str
@@ -52,11 +52,11 @@ class PlannedRun:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """Every run of a sweep, sources before what needs them.
+    """All runs of a sweep.
 
     Attributes:
-        runs: in the order in which they are started.
-        matrices: the directory of each transfer matrix within that of the sweep, and its config.
+        runs: the runs in the order in which they start, each after its source.
+        matrices: the config of each transfer matrix, by its directory within that of the sweep.
     """
 
     runs: tuple[PlannedRun, ...]
@@ -64,7 +64,7 @@ class Plan:
 
 
 def split_values(text: str) -> list[str]:
-    """Values separated by commas, but not by those within brackets or quotes.
+    """Split a text at its commas, without those within brackets or quotes.
 
     Raises:
         ConfigError: a bracket or quote is not closed.
@@ -92,10 +92,10 @@ def _unquoted(value: str) -> str:
 
 
 def parse_grid(texts: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """The values of each key of `--grid KEY=VALUE,VALUE,...`, as text.
+    """Return the values of each key of `--grid KEY=VALUE,VALUE,...`, as text.
 
     Raises:
-        ConfigError: a key is not of a config or is there twice, or has a value twice.
+        ConfigError: a key is unknown or given twice, or has a value twice.
 
     >>> parse_grid(["seeds=0,1", "ladder.scores=magnitude,random"])
     {'seeds': ('0', '1'), 'ladder.scores': ('magnitude', 'random')}
@@ -117,11 +117,11 @@ def parse_grid(texts: Sequence[str]) -> dict[str, tuple[str, ...]]:
 
 
 def load_config(file: str, overrides: Mapping[str, str]) -> ConfigDict:
-    """The config of `--config=FILE --config.KEY=VALUE...`, as `lottery_jax.main` reads it.
+    """Return the config of `--config=FILE --config.KEY=VALUE...`, as `lottery_jax.main` reads it.
 
     Args:
-        file: may have an argument after a colon.
-        overrides: values as text, by key.
+        file: the config file, with its argument after a colon if it takes one.
+        overrides: the values as text, by key.
 
     Raises:
         ConfigError: the file can't be loaded, or a value is not legal.
@@ -133,7 +133,7 @@ def load_config(file: str, overrides: Mapping[str, str]) -> ConfigDict:
         "config", None, "", lock_config=True, flag_values=values, sys_argv=argv
     )
     try:
-        with warnings.catch_warnings():  # ml_collections loads files in a way that Python warns of
+        with warnings.catch_warnings():  # ml_collections loads files in a deprecated way
             warnings.simplefilter("ignore", DeprecationWarning)
             values(argv)
         return returned_by(file, values["config"].value)
@@ -149,8 +149,8 @@ def load_config(file: str, overrides: Mapping[str, str]) -> ConfigDict:
 
 
 def _as_flag(key: str, value: str) -> str:
-    """A value as the flags of configs read it: there a tuple of names has no brackets."""
-    if isinstance(flatten(default_config())[key], tuple) and re.fullmatch(r"\(.+\)", value):
+    """Return a value as the flags of configs read it: a tuple of names has no brackets there."""
+    if isinstance(KEYS[key].default, tuple) and re.fullmatch(r"\(.+\)", value):
         try:
             ast.literal_eval(value)
         except (SyntaxError, ValueError):
@@ -164,96 +164,75 @@ def expand(
     grid: Mapping[str, Sequence[str]],
     workdir: Path,
 ) -> Plan:
-    """Every combination of config files and the grid's values, as runs.
+    """Return the runs for all combinations of config files and the grid's values.
 
     Args:
         files: config files, with their arguments.
-        overrides: of keys, for all runs; as text.
-        grid: for each key its values; as text.
-        workdir: of the sweep; absolute.
+        overrides: values for all runs, as text, by key.
+        grid: the values of each key, as text.
+        workdir: the sweep's directory; absolute.
 
     Raises:
         ConfigError: a key or a value is wrong, two runs are the same, or runs wait for each other.
     """
     if both := sorted(set(grid) & set(overrides)):
         raise ConfigError(f"--grid: {both[0]} is set by --config.{both[0]} too; leave one out")
-    found: dict[str, ConfigDict] = {}
+    configs: dict[str, ConfigDict] = {}
     matrices: dict[str, ConfigDict] = {}
-    keys = sorted(grid)  # so that a run's name does not depend on the order they are given in
+    keys = sorted(grid)  # so that a run's name does not depend on the order of the arguments
     for file, *chosen in itertools.product(files, *(grid[key] for key in keys)):
         values = dict(zip(keys, chosen, strict=True))
         config = load_config(file, {**overrides, **values})
-        parts = [_stem(file)] if len(files) > 1 or not (keys or config.transfer.sources) else []
-        name = ",".join([*parts, *(f"{key}={_in_name(value)}" for key, value in values.items())])
+        parts = [run_name(file)] if len(files) > 1 or not (keys or config.transfer.sources) else []
+        parts += [f"{key}={in_file_name(value)}" for key, value in values.items()]
+        name = ",".join(parts)
+        runs = {name: config}
         if config.transfer.sources:
-            inside = {
+            matrices[name] = config
+            runs = {
                 str(folder.relative_to(workdir)): validate(cell)
                 for _, folder, cell in matrix.cells(config, workdir / name)
             }
-            matrices[name] = config
-        else:
-            inside = {name: config}
-        for run, its in inside.items():
-            if run in found:
+        for run, run_config in runs.items():
+            if run in configs:
                 raise ConfigError(f"--grid: two runs would be called {run}")
             if Path(run).parts[0] in RESERVED:
                 raise ConfigError(f"a run of a sweep can't be called {run}")
-            found[run] = its
-    runs = _in_order(_with_sources(found, workdir))
-    _check_distinct(runs)
-    return Plan(tuple(runs), matrices)
+            configs[run] = run_config
+    planned = _sources_first(_with_sources(configs, workdir))
+    _check_distinct(planned)
+    return Plan(tuple(planned), matrices)
 
 
-def _stem(file: str) -> str:
-    path, _, argument = file.partition(":")
-    return _in_name(f"{Path(path).stem}_{argument}" if argument else Path(path).stem)
-
-
-def _in_name(value: str) -> str:
-    """A value as a part of a directory's name that needs no quotes in a shell.
-
-    >>> [_in_name(value) for value in ("1e-3", "()", "(16, 16, 1)", "runs/a b", "")]
-    ['1e-3', 'none', '16+16+1', 'runs_a_b', 'none']
-    """
-    text = re.sub(r"[()\[\]'\"]|,\s*$|,\s*(?=\))", "", value).strip(", ")
-    text = re.sub(r"[^\w.+=-]", "_", re.sub(r",\s*", "+", text))
-    return text or "none"
-
-
-def _with_sources(found: Mapping[str, ConfigDict], workdir: Path) -> list[PlannedRun]:
-    """The runs, with the directory and the name of each source that is one of them."""
-    by_folder = {workdir / name: name for name in found}
+def _with_sources(configs: Mapping[str, ConfigDict], workdir: Path) -> list[PlannedRun]:
+    """Return the runs, each after its source if that is one of them, by name or by directory."""
+    names = {workdir / name: name for name in configs}
     runs = []
-    for name, config in found.items():
-        source = config.source
-        if not source:
-            runs.append(PlannedRun(name, config))
-            continue
-        inside = source if source in found else by_folder.get(_absolute(source))
-        if inside == name:
-            raise ConfigError(f"config.source: {name} is its own source")
-        config.unlock()
-        config.source = str(workdir / inside) if inside else str(_absolute(source))
-        runs.append(PlannedRun(name, config.lock(), (inside,) if inside else ()))
+    for name, config in configs.items():
+        after: tuple[str, ...] = ()
+        if config.source:
+            folder = local_path(config.source, "config.source").absolute()
+            source = config.source if config.source in configs else names.get(folder)
+            if source == name:
+                raise ConfigError(f"config.source: {name} is its own source")
+            after = (source,) if source else ()
+            with config.unlocked():
+                config.source = str(workdir / source if source else folder)
+        runs.append(PlannedRun(name, config, after))
     return runs
 
 
-def _absolute(path: str) -> Path:
-    return local_path(path, "config.source").absolute()
-
-
-def _in_order(runs: Sequence[PlannedRun]) -> list[PlannedRun]:
-    """The same order, but what is waited for first."""
-    done: dict[str, PlannedRun] = {}
-    left = list(runs)
-    while left:
-        ready = [run for run in left if all(name in done for name in run.after)]
+def _sources_first(runs: Sequence[PlannedRun]) -> list[PlannedRun]:
+    """Return the runs in their order, but each after its source."""
+    placed: dict[str, PlannedRun] = {}
+    while len(placed) < len(runs):
+        left = [run for run in runs if run.name not in placed]
+        ready = {run.name: run for run in left if placed.keys() >= {*run.after}}
         if not ready:
             circle = ", ".join(run.name for run in left)
             raise ConfigError(f"config.source: runs wait for each other: {circle}")
-        done |= {run.name: run for run in ready}
-        left = [run for run in left if run.name not in done]
-    return list(done.values())
+        placed |= ready
+    return list(placed.values())
 
 
 def _check_distinct(runs: Sequence[PlannedRun]) -> None:

@@ -1,8 +1,8 @@
 """Jobs: attempts at runs as processes of this machine or of a cluster, through submitit.
 
-A job is the ordinary command of a run. submitit gives a job a process of its own, which starts
-that command, passes signals on to it and writes down how it ended; see
-https://facebookincubator.github.io/submitit/checkpointing.html for what it does on SLURM.
+submitit gives a job a process of its own, which starts the ordinary command of a run, passes
+signals on to it and records how it ended. What submitit does on SLURM is described in
+https://facebookincubator.github.io/submitit/checkpointing.html.
 """
 
 from __future__ import annotations
@@ -29,27 +29,27 @@ from lottery_jax.system.files import is_alive
 from lottery_jax.system.locks import locked
 from lottery_jax.system.signals import not_ignored
 
-# Longer than any run: how long a local job may last, which submitit limits.
+# submitit limits how long a local job may last; this is longer than any run.
 _A_YEAR_MIN = 60 * 24 * 365
 # A job that saves at its time limit is put back into the queue as often as it takes.
 _REQUEUES = 1000
-# A local job whose driver was killed while it started has begun by then, or never will.
+# If a driver was killed while it started a local job, the job has begun by then, or never will.
 _STARTS_WITHIN_S = 60.0
-# Ctrl-C and a closed terminal are for the driver, which tells its jobs.
-_OF_THE_TERMINAL = {signal.SIGINT, signal.SIGHUP}
+# Ctrl-C and a closed terminal are meant for the driver, which tells its jobs.
+_TERMINAL_SIGNALS = {signal.SIGINT, signal.SIGHUP}
 
 
 @dataclasses.dataclass
 class Job:
-    """One attempt at a run, as submitit calls it.
+    """One attempt at a run, which submitit calls.
 
     Attributes:
-        command: of the run.
-        folder: where the attempt is recorded; its lock is held meanwhile.
-        cores: that it is held to; empty: all.
-        reached: how far the run was when it was submitted.
-        environment: variables to set for the command; None: to leave out.
-        leaves_terminal: whether it shares a terminal with the process that submitted it.
+        command: the command of the run.
+        folder: where the attempt is recorded; the job holds this folder's lock.
+        cores: the processor cores that the command may use; empty: all.
+        reached: how far the run was when the job was submitted.
+        environment: variables to set for the command, or to remove where the value is None.
+        leaves_terminal: whether to leave the terminal of the process that submitted the job.
     """
 
     command: tuple[str, ...]
@@ -63,13 +63,13 @@ class Job:
     _stopping: bool = dataclasses.field(default=False, init=False)
 
     def __call__(self) -> int | None:
-        """Runs the command to its end; returns its exit status, None if another job does."""
+        """Run the command to its end and return its exit status; None if another job runs it."""
         if self.leaves_terminal:
             os.setsid()
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, _OF_THE_TERMINAL)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _TERMINAL_SIGNALS)
         warning = _slurms_warning()
         for number in not_ignored():
-            if number != warning:  # which submitit handles
+            if number != warning:  # submitit handles that one
                 signal.signal(number, self._pass_on)
         if self.cores:
             os.sched_setaffinity(0, self.cores)
@@ -82,15 +82,15 @@ class Job:
             return self._run()
 
     def checkpoint(self) -> Any:
-        """What submitit submits when SLURM takes the machine away: the same, when all is saved.
+        """Return what submitit submits when SLURM takes the machine away: the job, once all is saved.
 
-        It is called within the handler of a signal, while `_run` waits for the command.
+        submitit calls it within the handler of a signal, while `_run` waits for the command.
         """
         from submitit.helpers import DelayedSubmission
 
         self._stop()
         if self._child is not None:
-            # Without taking the status from `_run`, which may be about to read it.
+            # WNOWAIT leaves the status to `_run`, which may be about to read it.
             ended = os.waitid(os.P_PID, self._child.pid, os.WEXITED | os.WNOWAIT)
             if ended is not None:
                 exited = ended.si_code == os.CLD_EXITED
@@ -116,14 +116,14 @@ class Job:
         )
         self._record(None)
         env = {k: v for k, v in {**os.environ, **self.environment}.items() if v is not None}
-        # SLURM's warning goes to every process of a job: the command, which it would end, never
-        # gets it.
+        # SLURM sends its warning to every process of a job. It would end the command, and so is
+        # blocked there.
         with log.open("wb") as output, _blocked({_slurms_warning()}):
             child = subprocess.Popen(
                 self.command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=env
             )
         self._child = child
-        if self._stopping:  # asked before there was anyone to ask
+        if self._stopping:  # the signal came before there was a child
             child.terminate()
         try:
             return child.wait()
@@ -141,7 +141,7 @@ class Job:
         self._stop()
 
     def _stop(self) -> None:
-        """Asks the command to save and end; once, since a second time would hurry it."""
+        """Ask the command to save and end; only once, since a second signal would not let it save."""
         if not self._stopping:
             self._stopping = True
             if self._child is not None:
@@ -149,14 +149,14 @@ class Job:
 
 
 def _slurms_warning() -> signal.Signals:
-    """The signal by which SLURM says that it will take the machine away; submitit handles it."""
+    """Return the signal that SLURM sends before it takes the machine away; submitit handles it."""
     from submitit import JobEnvironment
 
     return signal.Signals[f"SIG{JobEnvironment.USR_SIG}"]
 
 
 def last_line(log: Path) -> str:
-    """The last line of a log that says something; empty if there is none."""
+    """Return the last line of a log that is not empty; an empty text if there is none."""
     try:
         with log.open("rb") as file:
             file.seek(0, os.SEEK_END)
@@ -168,12 +168,12 @@ def last_line(log: Path) -> str:
 
 
 class Jobs:
-    """Submits jobs, and knows which of them are still there.
+    """Submits jobs, and knows which of them have yet to end.
 
     Args:
         cluster: `local` or `slurm`.
         folder: where submitit keeps its files.
-        options: of SLURM, such as `partition`, `time` and `gpus_per_node`.
+        options: options of SLURM, such as `partition`, `time` and `gpus_per_node`.
 
     Raises:
         ConfigError: as `check`.
@@ -184,45 +184,43 @@ class Jobs:
     ) -> None:
         self.cluster = cluster
         self._folder = folder
-        self._known: dict[str, Any] = {}
+        self._submitted: dict[str, Any] = {}
         self._executor = _executor(cluster, folder, options or {})
 
     def submit(self, job: Job) -> Submission:
-        """Submits a job."""
-        with _blocked(_OF_THE_TERMINAL) if self.cluster == "local" else contextlib.nullcontext():
+        """Submit a job."""
+        with _blocked(_TERMINAL_SIGNALS) if self.cluster == "local" else contextlib.nullcontext():
             submitted = self._executor.submit(job)
-        self._known[submitted.job_id] = submitted
+        self._submitted[submitted.job_id] = submitted
         return Submission(self.cluster, str(submitted.job_id), time.time())
 
-    def is_pending(self, submission: Submission | None, attempts: Sequence[Attempt]) -> bool:
-        """Whether the job that was submitted last is still there."""
-        if submission is None:
-            return False
-        if submission.job_id in self._known and submission.cluster == self.cluster:
-            return not self._known[submission.job_id].done()
+    def is_pending(self, submission: Submission, attempts: Sequence[Attempt]) -> bool:
+        """Return whether the job that was submitted last has yet to end."""
+        if submission.job_id in self._submitted and submission.cluster == self.cluster:
+            return not self._submitted[submission.job_id].done()
         return is_pending(submission, attempts, self._folder)
 
     def stop(self, submission: Submission | None) -> None:
-        """Asks a local job of this process that has not begun to end."""
-        if submission and submission.cluster == "local" and submission.job_id in self._known:
-            process = self._known[submission.job_id]._process
+        """End a local job that this process submitted and that has not begun."""
+        if submission and submission.cluster == "local" and submission.job_id in self._submitted:
+            process = self._submitted[submission.job_id]._process
             if process is not None and process.poll() is None:
                 process.terminate()
 
 
 def is_pending(submission: Submission, attempts: Sequence[Attempt], folder: Path) -> bool:
-    """The same for a job of another process: as far as it can be asked, whether it is there."""
+    """Return whether a job that another process submitted has yet to end, as far as one can tell."""
     if submission.cluster == "local":
         begun = any(attempt.job_id == submission.job_id for attempt in attempts)
         young = time.time() - submission.since < _STARTS_WITHIN_S
         return not begun and young and is_alive(int(submission.job_id))
-    if shutil.which("sacct") is None:  # not on the cluster: what the disk says is all there is
+    if shutil.which("sacct") is None:  # not on the cluster: only the disk can tell
         return not any(a.job_id == submission.job_id and a.status is not None for a in attempts)
     return not _submitit().SlurmJob(folder, submission.job_id).done()
 
 
 def parse_options(texts: Sequence[str]) -> dict[str, str | int]:
-    """SLURM's options from `KEY=VALUE`, whole numbers as such.
+    """Return SLURM's options from `KEY=VALUE`, with whole numbers as such.
 
     >>> parse_options(["partition=gpu", "time=120", "gpus-per-node=1"])
     {'partition': 'gpu', 'time': 120, 'gpus_per_node': 1}
@@ -237,10 +235,10 @@ def parse_options(texts: Sequence[str]) -> dict[str, str | int]:
 
 
 def check(cluster: str, options: Mapping[str, str | int]) -> None:
-    """Checks that jobs can be submitted, without writing anything.
+    """Check that jobs can be submitted, without writing anything.
 
     Raises:
-        ConfigError: submitit is not installed, there is no such option, or no SLURM here.
+        ConfigError: submitit is not installed, an option is unknown, or there is no SLURM here.
     """
     if importlib.util.find_spec("submitit") is None:
         raise ConfigError(
@@ -254,7 +252,7 @@ def check(cluster: str, options: Mapping[str, str | int]) -> None:
 
 
 def _submitit() -> Any:
-    """The module; in this process it must not set up logging, which closes everybody's handlers."""
+    """Import submitit, which must not set up logging here: that would close all other handlers."""
     name, before = "SUBMITIT_LOG_LEVEL", os.environ.get("SUBMITIT_LOG_LEVEL")
     os.environ[name] = "NOCONFIG"
     try:
@@ -269,7 +267,7 @@ def _submitit() -> Any:
 def _executor(cluster: str, folder: Path, options: Mapping[str, str | int]) -> Any:
     submitit = _submitit()
     if cluster == "local":
-        # Local jobs are named by their process number, which another process may have had before.
+        # Local jobs are named by their process number, which an earlier process may have had.
         local = submitit.LocalExecutor(folder / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}")
         local.update_parameters(timeout_min=_A_YEAR_MIN)
         return local
@@ -289,7 +287,7 @@ def _executor(cluster: str, folder: Path, options: Mapping[str, str | int]) -> A
 
 @contextlib.contextmanager
 def _blocked(signals: set[signal.Signals]) -> Iterator[None]:
-    """Has signals wait; a process that is started meanwhile never gets them."""
+    """Block signals here, and for good in a process that is started meanwhile."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     try:
         yield
@@ -297,8 +295,8 @@ def _blocked(signals: set[signal.Signals]) -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def command_of(config_file: Path, workdir: Path) -> tuple[str, ...]:
-    """The ordinary command of a run."""
+def run_command(config_file: Path, workdir: Path) -> tuple[str, ...]:
+    """Return the ordinary command of a run."""
     return (
         sys.executable, "-m", "lottery_jax.main",
         f"--config={config_file}", f"--workdir={workdir}",

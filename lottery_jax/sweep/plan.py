@@ -1,8 +1,8 @@
-"""What a sweep is, as it is kept in its directory.
+"""A sweep as its directory stores it.
 
-workdir/sweep.json             the command, the runs, their configs and what they wait for
+workdir/sweep.json             the command; the runs with their configs and the runs they wait for
 workdir/jobs/RUN/config.py     the run's config, as a config file of its own
-workdir/jobs/RUN/              what became of each attempt, and its log
+workdir/jobs/RUN/              the record of each attempt, and its log
 workdir/RUN/                   the run directory
 """
 
@@ -52,12 +52,12 @@ def get_config():
 
 @dataclasses.dataclass(frozen=True)
 class Sweep:
-    """A sweep and where it is.
+    """A sweep and its directory.
 
     Attributes:
-        workdir: its directory; absolute.
+        workdir: the sweep's directory; absolute.
         plan: its runs.
-        cores: how many processor cores each local job is held to; 0: all there are.
+        cores: the number of processor cores that each local job may use; 0: all.
         given: the command's config files, overrides and grid, for people to read.
     """
 
@@ -67,28 +67,28 @@ class Sweep:
     given: dict[str, Any]
 
     def folder(self, run: PlannedRun) -> Path:
-        """The run directory."""
+        """Return the run directory."""
         return self.workdir / run.name
 
     def job_folder(self, run: PlannedRun) -> Path:
-        """Where what became of its attempts is kept."""
+        """Return the directory that holds the records of a run's attempts."""
         return self.workdir / "jobs" / run.name
 
     def config_file(self, run: PlannedRun) -> Path:
-        """The run's own config file."""
+        """Return the run's own config file."""
         return self.job_folder(run) / "config.py"
 
 
 def is_sweep(workdir: Path) -> bool:
-    """Whether a directory is that of a sweep."""
+    """Return whether a directory is that of a sweep."""
     return (workdir / NAME).is_file()
 
 
 def read(workdir: Path) -> Sweep:
-    """The sweep in a directory.
+    """Return the sweep in a directory.
 
     Raises:
-        ConfigError: there is none, or it can't be read.
+        ConfigError: there is no sweep, or it can't be read.
     """
     try:
         record = json.loads((workdir / NAME).read_text(encoding="utf-8"))
@@ -105,39 +105,39 @@ def read(workdir: Path) -> Sweep:
 
 
 def _moved(config: ConfigDict, workdir: Path, run: dict[str, Any]) -> ConfigDict:
-    """A config whose source, if it is of the sweep, is where the sweep is now."""
+    """Point the config at where the sweep is now, if its source is a run of the sweep."""
     if run["after"]:
-        config.unlock()
-        config.source = str(workdir / run["after"][0])
-        config.lock()
+        with config.unlocked():
+            config.source = str(workdir / run["after"][0])
     return config
 
 
-def assert_equal_across_processes(there: Sweep, here: Sweep) -> None:
-    """Checks that a command asks for every run that the sweep has, and for the same; more may come.
+def check_contains(sweep: Sweep, stored: Sweep) -> None:
+    """Check that a command's sweep has every run of the stored one, with the same config.
 
     Raises:
         ConfigError: one line that names the run and what differs.
     """
-    asked = {run.name: run for run in here.plan.runs}
-    for run in there.plan.runs:
-        if run.name not in asked:
+    runs = {run.name: run for run in sweep.plan.runs}
+    for run in stored.plan.runs:
+        if run.name not in runs:
             raise ConfigError(
-                f"{there.workdir}: has the run {run.name}, which this command has not; give the "
+                f"{stored.workdir}: has the run {run.name}, which this command has not; give the "
                 "same command, with more values if you like, or choose another --workdir"
             )
-        differ = differing_keys(run.config, asked[run.name].config)
-        if run.after != asked[run.name].after:
-            differ.append(f"its source: {run.config.source}, {asked[run.name].config.source}")
+        same_name = runs[run.name]
+        differ = differing_keys(run.config, same_name.config)
+        if run.after != same_name.after:
+            differ.append(f"its source: {run.config.source}, {same_name.config.source}")
         if differ:
             raise ConfigError(
-                f"{there.workdir}: its run {run.name} has another config (there, here): "
+                f"{stored.workdir}: its run {run.name} has another config (there, here): "
                 f"{'; '.join(differ)}; choose another --workdir"
             )
 
 
 def write(sweep: Sweep) -> None:
-    """Writes sweep.json and the runs' config files."""
+    """Write sweep.json and the runs' config files, unless they are there."""
     for run in sweep.plan.runs:
         file = sweep.config_file(run)
         values = pprint.pformat(flatten(run.config), width=90)
@@ -147,8 +147,7 @@ def write(sweep: Sweep) -> None:
             workdir=sweep.folder(run),
             values="\n".join(f"        {line}" for line in values.splitlines()),
         )
-        if not file.is_file() or file.read_text(encoding="utf-8") != text:
-            write_text(file, text)
+        _write_if_changed(file, text)
     record = {
         "format_version": FORMAT_VERSION,
         "given": sweep.given,
@@ -159,6 +158,9 @@ def write(sweep: Sweep) -> None:
         },
         "matrices": {name: to_json(config) for name, config in sweep.plan.matrices.items()},
     }
-    text = json.dumps(record, indent=1) + "\n"
-    if not is_sweep(sweep.workdir) or (sweep.workdir / NAME).read_text(encoding="utf-8") != text:
-        write_text(sweep.workdir / NAME, text)
+    _write_if_changed(sweep.workdir / NAME, json.dumps(record, indent=1) + "\n")
+
+
+def _write_if_changed(file: Path, text: str) -> None:
+    if not file.is_file() or file.read_text(encoding="utf-8") != text:
+        write_text(file, text)

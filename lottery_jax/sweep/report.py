@@ -1,4 +1,4 @@
-"""The report of a sweep: its curves in one figure, its matrices in theirs, and a row for each run."""
+"""The report of a sweep: one figure of its curves, figures of its matrices, a row for each run."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from lottery_jax.report import write_report
 from lottery_jax.runs import directory
 from lottery_jax.sweep.grid import PlannedRun
 from lottery_jax.sweep.plan import Sweep
-from lottery_jax.sweep.states import RunStatus, config_of, progress
+from lottery_jax.sweep.states import RunStatus, current_config, progress
 from lottery_jax.system.files import write_text
 
-# Density and accuracy are those of the seed's last complete level.
+# Density and accuracy belong to the last complete level of the seed in that row.
 _COLUMNS = (
     "state",
     "attempts",
@@ -30,26 +30,26 @@ _COLUMNS = (
 )
 
 
-def write(sweep: Sweep, known: Mapping[str, RunStatus], out: Path | None = None) -> list[Path]:
-    """Draws what there is of a sweep, and writes a row for each run.
+def write(sweep: Sweep, statuses: Mapping[str, RunStatus], out: Path | None = None) -> list[Path]:
+    """Draw what there is of a sweep, and write a row for each run.
 
     Runs that differ in their seeds alone are one curve, with its spread.
 
     Args:
         sweep: the sweep.
-        known: of each run.
-        out: where to; default: `report/` in the sweep's directory.
+        statuses: the status of each run, by name.
+        out: the directory to write into; default: `report/` in the sweep's directory.
 
     Returns:
-        The files: sweep.csv; those of `report.write_report` for the runs that are no cells of a
-        matrix; and for each matrix its own, beside its directory's name.
+        The files: sweep.csv; the files of `report.write_report` for the runs that are no cells of a
+        matrix; and those of each matrix, in a folder with the name of its directory.
 
     Raises:
         ConfigError: no run has a complete level yet.
     """
     out = out or sweep.workdir / "report"
     files = [out / "sweep.csv"]
-    write_text(files[0], _rows(sweep, known))
+    write_text(files[0], _rows(sweep, statuses))
     begun = [run for run in sweep.plan.runs if _has_level(sweep, run)]
     if not begun:
         raise ConfigError(f"{sweep.workdir}: no run of the sweep has a complete level yet")
@@ -64,24 +64,24 @@ def write(sweep: Sweep, known: Mapping[str, RunStatus], out: Path | None = None)
 
 
 def _is_in(run: PlannedRun, matrix: str) -> bool:
-    """Whether a run is a cell of a matrix."""
+    """Return whether a run is a cell of a matrix."""
     return matrix in ("", str(Path(run.name).parent))
 
 
 def _has_level(sweep: Sweep, run: PlannedRun) -> bool:
-    """Whether there is something to draw; curve.csv is written anew from what is complete."""
+    """Return whether a run has a complete level; bring its curve.csv up to date."""
     folder = sweep.folder(run)
     if not (folder / "config.json").is_file():
         return False
-    config = config_of(sweep, run)
+    config = current_config(sweep, run)
     if not (folder / "curve.csv").is_file() or directory.is_finished(folder, config):
         return bool(directory.write_curve(config, folder))
     return True
 
 
-def _rows(sweep: Sweep, known: Mapping[str, RunStatus]) -> str:
-    """A row for each run: the keys in which runs differ, and how far it is."""
-    # A source within the sweep by its name, and not where it is today.
+def _rows(sweep: Sweep, statuses: Mapping[str, RunStatus]) -> str:
+    """Return sweep.csv: for each run the keys in which runs differ, and its progress."""
+    # A source within the sweep is given by its name, since a sweep may be moved.
     configs = {
         run.name: flatten(run.config) | ({"source": run.after[0]} if run.after else {})
         for run in sweep.plan.runs
@@ -92,14 +92,12 @@ def _rows(sweep: Sweep, known: Mapping[str, RunStatus]) -> str:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(("run", *keys, *_COLUMNS))
     for run in sweep.plan.runs:
-        its, of = known[run.name], progress(sweep, run)
-        varied = (_cell(configs[run.name][key]) for key in keys)
-        numbers = ("" if n is None else f"{n:.6g}" for n in (of.density, of.accuracy, of.seconds))
-        level = "" if of.level is None else of.level
-        reached = (len(its.attempts), of.done, of.total, of.seed, level)
-        writer.writerow((run.name, *varied, its.state, *reached, *numbers))
+        status, now = statuses[run.name], progress(sweep, run)
+        values = (configs[run.name][key] for key in keys)
+        varied = (" ".join(map(str, v)) if isinstance(v, tuple) else v for v in values)
+        level = "" if now.level is None else now.level
+        reached = (len(status.attempts), now.done, now.total, now.seed, level)
+        measured = (now.density, now.accuracy, now.seconds)
+        numbers = ("" if number is None else f"{number:.6g}" for number in measured)
+        writer.writerow((run.name, *varied, status.state, *reached, *numbers))
     return text.getvalue()
-
-
-def _cell(value: object) -> object:
-    return " ".join(map(str, value)) if isinstance(value, tuple) else value

@@ -1,8 +1,8 @@
-"""What is known of the runs of a sweep, from what is on the disk.
+"""The status and the progress of a sweep's runs, from what is on the disk.
 
 Nothing here depends on the process that drives the sweep: a run is finished when its tickets are
-there, and goes on while somebody holds its lock. What became of each attempt is in
-jobs/RUN/attempt_N.json, which the job itself writes.
+there, and is running while a process holds its lock. Each job writes how its attempt ended into
+jobs/RUN/attempt_N.json.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from lottery_jax.system import locks
 
 
 class State(StrEnum):
-    """Of a run. Those that failed or were stopped are gone on with by running the sweep again."""
+    """The state of a run. Running the sweep again resumes runs that failed or were stopped."""
 
     WAITING = "waiting"  # for another run, or for its turn
     QUEUED = "queued"  # its job has been submitted
@@ -43,15 +43,16 @@ class Progress:
     """How far a run is.
 
     Attributes:
-        done: trainings that are complete.
-        total: trainings there are.
-        level: the last complete level of the winning tickets, of the seed that is being trained.
-        levels: the last level there is.
-        seed: that seed.
-        density: of that level, a fraction; None before there is one.
-        accuracy: of that level on the test set, a fraction; likewise.
-        seconds: that the complete trainings took.
-        seconds_left: an estimate from the trainings that are complete; None before there is one.
+        done: the number of complete trainings.
+        total: the number of all trainings.
+        level: the last complete level of winning tickets, for the seed that is being trained; None
+            before the first one.
+        levels: the last level of the ladder.
+        seed: the seed that is being trained.
+        density: the density of the last complete level, a fraction; None before the first one.
+        accuracy: the test accuracy of that level, a fraction; None before the first one.
+        seconds: the time that the complete trainings took.
+        seconds_left: an estimate of the remaining time; None before anything was trained.
     """
 
     done: int
@@ -67,14 +68,14 @@ class Progress:
 
 @dataclasses.dataclass(frozen=True)
 class RunStatus:
-    """What is known of a run.
+    """The status of a run.
 
     Attributes:
         state: what it is doing.
-        attempts: those there were.
-        holder: who is working on it: `host`, `pid`, `since`.
-        is_ours: whether that is a job of the sweep.
-        submission: what was submitted last.
+        attempts: all attempts until now.
+        holder: the process that works on the run: `host`, `pid`, `since`; None if there is none.
+        is_ours: whether that process is a job of the sweep.
+        submission: the last job that was submitted; None if there is none.
     """
 
     state: State
@@ -85,44 +86,54 @@ class RunStatus:
 
     @property
     def is_active(self) -> bool:
-        """Whether a job is there, running or not yet."""
+        """Whether the run has a job, which is running or will be."""
         return self.state in (State.RUNNING, State.QUEUED)
 
 
-def inspect(sweep: Sweep, run: PlannedRun, *, is_pending: bool) -> RunStatus:
-    """What is known of a run.
+def inspect(
+    sweep: Sweep,
+    run: PlannedRun,
+    is_pending: Callable[[Submission, tuple[Attempt, ...]], bool],
+) -> RunStatus:
+    """Return the status of a run.
 
     Args:
         sweep: the sweep.
-        run: of it.
-        is_pending: whether the job that was submitted last is still there, as far as one can ask.
+        run: a run of it.
+        is_pending: whether a submitted job, given the run's attempts, has yet to end.
     """
     folder, jobs = sweep.folder(run), sweep.job_folder(run)
+    submission = read_submission(jobs)
+    # Asked before the locks: a job that begins and ends in between is seen as its attempt.
+    pending = submission is not None and is_pending(submission, read_attempts(jobs))
     job = locks.holder(jobs)
-    held = job or locks.holder(folder)
-    attempts, submission = read_attempts(jobs), read_submission(jobs)
-    last = attempts[-1] if attempts else None
-    if not held and last and last.status is None:
-        # It has just begun, after its lock was looked at, or it was killed.
+    holder = job or locks.holder(folder)
+    attempts = read_attempts(jobs)
+    if not holder and attempts and attempts[-1].status is None:
+        # The attempt has begun after its lock was looked at, or it was killed.
         job = locks.holder(jobs)
-        held = job or locks.holder(folder)
+        holder = job or locks.holder(folder)
         attempts = read_attempts(jobs)
-        last = attempts[-1]
-    if held:
+    if holder:
         state = State.RUNNING
-    elif directory.is_finished(folder, config_of(sweep, run)):
+    elif directory.is_finished(folder, current_config(sweep, run)):
         state = State.FINISHED
-    elif submission and is_pending:
+    elif pending:
         state = State.QUEUED
-    elif last is None:
+    elif not attempts:
         state = State.WAITING
     else:
-        state = State.STOPPED if last.status in STOPPED else State.FAILED
-    return RunStatus(state, attempts, held, job is not None, submission)
+        state = State.STOPPED if attempts[-1].status in STOPPED else State.FAILED
+    return RunStatus(state, attempts, holder, job is not None, submission)
 
 
-def config_of(sweep: Sweep, run: PlannedRun) -> ConfigDict:
-    """The run's config, with what it takes from its source once it has begun."""
+def unfinished_sources(run: PlannedRun, statuses: Mapping[str, RunStatus]) -> list[str]:
+    """Return the names of the runs that must be finished before this one starts, and are not."""
+    return [name for name in run.after if statuses[name].state != State.FINISHED]
+
+
+def current_config(sweep: Sweep, run: PlannedRun) -> ConfigDict:
+    """Return the run's config, with what it takes from its source once it has begun."""
     try:
         return record.read_config(sweep.folder(run))
     except ConfigError:
@@ -130,16 +141,16 @@ def config_of(sweep: Sweep, run: PlannedRun) -> ConfigDict:
 
 
 def reached(sweep: Sweep, run: PlannedRun) -> tuple[int, int]:
-    """How far a run is: complete trainings, and the step of the checkpoint within the next one."""
-    trials = directory.list_trials(config_of(sweep, run), sweep.folder(run))
+    """Return the number of complete trainings, and the step of the next one's checkpoint, or -1."""
+    trials = directory.list_trials(current_config(sweep, run), sweep.folder(run))
     left = [trial for trial in trials if not tickets.is_complete(trial.ticket_dir)]
     step = checkpoints.latest_step(left[0].checkpoint_dir) if left else -1
     return len(trials) - len(left), step
 
 
 def progress(sweep: Sweep, run: PlannedRun) -> Progress:
-    """How far a run is, for people."""
-    folder, config = sweep.folder(run), config_of(sweep, run)
+    """Return how far a run is, for people."""
+    folder, config = sweep.folder(run), current_config(sweep, run)
     trials = directory.list_trials(config, folder)
     done = [trial for trial in trials if tickets.is_complete(trial.ticket_dir)]
     left = len(trials) - len(done)
@@ -161,9 +172,11 @@ def progress(sweep: Sweep, run: PlannedRun) -> Progress:
 
 
 def _seconds_left(times: list[float], left: int, folder: Path, epochs: int) -> float | None:
-    """From the trainings that are complete, or else from the epochs there were."""
-    if times or not left:
-        return left * sum(times) / len(times) if left else 0.0
+    """Estimate the remaining time from the complete trainings, or else from the epochs so far."""
+    if not left:
+        return 0.0
+    if times:
+        return left * sum(times) / len(times)
     seconds = _epoch_seconds(folder)
     return (epochs - len(seconds)) * sum(seconds) / len(seconds) if seconds else None
 
@@ -177,15 +190,15 @@ def _curve(folder: Path) -> list[dict[str, str]]:
 
 
 def _epoch_seconds(folder: Path) -> list[float]:
-    """How long each epoch took, from the rows of metrics.jsonl that are whole."""
+    """Return how long each epoch took, from the lines of metrics.jsonl that are whole."""
     seconds = []
     try:
-        lines = (folder / "metrics.jsonl").read_text(encoding="utf-8", errors="replace")
+        text = (folder / "metrics.jsonl").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return []
-    for line in lines.splitlines():
+    for line in text.splitlines():
         try:
             seconds.append(float(json.loads(line)["seconds"]))
-        except (ValueError, KeyError, TypeError):  # half a line, of a process that writes it
+        except (ValueError, KeyError, TypeError):  # half a line, which a process is writing
             continue
     return seconds

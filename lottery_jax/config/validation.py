@@ -1,0 +1,94 @@
+"""Checks of a whole config, before anything is computed or written."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from lottery_jax.config.keys import KEYS, default_config, describe_unknown_key, flatten
+from lottery_jax.config.rules import NAMES
+from lottery_jax.errors import ConfigError
+from lottery_jax.system.files import URL, local_path
+
+
+def validate(config: ConfigDict) -> ConfigDict:
+    """Return a locked copy of `config` in its normal form, with every value checked.
+
+    The tables that hold models, data sets, optimizers, schedules, scores and controls check their
+    names when a run is set up, before its directory is touched.
+
+    Raises:
+        ConfigError: one line that names the key, its value and what is legal.
+    """
+    flat = flatten(config)
+    if unknown := sorted(set(flat) - set(KEYS)):
+        raise ConfigError(describe_unknown_key(unknown[0]))
+    if missing := sorted(set(KEYS) - set(flat)):
+        raise ConfigError(f"config.{missing[0]} is missing; start from default_config()")
+    for name, value in flat.items():
+        rule = KEYS[name].rule
+        if rule is NAMES and isinstance(value, tuple):
+            # The command line reads --config.controls=reinit,random as one string in a tuple.
+            value = tuple(filter(None, map(str.strip, ",".join(map(str, value)).split(","))))
+        rule.check(name, value)
+        flat[name] = value
+    for name in ("data.dir", "source"):
+        if URL.match(flat[name]):
+            flat[name] = str(local_path(flat[name], f"config.{name}"))
+    _check_transfer(flat)
+    _check_levels(flat)
+    _check_schedule(flat)
+    checked = default_config()
+    checked.update_from_flattened_dict(flat)
+    return checked.lock()
+
+
+def _check_transfer(flat: dict[str, Any]) -> None:
+    sources, targets = flat["transfer.sources"], flat["transfer.targets"]
+    if bool(sources) != bool(targets):
+        raise ConfigError(
+            "config.transfer: a matrix needs both config.transfer.sources and "
+            "config.transfer.targets"
+        )
+    if flat["source"] and sources:
+        raise ConfigError(
+            "config.source: a matrix makes its own sources; leave it empty, or empty "
+            "config.transfer.sources and config.transfer.targets"
+        )
+    if (flat["source"] or sources) and flat["ladder.optimizer_state"] == "restored":
+        raise ConfigError(
+            "config.ladder.optimizer_state: a transferred ticket has no optimizer state to "
+            "restore; use 'fresh'"
+        )
+
+
+def _check_levels(flat: dict[str, Any]) -> None:
+    """Check what depends on the number of levels; set that number where sparsities are listed."""
+    if sparsities := flat["ladder.sparsities"]:
+        if list(sparsities) != sorted(sparsities):
+            raise ConfigError(
+                f"config.ladder.sparsities: {sparsities} does not rise from level to level"
+            )
+        flat["ladder.levels"] = min(flat["ladder.levels"], len(sparsities))
+    levels = flat["ladder.levels"]
+    if beyond := [level for level in flat["control_levels"] if level > levels]:
+        raise ConfigError(
+            f"config.control_levels: there is no level {beyond[0]}; config.ladder.levels is "
+            f"{levels}"
+        )
+
+
+def _check_schedule(flat: dict[str, Any]) -> None:
+    epochs, warmup = flat["train.epochs"], flat["optimizer.warmup_epochs"]
+    late = [milestone for milestone in flat["optimizer.milestones"] if milestone >= epochs]
+    if late and flat["optimizer.schedule"] == "step":
+        raise ConfigError(
+            f"config.optimizer.milestones: {late[0]} is not before the end of training; "
+            f"config.train.epochs is {epochs} (--config.optimizer.milestones=() for none)"
+        )
+    if warmup > epochs:
+        raise ConfigError(
+            f"config.optimizer.warmup_epochs: {warmup} is beyond the end of training; "
+            f"config.train.epochs is {epochs}"
+        )
