@@ -290,7 +290,7 @@ def _source_dir(workdir: Path, config: Mapping[str, Any]) -> Path | None:
 def _has_dense_head(
     config: Mapping[str, Any], rows: Iterable[Mapping[str, str]], source: Path | None
 ) -> bool:
-    """Whether a transfer run trained a new output layer without pruning it.
+    """Return whether a transfer run trained a new output layer without pruning it.
 
     If the config leaves the choice to the data (`auto`), the layer is new if the run's tickets keep
     another number of weights than the source's.

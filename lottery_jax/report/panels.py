@@ -1,4 +1,4 @@
-"""What the figures show, as plain data: its types, and how runs and transfer matrices become it."""
+"""Plain data to draw: its types, and how runs and transfer matrices are turned into it."""
 
 from __future__ import annotations
 

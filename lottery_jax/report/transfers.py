@@ -88,7 +88,7 @@ class TransferMatrix:
         }
 
     def is_comparable(self, source: str, target: str, level: int) -> bool:
-        """Whether about as many weights remain as in the target's own ticket of the level."""
+        """Return whether about as many weights remain as in the target's own ticket of the level."""
         point, native = self.point(source, target, level), self.point(target, target, level)
         if point is None or native is None:
             return True
@@ -116,7 +116,7 @@ class TransferMatrix:
 
 
 def is_matrix(workdir: Path) -> bool:
-    """Whether a directory holds a transfer matrix and not a single run."""
+    """Return whether a directory holds a transfer matrix and not a single run."""
     try:
         transfer = read_config(workdir).get("transfer", {})
         named = bool(transfer.get("sources") and transfer.get("targets"))

@@ -69,8 +69,8 @@ def test_the_legend_lies_beside_the_axes_and_nothing_is_cut_off(entries):
     (axes,) = figure.axes
     legend = axes.get_legend().get_window_extent()
     assert legend.x0 >= axes.get_window_extent().x1
-    notes = next(t for t in figure.texts if t.get_text().startswith("note"))
-    notes = notes.get_window_extent()
+    text = next(t for t in figure.texts if t.get_text().startswith("note"))
+    notes = text.get_window_extent()
     assert notes.y1 <= legend.y0
     for box in (legend, notes, axes.get_tightbbox()):
         assert figure.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1
