@@ -64,11 +64,11 @@ def snip_sides() -> dict[str, Callable[[], object]]:
     rng = np.random.default_rng(0)
     images = rng.normal(size=(BATCH, *SHAPE)).astype(np.float32)
     labels = rng.integers(0, 10, BATCH).astype(np.int32)
-    ours_network = LinenNetwork(build_model("vgg19", 10), SHAPE)
-    variables = jax.jit(ours_network.init)(jax.random.key(0))
+    network = LinenNetwork(build_model("vgg19", 10), SHAPE)
+    variables = jax.jit(network.init)(jax.random.key(0))
     batch = scores.ScoreBatch(variables["batch_stats"], images, labels, jax.random.key(1))
-    loss, options = BatchLoss(ours_network, CLASSIFICATION), compiler_options("cpu")
-    network = reference.build("vgg19", SHAPE, 10)
+    loss, options = BatchLoss(network, CLASSIFICATION), compiler_options("cpu")
+    torch_network = reference.build("vgg19", SHAPE, 10)
     x = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
     y = torch.from_numpy(labels).long()
 
@@ -77,8 +77,8 @@ def snip_sides() -> dict[str, Callable[[], object]]:
         return jax.block_until_ready(found)
 
     def theirs() -> Any:
-        weights = list(reference.prunable(network).values())
-        loss = torch.nn.functional.cross_entropy(network(x), y)
+        weights = list(reference.prunable(torch_network).values())
+        loss = torch.nn.functional.cross_entropy(torch_network(x), y)
         grads = torch.autograd.grad(loss, weights)
         return [(g * w).abs() for g, w in zip(grads, weights, strict=True)]
 
