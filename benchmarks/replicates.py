@@ -50,10 +50,8 @@ def steps(network: str, side: str, replicates: int) -> harness.Row:
     from lottery_jax.pruning import masks
     from lottery_jax.pruning.controls import UntrainedTicket
     from lottery_jax.training.batches import DeviceData
-    from lottery_jax.training.loop import fit
+    from lottery_jax.training.loop import fit, init_state, make_program
     from lottery_jax.training.optim import make_optimizer, make_schedule
-    from lottery_jax.training.program import make_program
-    from lottery_jax.training.state import init_state
 
     shape, batch, count = NETWORKS[network]
     name = network.partition(" ")[0]

@@ -230,8 +230,7 @@ def lowered_step(network: Network, dtype: str, devices: Sequence[Any], platform:
     from lottery_jax.parallel.mesh import make_mesh, replicated
     from lottery_jax.training import optim
     from lottery_jax.training.batches import DeviceData
-    from lottery_jax.training.program import make_program
-    from lottery_jax.training.state import MetricSums, TrainState
+    from lottery_jax.training.loop import MetricSums, TrainState, make_program
 
     examples, channels = 2 * network.batch, network.shape[-1]
     model = build_model(network.model, network.classes, dtype=dtype, **network.options)

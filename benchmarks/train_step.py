@@ -64,9 +64,8 @@ def ours(model: str, batch: int, dtype: str) -> Side:
     from lottery_jax.parallel.mesh import make_mesh, to_mesh
     from lottery_jax.pruning import masks
     from lottery_jax.training.batches import DeviceData, epoch_order
+    from lottery_jax.training.loop import MetricSums, init_device_state, make_program
     from lottery_jax.training.optim import make_optimizer, make_schedule
-    from lottery_jax.training.program import init_device_state, make_program
-    from lottery_jax.training.state import MetricSums
 
     images, labels = pixels(model, batch)
     shape, network = shape_of(model), network_of(model, dtype)
