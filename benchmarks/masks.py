@@ -19,7 +19,7 @@ import numpy as np
 import torch
 import torch_reference as reference
 
-from lottery_jax.models import abstract_variables, build_model
+from lottery_jax.models import abstract_variables, build_model, init_variables
 from lottery_jax.models.network import LinenNetwork
 from lottery_jax.models.xla_options import compiler_options
 from lottery_jax.pruning import masks, scores
@@ -62,15 +62,16 @@ def magnitude_sides(level: int) -> dict[str, Callable[[], object]]:
 def snip_sides() -> dict[str, Callable[[], object]]:
     """SNIP's scores of VGG19 on one batch."""
     rng = np.random.default_rng(0)
-    images = rng.normal(size=(BATCH, *SHAPE)).astype(np.float32)
-    labels = rng.integers(0, 10, BATCH).astype(np.int32)
-    ours_network = LinenNetwork(build_model("vgg19", 10), SHAPE)
-    variables = jax.jit(ours_network.init)(jax.random.key(0))
-    batch = scores.ScoreBatch(variables["batch_stats"], images, labels, jax.random.key(1))
-    loss, options = BatchLoss(ours_network, CLASSIFICATION), compiler_options("cpu")
+    images = rng.normal(size=(1, BATCH, *SHAPE)).astype(np.float32)
+    labels = rng.integers(0, 10, (1, BATCH)).astype(np.int32)
+    model = build_model("vgg19", 10)
+    variables = jax.jit(lambda key: init_variables(model, key, SHAPE))(jax.random.key(0))
+    loss, options = BatchLoss(LinenNetwork(model), CLASSIFICATION), compiler_options("cpu")
+    stats, key = variables["batch_stats"], jax.random.key(1)
+    batch = scores.ScoreBatch(stats, images[0], labels[0], key)
     network = reference.build("vgg19", SHAPE, 10)
-    x = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
-    y = torch.from_numpy(labels).long()
+    x = torch.from_numpy(images[0]).permute(0, 3, 1, 2).contiguous()
+    y = torch.from_numpy(labels[0]).long()
 
     def ours() -> Any:
         found = scores.snip(loss, variables["params"], [batch], compiler_options=options)

@@ -33,8 +33,7 @@ def first_step(data_dir: str) -> harness.Row:
     from lottery_jax.pruning import masks
     from lottery_jax.runs import ladder
     from lottery_jax.runs.experiment import set_up
-    from lottery_jax.training.loop import fit
-    from lottery_jax.training.program import init_device_state
+    from lottery_jax.training.loop import fit, init_device_state
 
     del ladder  # imported because a run imports it
     marks["import"] = time.perf_counter()

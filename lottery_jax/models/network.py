@@ -107,7 +107,8 @@ class LinenNetwork:
     """A Linen module as a `Network`.
 
     The module is called as `module(inputs, train=...)`. Its prunable leaves are those named
-    `kernel`; its normalisations call their parameters and statistics as Linen's BatchNorm does.
+    `kernel`. Connectivity expects its normalisations to name their parameters `scale` and `bias`
+    and their statistics `mean` and `var`, as Linen's BatchNorm does.
 
     Attributes:
         module: may use the collections `params` and `batch_stats`, and a `dropout` key; it needs

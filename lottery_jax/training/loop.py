@@ -18,14 +18,7 @@ from lottery_jax.parallel.mesh import to_host, to_mesh
 from lottery_jax.parallel.replicates import REPLICA_SPEC
 from lottery_jax.training.batches import DeviceData, TrainBatches
 from lottery_jax.training.evaluation import evaluate, make_eval_pass
-from lottery_jax.training.program import (
-    Program,
-    StackedProgram,
-    compiled,
-    init_device_state,
-    make_program,
-    make_train_step,
-)
+from lottery_jax.training.program import Program, compiled, init_device_state, make_program
 from lottery_jax.training.state import (
     EpochProgress,
     EvalMetrics,
@@ -35,25 +28,9 @@ from lottery_jax.training.state import (
 )
 
 # All that a training loop is made of, whichever file it is in.
-__all__ = [
-    "LOWER_RATE",
-    "EpochProgress",
-    "EpochReport",
-    "EvalMetrics",
-    "MetricSums",
-    "Program",
-    "StackedProgram",
-    "TrainState",
-    "compiled",
-    "evaluate",
-    "first_not_finite",
-    "fit",
-    "init_device_state",
-    "init_state",
-    "make_eval_pass",
-    "make_program",
-    "make_train_step",
-]
+__all__ = ["LOWER_RATE", "EpochProgress", "EpochReport", "EvalMetrics", "MetricSums", "Program",
+           "TrainState", "compiled", "evaluate", "first_not_finite", "fit", "init_device_state",
+           "init_state", "make_eval_pass", "make_program"]  # fmt: skip
 
 # The advice in messages about a loss that is not finite.
 LOWER_RATE = "a lower config.optimizer.learning_rate or config.optimizer.warmup_epochs may help"
