@@ -1,7 +1,8 @@
 """Every key of a config, a row each.
 
 `default_config`, the checks, the fingerprint, `--help` and docs/config.md are made from this table.
-A new key needs a row and nothing else; `added_later=True` keeps the fingerprints of earlier runs.
+A new key needs a row with `added_later=True`, which keeps the fingerprints of earlier runs, and then
+a new page: `python -m lottery_jax.config > docs/config.md`.
 """
 
 from __future__ import annotations
@@ -42,9 +43,8 @@ class Key:
 
     Attributes:
         default: its value in `default_config`. The command line reads values of this type.
-        meaning: what it sets. A table of another room may hold its legal names; the meaning lists
-            them.
         rule: which values are legal, as far as this room can know.
+        meaning: what it sets. Where a table of another room holds the legal names, it lists them.
         affects_results: whether another value can change a result by more than the rounding of
             sums in another order. Other keys are no part of the fingerprint.
         added_later: whether configs of earlier versions lack the key. Its default must then do
