@@ -15,18 +15,19 @@ PACKAGE = Path(lottery_jax.__file__).parent
 ROOMS = {
     "errors": set(),
     "curve": set(),
+    "types": set(),
     "system": {"errors"},
-    "models": {"errors", "system"},
+    "models": {"errors", "system", "types"},
     "config": {"errors", "system"},
     "recipes": {"config", "errors"},
     "datasets": {"errors", "system"},
-    "parallel": {"errors", "system"},
-    "pruning": {"errors", "models", "system"},
+    "parallel": {"errors", "system", "types"},
+    "pruning": {"errors", "models", "system", "types"},
     "report": {"curve", "errors", "system"},
-    "training": {"datasets", "errors", "models", "parallel", "pruning", "system"},
-    "tickets": {"errors", "models", "pruning", "system"},
+    "training": {"datasets", "errors", "models", "parallel", "pruning", "system", "types"},
+    "tickets": {"errors", "models", "pruning", "system", "types"},
     "runs": {"config", "curve", "datasets", "errors", "models", "parallel", "pruning", "system",
-             "tickets", "training"},
+             "tickets", "training", "types"},
     "evaluate": {"datasets", "errors", "parallel", "pruning", "system", "tickets", "training"},
     "main": {"config", "errors", "models", "parallel", "report", "runs", "system"},
     "sweep": {"config", "curve", "errors", "report", "runs", "system", "tickets"},
@@ -35,8 +36,8 @@ ROOMS = {
 # Third-party packages that these files or rooms alone may know.
 ONLY = {"orbax": {"tickets/store.py"}, "tensorstore": {"tickets"}, "wandb": {"runs/metrics.py"},
         "tensorflow_datasets": {"datasets/tfds.py"}, "sklearn": {"datasets/in_memory.py"},
-        "matplotlib": {"report/figures.py"}, "grain": {"datasets/streams.py"},
-        "absl": {"main.py", "datasets/streams.py", "sweep"}, "optax": {"training", "pruning"},
+        "matplotlib": {"report/figures.py"}, "grain": {"datasets/workers.py"},
+        "absl": {"main.py", "datasets/workers.py", "sweep"}, "optax": {"training", "pruning"},
         "safetensors": {"tickets"}, "torch": {"tickets"}, "submitit": {"sweep/jobs.py"}}  # fmt: skip
 
 

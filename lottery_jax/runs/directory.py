@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from lottery_jax import config as configuration
 from lottery_jax import curve, tickets
 from lottery_jax.curve import WINNING
-from lottery_jax.datasets.in_memory import BUILT_IN
+from lottery_jax.datasets.registry import BUILT_IN
 from lottery_jax.errors import ConfigError, DataError
 from lottery_jax.runs import metrics
 from lottery_jax.system import locks, settings

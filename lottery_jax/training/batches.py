@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from lottery_jax.datasets.checks import check_batch as check_batch
 from lottery_jax.errors import ConfigError
 from lottery_jax.parallel.mesh import batch_sharded
 
@@ -37,19 +38,6 @@ class DeviceData(NamedTuple):
 TrainBatches = Callable[[int, int], Generator[DeviceData, None, None]]
 # () -> batches that hold every example once, and which of each to count
 EvalBatches = Callable[[], Generator[tuple[DeviceData, jax.Array], None, None]]
-
-
-def check_batch(batch_size: int, devices: int, examples: int) -> None:
-    """Raises a ConfigError if the batch does not divide by the devices, or is too large."""
-    if batch_size % devices:
-        raise ConfigError(
-            f"config.train.batch_size: {batch_size} does not divide by {devices} devices; "
-            f"{max(1, round(batch_size / devices)) * devices} would"
-        )
-    if batch_size > examples:
-        raise ConfigError(
-            f"config.train.batch_size: {batch_size} is more than the {examples} training images"
-        )
 
 
 @partial(jax.jit, static_argnames=("examples", "batch_size"))

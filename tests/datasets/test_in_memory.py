@@ -14,16 +14,10 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
+from lottery_jax.datasets import BUILT_IN, from_idx, load_dataset, write_npz
 from lottery_jax.datasets import __main__ as datasets_command
-from lottery_jax.datasets import in_memory
-from lottery_jax.datasets.in_memory import (
-    BUILT_IN,
-    enlarge,
-    fit_shape,
-    load_dataset,
-    stratified_split,
-    write_npz,
-)
+from lottery_jax.datasets.images import enlarge, fit_shape
+from lottery_jax.datasets.in_memory import stratified_split
 from lottery_jax.datasets.tfds import find_prepared
 from lottery_jax.errors import ConfigError, DataError
 from lottery_jax.runs.ladder import run_ladder
@@ -155,7 +149,7 @@ def test_images_are_enlarged_as_other_libraries_do(new):
 def test_images_are_enlarged_a_few_at_a_time(monkeypatch):
     images = np.random.default_rng(0).integers(0, 256, (7, 3, 5, 2), np.uint8)
     whole = enlarge(images, (6, 6, 2))
-    monkeypatch.setattr(in_memory, "_ENLARGED", 3 * 72)
+    monkeypatch.setattr("lottery_jax.datasets.images._ENLARGED_AT_ONCE", 3 * 72)
     np.testing.assert_array_equal(enlarge(images, (6, 6, 2)), whole)
 
 
@@ -245,7 +239,7 @@ def enter_as_npz(monkeypatch, folder, arrays):
 
 def enter_as_idx(monkeypatch, folder, arrays):
     write_idx(folder, arrays, compress=False, axes=4)
-    in_memory.from_idx(folder, folder / "fashion_mnist.npz")
+    from_idx(folder, folder / "fashion_mnist.npz")
 
 
 def enter_from_tfds(monkeypatch, folder, arrays):
@@ -428,7 +422,7 @@ def test_idx_files_have_several_names(tmp_path, separator, path, compress):
     arrays, folder = some_arrays(), tmp_path / "their"
     folder.mkdir()
     write_idx(folder, arrays, compress, path=path, separator=separator)
-    in_memory.from_idx(folder, tmp_path / "mine.npz")
+    from_idx(folder, tmp_path / "mine.npz")
     data = load_dataset("mine", tmp_path)
     for key, array in arrays.items():
         np.testing.assert_array_equal(getattr(data, key), array)
@@ -439,7 +433,7 @@ def test_the_names_of_a_missing_idx_file_are_said(tmp_path):
     (tmp_path / "t10k-labels-idx1-ubyte").unlink()
     (tmp_path / "t10k-labels-idx1-ubyte").mkdir()  # empty, and no file
     with pytest.raises(DataError) as caught:
-        in_memory.from_idx(tmp_path, tmp_path / "mine.npz")
+        from_idx(tmp_path, tmp_path / "mine.npz")
     names = ("t10k-labels-idx1-ubyte", "t10k-labels.idx1-ubyte")
     for name in (*names, *(f"{name}.gz" for name in names)):
         assert f" {name}," in str(caught.value)

@@ -21,14 +21,9 @@ import pytest
 from PIL import Image
 
 from lottery_jax.datasets import __main__ as datasets_command
-from lottery_jax.datasets import in_memory, streams
-from lottery_jax.datasets.streams import (
-    decode,
-    eval_batches,
-    open_stream,
-    random_box,
-    train_batches,
-)
+from lottery_jax.datasets import load_dataset, streams
+from lottery_jax.datasets.decoding import central_box, decode, random_box
+from lottery_jax.datasets.streams import eval_batches, open_stream, train_batches
 from lottery_jax.errors import ConfigError, DataError
 from lottery_jax.evaluate import evaluate_ticket
 from lottery_jax.parallel.mesh import to_mesh as put_on_devices
@@ -226,7 +221,7 @@ def test_batches_are_the_same_for_any_number_of_processes_and_workers(stream, pr
 
 def test_large_batches_are_made_of_pieces_in_order(stream, monkeypatch):
     expected = whole(stream, 3, 1, batch_size=20)
-    monkeypatch.setattr(streams, "_CHUNK", 3)
+    monkeypatch.setattr("lottery_jax.datasets.workers._CHUNK", 3)
     for processes in (1, 2):
         assert equal(whole(stream, 3, 1, batch_size=20, processes=processes), expected)
     assert equal(whole(stream, 3, 1, batch_size=20, workers=2), expected)
@@ -360,9 +355,7 @@ def test_a_test_image_is_its_centre_after_scaling():
     whole = Image.open(io.BytesIO(plane(400, 300, 0.5, 0.7)))
     scaled = whole.resize((85, 64), Image.Resampling.BILINEAR)  # 56 * 256 / 224 = 64
     cut = np.asarray(scaled.crop((14, 4, 70, 60))).astype(int)
-    ours = decode(
-        plane(400, 300, 0.5, 0.7), (56, 56), lambda w, h: streams.central_box(w, h, 56, 56)
-    )
+    ours = decode(plane(400, 300, 0.5, 0.7), (56, 56), lambda w, h: central_box(w, h, 56, 56))
     assert np.abs(ours.astype(int) - cut)[1:-1, 1:-1].max() <= 3
 
 
@@ -403,16 +396,16 @@ def test_a_damaged_image_is_an_error_that_names_it(tmp_path):
 
 
 def test_workers_leave_signals_alone_and_one_that_is_killed_is_an_error(stream, monkeypatch):
-    monkeypatch.setattr(streams, "_CHUNK", 1)
+    monkeypatch.setattr("lottery_jax.datasets.workers._CHUNK", 1)
     jax.block_until_ready(jnp.ones(8) + 1)  # workers start beside JAX's threads
     expected = whole(stream, 0, 0, batch_size=1)
     batches = train_batches(stream, 0, 0, batch_size=1, workers=2)
-    got = [next(batches)]
+    got = [next(batches) for _ in range(2)]  # one of each worker, so that both have begun
     workers = [p for p in multiprocessing.active_children() if "grain" in p.name]
     assert len(workers) == 2
     for number in (signal.SIGINT, signal.SIGTERM):
         os.kill(workers[0].pid, number)
-    got += [next(batches) for _ in range(9)]
+    got += [next(batches) for _ in range(8)]
     assert equal(got, expected[:10])
     for worker in workers:
         os.kill(worker.pid, signal.SIGKILL)
@@ -490,7 +483,7 @@ def test_what_is_not_prepared_is_an_error_that_says_how(tmp_path, capsys):
     assert "put ILSVRC2012_img_val.tar into" in error and error.count("\n") == 1
     for name in ("imagenet2012", "imagenet2012_a"):
         with pytest.raises(DataError, match="lottery_jax.open_stream reads it from disk"):
-            in_memory.load_dataset(name, tmp_path)
+            load_dataset(name, tmp_path)
     with pytest.raises(DataError, match="did you mean 'imagenet2012'"):
         open_stream("imagenet", tmp_path)
 

@@ -21,7 +21,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lottery_jax.datasets.in_memory import read_idx, read_npz
+from lottery_jax.datasets.idx import read_idx
+from lottery_jax.datasets.npz import read_npz
 from lottery_jax.errors import DataError
 
 KEYS = ("x_train", "y_train", "x_test", "y_test")

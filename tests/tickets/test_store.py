@@ -258,7 +258,7 @@ def test_a_checkpoint_keeps_the_sums_of_an_epoch_that_has_begun(tmp_path):
     totals = MetricSums(np.array(1.5, np.float32), np.array(7, np.int32), np.array(9, np.int32))
     checkpoints.save_state(tmp_path, checkpoint_state(3), EpochProgress(totals, 0.25))
     assert_same(
-        checkpoints.load_state(tmp_path, checkpoint_state(0)).begun, EpochProgress(totals, 0.25)
+        checkpoints.load_state(tmp_path, checkpoint_state(0)).progress, EpochProgress(totals, 0.25)
     )
 
 

@@ -1,0 +1,5 @@
+"""Types that several rooms name."""
+
+from typing import Any
+
+PyTree = Any
