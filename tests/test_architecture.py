@@ -38,7 +38,8 @@ ONLY = {"orbax": {"tickets/store.py"}, "tensorstore": {"tickets"}, "wandb": {"ru
         "tensorflow_datasets": {"datasets/tfds.py"}, "sklearn": {"datasets/in_memory.py"},
         "matplotlib": {"report/figures.py"}, "grain": {"datasets/workers.py"},
         "absl": {"main.py", "datasets/workers.py", "sweep"}, "optax": {"training", "pruning"},
-        "safetensors": {"tickets"}, "torch": {"tickets"}, "submitit": {"sweep/jobs.py"}}  # fmt: skip
+        "safetensors": {"tickets"}, "torch": {"tickets"}, "submitit": {"sweep/jobs.py"},
+        "filelock": {"system/locks.py"}}  # fmt: skip
 
 
 def imports_of(path):
