@@ -34,7 +34,7 @@ ROOMS = {
 }  # fmt: skip
 
 # Third-party packages that these files or rooms alone may know.
-ONLY = {"orbax": {"tickets/store.py"}, "tensorstore": {"tickets"}, "wandb": {"runs/metrics.py"},
+ONLY = {"orbax": {"tickets/orbax_io.py"}, "tensorstore": {"tickets"}, "wandb": {"runs/metrics.py"},
         "tensorflow_datasets": {"datasets/tfds.py"}, "sklearn": {"datasets/in_memory.py"},
         "matplotlib": {"report/figures.py"}, "grain": {"datasets/workers.py"},
         "absl": {"main.py", "datasets/workers.py", "sweep"}, "optax": {"training", "pruning"},

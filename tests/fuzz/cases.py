@@ -26,7 +26,8 @@ from safetensors.numpy import save_file
 
 from lottery_jax import tickets
 from lottery_jax.tickets import display, pytorch, store
-from lottery_jax.tickets.ticket import PARTS, leaves, metadata_hash
+from lottery_jax.tickets.metadata import PARTS, metadata_hash
+from lottery_jax.tickets.ticket import leaves
 from tests.fuzz.mutations import damaged_bytes, damaged_json, damaged_text, dumps
 from tests.helpers import synthetic_ticket
 

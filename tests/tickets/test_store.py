@@ -19,7 +19,7 @@ from lottery_jax.errors import EnvironmentFault, TicketError, TrainingError
 from lottery_jax.models import build_model, init_variables
 from lottery_jax.pruning import masks, scores
 from lottery_jax.runs import checkpoints
-from lottery_jax.tickets import Ticket, store
+from lottery_jax.tickets import Ticket, orbax_io
 from lottery_jax.training import optim
 from lottery_jax.training.loop import EpochProgress, MetricSums, TrainState
 from tests.helpers import assert_same
@@ -292,7 +292,7 @@ def test_a_ticket_that_can_not_be_written_leaves_the_one_that_was_there(
         raise ValueError("Failed to write [os_error_code='28']")  # as TensorStore says it
 
     before = {p: p.read_bytes() for p in copy.rglob("*") if p.is_file()}
-    monkeypatch.setattr(store.orbax.Checkpointer, "save", full)
+    monkeypatch.setattr(orbax_io.orbax.Checkpointer, "save", full)
     with pytest.raises(OSError, match="No space left on device") as raised:
         tickets.save_ticket(copy, example_ticket())
     assert raised.value.errno == 28
