@@ -1,4 +1,4 @@
-"""What the arrays of a data set, and a batch size, must fulfil."""
+"""Checks of the arrays of a data set, and of a batch size."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The data sets that are known by name, the names that others may have, and where they all are."""
+"""The built-in data sets, the names that data sets may have, and the folder where they are."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lottery_jax.system.files import local_path
 
 @dataclasses.dataclass(frozen=True)
 class Info:
-    """What is known of a built-in data set before it is read.
+    """Facts about a built-in data set that are known before it is read.
 
     Attributes:
         num_classes: labels are 0 to num_classes - 1.

@@ -105,7 +105,7 @@ KEYS = {
                   "empty after an import", "object", _BOTH, "accuracy"),
     "seed": Key("the seed of the training", "integer", _RUN, "seed"),
     "level": Key("the level of the ladder, from 0, the unpruned network", "integer", _RUN, "level"),
-    "control": Key("`winning` for a ticket, else the control's name", "text", _RUN, "control"),
+    "control": Key("`winning`, or the name of the control", "text", _RUN, "control"),
     "rewind_step": Key("the step at which the starting weights were kept", "integer", _RUN,
                        "rewind step"),
     "start_step": Key("the step at which training began; another than `rewind_step` for transferred "
@@ -118,8 +118,8 @@ KEYS = {
                     "(`wrapping`, `converted_from`, `mask`)", "object", ("import",), "imported"),
     "config_fingerprint": Key("the hash of the run's config", "text", _RUN, "config"),
     "lottery_jax_version": Key("the version of this package", "text", _BOTH, "made with"),
-    "sha256": Key("a hash of each part and of the metadata themselves", "object", _SAVE, "sha256"),
-    "layer_order": Key("the layers from input to output", "list of text", _MAKER, fits=_is_names),
+    "sha256": Key("the hash of each part and of the metadata itself", "object", _SAVE, "sha256"),
+    "layer_order": Key("the layers from input to output", "texts", _MAKER, fits=_is_names),
     "layers": Key("for each layer, the number of weights that remain and of all", "object", _SAVE),
     "format_version": Key(f"the version of the format: {FORMAT_VERSION}", "integer", _SAVE),
 }  # fmt: skip
@@ -137,15 +137,15 @@ def markdown_table() -> str:
 
 
 def missing_keys(metadata: Metadata) -> list[str]:
-    """List the required keys that metadata do not have."""
+    """List the required keys that metadata lacks."""
     return [name for name, key in KEYS.items() if key.is_required and name not in metadata]
 
 
 def check_metadata(where: PathLike, metadata: Any) -> Metadata:
-    """Return `metadata`, as parsed from JSON, if they are those of a ticket.
+    """Return `metadata`, as parsed from JSON, if it is that of a ticket.
 
     Raises:
-        TicketError: they are of another version, lack what loading needs, or were changed.
+        TicketError: it is of another version, lacks what loading needs, or was changed.
     """
     if not isinstance(metadata, dict) or "format_version" not in metadata:
         raise TicketError(f"{where}: can't be read as a ticket's metadata: it has no version")
@@ -185,7 +185,7 @@ def _fits(metadata: Metadata) -> bool:
 def metadata_hash(metadata: Metadata) -> str:
     """Return the SHA-256 of a ticket's metadata without this hash itself.
 
-    It is taken of their JSON with sorted keys, ASCII alone and no spaces, so that neither the order
+    The hash is that of JSON with sorted keys, ASCII alone and no spaces, so that neither the order
     of the keys nor the layout of a file matters.
 
     Raises:

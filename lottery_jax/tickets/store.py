@@ -54,7 +54,7 @@ def save_ticket(path: str | os.PathLike[str], ticket: Ticket) -> Ticket:
 
 
 def is_complete(path: str | os.PathLike[str]) -> bool:
-    """Return whether a ticket directory is there; its metadata are written last."""
+    """Return whether a whole ticket directory is there."""
     return (Path(path) / "metadata.json").is_file()
 
 

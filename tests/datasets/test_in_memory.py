@@ -167,7 +167,7 @@ def test_training_validation_and_test_images_are_resized_alike():
         )
         np.testing.assert_allclose(images, np.repeat(expected, 3, axis=3), atol=0.501)
         np.testing.assert_array_equal(getattr(data, f"y_{split}"), getattr(plain, f"y_{split}"))
-    # Of the pixels that the network sees.
+    # The statistics are of the pixels that the network sees.
     np.testing.assert_allclose(data.mean, data.x_train.mean((0, 1, 2)) / 255, rtol=1e-9)
     np.testing.assert_allclose(data.std, data.x_train.std((0, 1, 2)) / 255, rtol=1e-9)
     assert (plain.padded, padded.padded, data.padded) == (False, True, False)
@@ -320,7 +320,7 @@ def test_unusual_images_and_vectors_are_not_refused(tmp_path, shape, change):
 
 
 def test_axes_that_other_programs_leave_out_or_add_are_mended_and_said_once(tmp_path, one_device):
-    """Keras' mnist.npz has no axis for the channel, the labels of its cifar10 are a column."""
+    """Keras' mnist.npz has no channel axis, and the labels of its cifar10 are a column."""
     arrays = some_arrays(shape=(7, 6, 1))
     for change, taken in (
         (lambda key, a: a[..., 0] if key[0] == "x" else a, "images (7, 6) are taken as (7, 6, 1)"),
@@ -469,7 +469,7 @@ def test_wrong_idx_files_are_errors(tmp_path, capsys):
     assert "is not an idx file" in convert()
     file.write_bytes(gzip.compress(whole)[:-20])
     assert "can't be read" in convert()
-    file.rename(tmp_path / f"{file.name}.part")  # of a download, say
+    file.rename(tmp_path / f"{file.name}.part")  # as during a download
     assert "has no train-images-idx3-ubyte" in convert()
 
 
@@ -560,7 +560,7 @@ BUILDERS = {
 
 
 def put_archives(monkeypatch, data_dir, tfds_name, archives):
-    """Places archives for a builder, and makes their checksums the official ones."""
+    """Put archives into place for a builder, and make their checksums the official ones."""
     import tensorflow_datasets as tfds
     from tensorflow_datasets.core.download import checksums
 

@@ -1,4 +1,4 @@
-"""Data on disk: the real builders' archives, batches that nothing but (seed, epoch) decides."""
+"""Data on disk: archives of the real builders, and batches that depend on (seed, epoch) alone."""
 
 import dataclasses
 import hashlib
@@ -46,7 +46,7 @@ SPECIAL = {("n01739381", 0): "1309", ("n02105855", 0): "2933"}
 
 
 def brightness(number):
-    """Of image `number`: its mean, from which the image is known again whatever its crop."""
+    """Return the mean of image `number`, which identifies it whatever its crop."""
     return 15 + 11 * number
 
 
@@ -154,7 +154,7 @@ def stream(data_dir):
 
 
 def numbers(images):
-    """Which images these are crops of."""
+    """Return the numbers of the images that these are crops of."""
     return np.rint((images.mean(axis=(1, 2, 3)) - brightness(0)) / 11).astype(int).tolist()
 
 
@@ -261,7 +261,7 @@ def test_half_of_the_images_are_mirrored_and_none_is_without_flip(stream):
                 count += int((means[:, :8].mean(1) > means[:, -8:].mean(1)).sum())
         return count
 
-    # Of 420 a fair coin gives 210 with a standard deviation of 10.
+    # 420 throws of a fair coin give 210 with a standard deviation of 10.
     assert 170 <= mirrored("crop_flip") <= 250
     assert mirrored("crop") == mirrored("none") == 0
     assert 170 <= mirrored("flip") <= 250
@@ -286,7 +286,7 @@ def test_every_test_image_is_counted_once(stream, processes, workers):
                 if here
             ]
     assert steps == {2} and sorted(number for number, _ in seen) == list(range(5))
-    # The labels of the official list: of the first five images in the order of their names.
+    # The labels in the official list of the first five images, in the order of their names.
     official = ["n01751748", "n09193705", "n02105855", "n04263257", "n03125729"]
     synsets = synset_order()
     assert [synsets[label] for _, label in sorted(seen)] == official
@@ -437,7 +437,7 @@ if __name__ == "__main__":
 
 
 def is_running(pid):
-    """Whether a process still runs; one that is dead may wait for who collects it."""
+    """Return whether a process still runs; a dead one may remain as a zombie."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
@@ -447,7 +447,7 @@ def is_running(pid):
 @pytest.mark.skipif(not Path("/proc").exists(), reason="looks at processes in /proc")
 @pytest.mark.parametrize("how", ["exit", "wait"])
 def test_no_worker_outlives_the_process_it_works_for(data_dir, tmp_path, how):
-    """One that ends without closing its batches, and one that is killed."""
+    """Not if the process ends without closing its batches, and not if it is killed."""
     (tmp_path / "script.py").write_text(SCRIPT)
     command = [sys.executable, str(tmp_path / "script.py"), str(data_dir), how]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
@@ -459,7 +459,7 @@ def test_no_worker_outlives_the_process_it_works_for(data_dir, tmp_path, how):
         _, errors = process.communicate(timeout=60)
         assert process.returncode == (0 if how == "exit" else -signal.SIGKILL)
         if how == "exit":
-            # Of iterators torn down, or of shared memory left behind.
+            # Python reports iterators that were torn down and shared memory that was left behind.
             assert "Exception ignored" not in errors and "leaked" not in errors
     until = time.monotonic() + 30
     while any(map(is_running, workers)) and time.monotonic() < until:
@@ -629,7 +629,7 @@ def test_a_training_on_streamed_data_stopped_in_mid_epoch_goes_on_bit_for_bit(da
 
 @pytest.mark.parametrize("draw", [{}, {"ladder.scores": "snip", "ladder.draw": "init"}])
 def test_a_ladder_on_streamed_data(data_dir, tmp_path, quiet, draw):
-    """From the disk to tickets, with scores that look at images, held-out images and `evaluate`."""
+    """A ladder with scores that see images, with held-out images, and then `evaluate`."""
     config = tiny(data_dir, **{"data.validation_fraction": 0.2, **draw})
     rows = run_ladder(config, tmp_path / "run", devices=jax.devices()[:1], console=quiet)
     assert [row["level"] for row in rows] == [0, 1]
@@ -638,7 +638,7 @@ def test_a_ladder_on_streamed_data(data_dir, tmp_path, quiet, draw):
     ]
     assert all(row["epoch"] in (1, 2) and 0 <= row["val_accuracy"] <= 1 for row in logged)
     versions = json.loads((tmp_path / "run/config.json").read_text())["versions"]
-    assert {"grain", "pillow"} <= versions.keys()  # which decide on order and pixels
+    assert {"grain", "pillow"} <= versions.keys()  # they decide on order and pixels
     ticket = load_ticket(tmp_path / "run/seed_0/level_01/ticket")
     measured = evaluate_ticket(ticket, data_dir)
     assert measured.loss == pytest.approx(rows[1]["test_loss"], rel=1e-4)
