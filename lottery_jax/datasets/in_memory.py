@@ -112,7 +112,7 @@ def load_dataset(
         name: `digits`, `fashion_mnist`, `cifar10`, `cifar100`, `svhn`, or the name of an npz file
             in `data_dir`. With `_a` or `_b` at the end it is one half of the training set: the
             halves are stratified, disjoint and together the whole. The test set is always whole.
-        data_dir: the folder of data files; empty for `registry.default_data_dir()`.
+        data_dir: the folder of data files; empty for the default of `registry.resolve_folder`.
         input_shape: (height, width, channels) to which training and test images are adapted.
             Smaller images are padded with black or resized, larger ones averaged down; one channel
             is repeated, and three become grey. Empty: images stay as they are.

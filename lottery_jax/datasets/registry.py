@@ -89,21 +89,19 @@ def split_name(name: str, folder: Path) -> tuple[str, str]:
     )
 
 
-def default_data_dir() -> Path:
-    """Return `$TFDS_DATA_DIR`, or tensorflow-datasets' own default, `~/tensorflow_datasets`."""
-    return resolve_folder(
-        os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets", "TFDS_DATA_DIR"
-    )
-
-
 def resolve_folder(data_dir: str | os.PathLike[str], what: str = "config.data.dir") -> Path:
-    """Return the folder of data sets that a user names, or the default one if `data_dir` is empty.
+    """Return the folder of data sets that a user names.
+
+    If `data_dir` is empty, it is `$TFDS_DATA_DIR` or tensorflow-datasets' own default,
+    `~/tensorflow_datasets`.
 
     Raises:
         DataError: it is a URL, or there is no home directory; names the key or flag `what`.
     """
+    if not str(data_dir):
+        data_dir, what = os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets", "TFDS_DATA_DIR"
     try:
-        return local_path(data_dir, what) if str(data_dir) else default_data_dir()
+        return local_path(data_dir, what)
     except ConfigError as error:
         raise DataError(str(error)) from error
 

@@ -89,7 +89,7 @@ def open_stream(
 
     Args:
         name: `imagenet2012` or `places365_small`.
-        data_dir: the folder of data sets; empty for `registry.default_data_dir()`.
+        data_dir: the folder of data sets; empty for the default of `registry.resolve_folder`.
         input_shape: (height, width, 3) to crop images to; empty: 224 x 224.
         resize: `pad` or `bilinear`, with the same effect: crops are always scaled bilinearly.
         validation_fraction: the share of the training images, in [0, 1), that is held out: the

@@ -175,7 +175,7 @@ def _expected(
     name: str, classes: int, shape: tuple[int, ...], options: Mapping[str, Any]
 ) -> PyTree:
     try:
-        return _abstract(name, classes, shape, tuple(options.items()))
+        return _network(classes, shape, tuple(sorted({**options, "name": name}.items())))[0]
     except ConfigError:
         raise
     except Exception as error:  # Flax documents no list of its errors for impossible networks
@@ -184,17 +184,12 @@ def _expected(
 
 
 @functools.lru_cache(maxsize=4)
-def _abstract(
-    name: str, classes: int, shape: tuple[int, ...], options: tuple[tuple[str, Any], ...]
-) -> PyTree:
-    return abstract_variables(build_model(name, classes, **dict(options)), shape)
-
-
-@functools.lru_cache(maxsize=4)
-def _layer_order(
+def _network(
     classes: int, shape: tuple[int, ...], options: tuple[tuple[str, Any], ...]
-) -> tuple[str, ...]:
-    return tuple(layer_names(build_model(num_classes=classes, **dict(options)), shape))
+) -> tuple[PyTree, list[str]]:
+    """Return the shapes of a network's variables, and its layers from input to output."""
+    model = build_model(num_classes=classes, **dict(options))
+    return abstract_variables(model, shape), layer_names(model, shape)
 
 
 def _part(
@@ -271,11 +266,12 @@ def import_pytorch(
     classes = len(trained["params"]["head"]["bias"])
     if len(first["params"]["head"]["bias"]) != classes:
         raise TicketError(f"{start}: has another number of classes than {path}")
+    _, layer_order = _network(classes, tuple(input_shape), tuple(sorted(options.items())))
     metadata = {
         "model": options,
         "num_classes": classes,
         "input_shape": list(input_shape),
-        "layer_order": [*_layer_order(classes, tuple(input_shape), tuple(options.items()))],
+        "layer_order": list(layer_order),
         "data": data,
         "mean": list(mean),
         "std": list(std),
