@@ -33,6 +33,7 @@ from PIL import Image
 
 from lottery_jax.datasets import __main__ as datasets_command
 from lottery_jax.datasets import streams
+from lottery_jax.datasets.decoding import random_box
 
 SIZE, OUT = (500, 375), (224, 224)
 CLASSES = ("n01440764", "n01443537")
@@ -86,7 +87,7 @@ def decode(number: int, count: int, resize: bool) -> None:
         with Image.open(io.BytesIO(_IMAGES[(number + i) % len(_IMAGES)])) as image:
             colours = image.convert("RGB")
             if resize:
-                box = streams.random_box(rng, *image.size)
+                box = random_box(rng, *image.size)
                 np.asarray(colours.resize(OUT, Image.Resampling.BILINEAR, box=box))
 
 

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict, config_flags
 from lottery_jax import config as configuration
 from lottery_jax import recipes
 from lottery_jax.config import default_config, fingerprint, from_json, to_json, validate
-from lottery_jax.datasets.in_memory import BUILT_IN
+from lottery_jax.datasets import BUILT_IN
 from lottery_jax.errors import ConfigError
 from lottery_jax.models import DTYPES, MODELS
 from lottery_jax.pruning.controls import CONTROLS

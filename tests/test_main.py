@@ -111,7 +111,7 @@ def test_evaluate_prints_what_training_measured(finished, capsys):
 
 
 def test_evaluate_on_data_with_other_classes_is_an_error(finished, tmp_path, capsys):
-    from lottery_jax.datasets.in_memory import write_npz
+    from lottery_jax.datasets import write_npz
     from tests.helpers import some_arrays
 
     write_npz(tmp_path / "four.npz", some_arrays())

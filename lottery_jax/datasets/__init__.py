@@ -2,8 +2,8 @@
 
 Sources, in order: `digits` from scikit-learn's wheel; `<data_dir>/<name>.npz`; data that
 tensorflow-datasets has prepared; what it can prepare from archives or download (extra `tfds`).
-What comes from tensorflow-datasets is kept as an npz, which the next run reads; the sets that are
-too large for that stay as it has prepared them, and `open_stream` reads them.
+What comes from tensorflow-datasets is kept as an npz, which the next run reads. Sets that are too
+large for that stay as tensorflow-datasets has prepared them, and `open_stream` reads them.
 
     python -m lottery_jax.datasets list
     python -m lottery_jax.datasets from-idx /usr/share/datasets/fashion-mnist fashion_mnist
@@ -13,16 +13,11 @@ too large for that stay as it has prepared them, and `open_stream` reads them.
 
 from __future__ import annotations
 
-from lottery_jax.datasets.in_memory import (
-    BUILT_IN,
-    RESIZES,
-    Dataset,
-    Info,
-    from_idx,
-    load_dataset,
-    read_npz,
-    write_npz,
-)
+from lottery_jax.datasets.idx import from_idx
+from lottery_jax.datasets.images import RESIZES
+from lottery_jax.datasets.in_memory import Dataset, load_dataset
+from lottery_jax.datasets.npz import read_npz, write_npz
+from lottery_jax.datasets.registry import BUILT_IN, Info
 from lottery_jax.datasets.streams import Stream, open_stream
 
 __all__ = [

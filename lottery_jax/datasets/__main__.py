@@ -7,15 +7,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lottery_jax.datasets import tfds
-from lottery_jax.datasets.in_memory import (
+from lottery_jax.datasets.idx import from_idx
+from lottery_jax.datasets.in_memory import load_dataset
+from lottery_jax.datasets.registry import (
     BUILT_IN,
     NAME,
     Info,
     check_name,
-    folder_of,
-    from_idx,
-    load_dataset,
     prepared_folder,
+    resolve_folder,
 )
 from lottery_jax.errors import DataError
 from lottery_jax.system.command_line import CommandParser, exit_status, path_argument
@@ -39,7 +39,7 @@ def _is_prepared(name: str, folder: Path) -> bool:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit status."""
+    """Run the command line; return the exit status."""
     parser = CommandParser(
         prog="python -m lottery_jax.datasets", description="Bring data sets into place."
     )
@@ -49,16 +49,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     idx = commands.add_parser("from-idx", help="turn MNIST-style idx files into an npz")
     idx.add_argument(
-        "folder", type=path_argument, help="where train-images-idx3-ubyte and the others are"
+        "folder", type=path_argument, help="the folder with train-images-idx3-ubyte and the others"
     )
-    idx.add_argument("name", help="of the data set, such as fashion_mnist")
+    idx.add_argument("name", help="name of the data set, such as fashion_mnist")
     prepare = commands.add_parser("prepare", help="fetch or convert a built-in set once")
     prepare.add_argument("name", choices=sorted(BUILT_IN))
-    commands.add_parser("list", help="what is there")
+    commands.add_parser("list", help="list the data sets and which are ready")
     args = parser.parse_args(argv)
 
     def command() -> None:
-        folder = folder_of(args.data_dir, "--data_dir")
+        folder = resolve_folder(args.data_dir, "--data_dir")
         if folder.exists() and not folder.is_dir():
             raise DataError(f"--data_dir: {folder} is not a directory")
         if args.command == "from-idx":

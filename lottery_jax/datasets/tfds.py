@@ -1,6 +1,6 @@
 """The bridge to tensorflow-datasets; nothing else imports it.
 
-Data that is prepared as array_record is read without TensorFlow. Preparing it needs TensorFlow
+Data that are prepared as array_record are read without TensorFlow. Preparing them needs TensorFlow
 (extra `tfds`), and either a network or the official archives in `<data_dir>/downloads/manual`.
 """
 
@@ -27,11 +27,11 @@ _VERSION = re.compile(r"(\d+)\.(\d+)\.(\d+)", re.ASCII)
 
 
 def read_prepared(name: str, data_dir: Path) -> dict[str, Array] | None:
-    """Reads a prepared data set into memory: x_train, y_train, x_test, y_test.
+    """Read a prepared data set into memory: x_train, y_train, x_test, y_test.
 
     Args:
-        name: tensorflow-datasets' name of a set with `image` and `label`, and the splits `train`
-            and `test`.
+        name: the name in tensorflow-datasets of a set with `image` and `label`, and with the splits
+            `train` and `test`.
         data_dir: tensorflow-datasets' directory, with `<name>/<version>/dataset_info.json`.
 
     Returns:
@@ -62,10 +62,10 @@ def read_prepared(name: str, data_dir: Path) -> dict[str, Array] | None:
 
 
 def find_prepared(name: str, data_dir: Path) -> Path | None:
-    """The folder of the newest prepared version of a data set, or None.
+    """Return the folder of the newest prepared version of a data set, or None.
 
-    While a version is prepared it is in a folder of another name, which a process that was killed
-    leaves behind.
+    While a version is being prepared its folder has another name, which a killed process leaves
+    behind; such folders are passed over.
     """
     prepared = {
         tuple(int(number) for number in match.groups()): path.parent
@@ -85,12 +85,12 @@ def _unreadable(folder: Path, error: Exception) -> DataError:
 
 
 def describe_prepared(folder: Path) -> tuple[int, dict[str, int], str]:
-    """What a prepared data set holds, without reading its images.
+    """Describe a prepared data set without reading its images.
 
     Returns:
         The number of classes; the number of examples of each split; and a SHA-256 of the
-        descriptions and of the names and sizes of all files, which changes when data are prepared
-        anew from other archives.
+        descriptions and of the names and sizes of all files, which changes if the data are prepared
+        again from other archives.
 
     Raises:
         DataError: it is damaged, incomplete, or prepared in a format that needs TensorFlow.
@@ -100,7 +100,7 @@ def describe_prepared(folder: Path) -> tuple[int, dict[str, int], str]:
     digest = hashlib.sha256()
     try:
         for path in sorted(folder.iterdir()):
-            if path.name.startswith("incomplete."):  # of a process that was killed
+            if path.name.startswith("incomplete."):  # left by a killed process
                 continue
             digest.update(f"{path.name} {path.stat().st_size}\n".encode())
             if path.suffix == ".json":
@@ -118,9 +118,9 @@ def describe_prepared(folder: Path) -> tuple[int, dict[str, int], str]:
 
 
 def open_examples(folder: Path, split: str) -> Sequence[dict[str, Any]]:
-    """The examples of a split such as `train[:100]`, by index, images as their encoded bytes.
+    """Open the examples of a split such as `train[:100]` as a sequence; images stay encoded.
 
-    What is returned can be pickled into other processes; it is read without TensorFlow.
+    The sequence can be pickled into other processes, and is read without TensorFlow.
 
     Raises:
         DataError: it can't be read.
@@ -135,10 +135,10 @@ def open_examples(folder: Path, split: str) -> Sequence[dict[str, Any]]:
 
 
 def download_and_prepare(name: str, data_dir: Path) -> dict[str, Array]:
-    """Prepares a data set from archives in `<data_dir>/downloads/manual`, or by downloading them.
+    """Prepare a data set from archives in `<data_dir>/downloads/manual` or from a download; read it.
 
     Raises:
-        DataError: see `prepare`; or what was prepared can't be read.
+        DataError: as `prepare`; or what was prepared can't be read.
     """
     prepare(name, data_dir)
     arrays = read_prepared(name, data_dir)
@@ -148,16 +148,16 @@ def download_and_prepare(name: str, data_dir: Path) -> dict[str, Array]:
 
 
 def prepare(name: str, data_dir: Path, *, archives: Sequence[str] = ()) -> None:
-    """Prepares a data set as array_record from official archives or by downloading them.
+    """Prepare a data set as array_record from official archives, which are downloaded if absent.
 
     Args:
-        name: tensorflow-datasets' name.
-        data_dir: where it is prepared; archives are looked for in its `downloads/manual`.
-        archives: those that can't be downloaded and must be there.
+        name: the name in tensorflow-datasets.
+        data_dir: where the data set is prepared; archives are looked for in its `downloads/manual`.
+        archives: files that can't be downloaded and must be there.
 
     Raises:
         DataError: TensorFlow is not installed, an archive must be put into place by hand, there is
-            no network and no archive, or an archive is not the official one.
+            neither a network nor an archive, or an archive is not the official one.
     """
     manual = data_dir / "downloads" / "manual"
     if importlib.util.find_spec("tensorflow") is None:
@@ -183,8 +183,8 @@ def prepare(name: str, data_dir: Path, *, archives: Sequence[str] = ()) -> None:
             f"not found in {data_dir}, and {urlparse(unreachable[0]).hostname} can't be reached; "
             f"put the official archives ({files}) into {manual} and run this again"
         )
-    # A download directory that is used again may serve an older archive. It is beside the data,
-    # where there must be room, and not in /tmp.
+    # A new download directory can't serve an older archive. It is beside the data, where there must
+    # be room, and not in /tmp.
     data_dir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".lottery_jax-", dir=data_dir) as fresh:
         config = tfds.download.DownloadConfig(manual_dir=str(manual))
@@ -202,9 +202,9 @@ def _first_line(error: Exception) -> str:
 
 
 def _reachable(url: str, timeout: float = 3.0) -> bool:
-    """Whether the server answers; tensorflow-datasets itself would retry for minutes."""
+    """Return whether the server answers; tensorflow-datasets itself would retry for minutes."""
     if getproxies():
-        return True  # a direct connection says nothing then
+        return True  # behind a proxy a direct connection proves nothing
     parts = urlparse(url)
     port = parts.port or (443 if parts.scheme == "https" else 80)
     try:

@@ -13,7 +13,7 @@ import numpy as np
 from lottery_jax.errors import TicketError, TrainingError
 from lottery_jax.system.files import remove
 from lottery_jax.tickets import tree_hash
-from lottery_jax.tickets.store import load_arrays, save_arrays
+from lottery_jax.tickets.orbax_io import load_arrays, save_arrays
 from lottery_jax.tickets.ticket import leaves
 from lottery_jax.training.state import EpochProgress, MetricSums, TrainState
 from lottery_jax.types import PyTree

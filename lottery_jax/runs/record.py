@@ -12,7 +12,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from lottery_jax import config as configuration
-from lottery_jax.datasets.in_memory import BUILT_IN
+from lottery_jax.datasets.registry import BUILT_IN
 from lottery_jax.errors import ConfigError, DataError
 from lottery_jax.runs.directory import is_finished
 from lottery_jax.system import locks, settings

@@ -1,1 +1,1 @@
-"""What the machine and the operating system give: files, locks, signals, devices, settings of JAX."""
+"""The machine and the operating system: files, locks, signals, devices, settings of JAX."""

@@ -1,4 +1,4 @@
-"""What all commands share: their parser, their arguments, their exit status."""
+"""The parts that all commands share: their parser, their arguments, their exit status."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from lottery_jax.system.terminal import may_be_closed
 
 
 class CommandParser(argparse.ArgumentParser):
-    """argparse without the lines on usage that it puts before a mistake; --help has them."""
+    """An argparse parser that reports a mistake in one line; --help shows the usage."""
 
     def print_help(self, file: Any = None) -> None:
-        """Prints the help, to whoever reads it."""
+        """Print the help; a closed pipe is no error."""
         with may_be_closed():
             super().print_help(file)
 
     def error(self, message: str) -> NoReturn:
-        """Prints the mistake and ends the process with status 2."""
+        """Print the mistake and end the process with status 2."""
         self.exit(2, f"error: {one_line(message)}; --help says more\n")
 
 
 def exit_status(command: Callable[[], None]) -> int:
-    """Runs a command; a mistake the user can mend becomes one line on stderr and status 2."""
+    """Run a command; print a mistake that the user can mend as one line on stderr, with status 2."""
     with may_be_closed():
         try:
             command()
@@ -38,7 +38,7 @@ def exit_status(command: Callable[[], None]) -> int:
 
 
 def path_argument(text: str) -> Path:
-    """Return `local_path` of a command's argument; for argparse, which says which argument it is."""
+    """Return `local_path` of an argument, with an error that argparse completes by its name."""
     try:
         return local_path(text)
     except ConfigError as error:

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and the places that users name for them."""
+"""Files that appear whole or not at all, and the paths that users give for them."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from urllib.request import url2pathname
 from lottery_jax.errors import ConfigError
 from lottery_jax.system.signals import defer_signals
 
-# One letter before a colon is a drive of Windows; `Path` makes one slash of two.
+# A single letter before a colon is a drive of Windows. `Path` has made one slash of two.
 URL = re.compile(r"(?P<scheme>[A-Za-z][\w+.-]+):/")
 
 
 def local_path(place: str | os.PathLike[str], what: str = "") -> Path:
-    """Return the path that a user names: `~` is expanded, `file://` is the path that it means.
+    """Return the path that a user names, with `~` expanded and `file://` removed.
 
     Args:
-        place: as the user gave it.
-        what: the flag or the key that it is the value of, for messages.
+        place: the text that the user gave.
+        what: the flag or the key whose value it is, for messages.
 
     Raises:
         ConfigError: it is a URL of another kind, or `~somebody` whom the system does not know.
@@ -55,7 +55,7 @@ def local_path(place: str | os.PathLike[str], what: str = "") -> Path:
 
 @contextmanager
 def name_in_oserror(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Has an OSError in the block name `path`, whatever file or none it names.
+    """Have an OSError in the block name `path`, whichever file it names itself.
 
     >>> with name_in_oserror("runs/curve.csv"):
     ...     raise OSError(28, "No space left on device")
@@ -72,7 +72,7 @@ def name_in_oserror(path: str | os.PathLike[str]) -> Iterator[None]:
 
 @contextmanager
 def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Gives a temporary path beside `path`; on success it is synced and renamed to `path`.
+    """Yield a temporary path beside `path`; on success sync it and rename it to `path`.
 
     A reader, or a process started after a crash, sees the old file or the new one, never a part.
 
@@ -93,7 +93,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
         temporary = Path(name)
         try:
             yield temporary
-            # mkstemp's files are private; what we publish gets the permissions of an open().
+            # mkstemp's files are private; the published file gets the permissions of open()'s.
             temporary.chmod(0o666 & ~_umask())
             with temporary.open("rb") as file:
                 os.fsync(file.fileno())
@@ -105,10 +105,10 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 @contextmanager
 def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """The same for a directory: gives an empty one beside `path`, which becomes `path` on success.
+    """Yield an empty temporary directory beside `path`; on success rename it to `path`.
 
-    What was at `path` is moved aside first and removed last: at no moment are both gone, and it is
-    back if the new one can't take its place.
+    A directory that was at `path` is moved aside first and removed last. So there is always one of
+    the two, and the old one is put back if the new one can't take its place.
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -134,14 +134,14 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Writes `text` to `path` as UTF-8, whole or not at all."""
+    """Write `text` to `path` as UTF-8, whole or not at all."""
     with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def sync_folder(folder: Path) -> None:
-    """Has the names in `folder` on the disk, so that a power failure can't take a rename back."""
-    with contextlib.suppress(OSError):  # some network file systems have no such thing
+    """Flush the names in `folder` to the disk, so that a power failure can't undo a rename."""
+    with contextlib.suppress(OSError):  # some network file systems can't do that
         handle = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(handle)
@@ -150,7 +150,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def sync_tree(folder: Path) -> None:
-    """Has a folder, its name and all in it on the disk."""
+    """Flush a folder, its name and everything in it to the disk."""
     for parent, _, names in os.walk(folder):
         for name in names:
             with (Path(parent) / name).open("rb") as file:
@@ -164,7 +164,7 @@ _TEMPORARY = re.compile(r"\..+\.[\w.]+-(?P<pid>\d+)-[a-z0-9_]{8}(-old)?\.tmp")
 
 
 def is_temporary(path: Path) -> bool:
-    """Whether a path is an unfinished file: of `atomic_write`, or of Orbax.
+    """Return whether a path is an unfinished file of `atomic_write` or of Orbax.
 
     >>> names = (".a.csv.host-7-abcd1234.tmp", "b.orbax-checkpoint-tmp-1", ".c.tmp")
     >>> [is_temporary(Path(name)) for name in names]
@@ -174,14 +174,14 @@ def is_temporary(path: Path) -> bool:
     return ours or ".orbax-checkpoint-tmp" in path.name
 
 
-# What desktops, file systems, git and batch systems leave in any folder.
+# Files that desktops, file systems, git and batch systems leave in any folder.
 _CLUTTER = re.compile(
     r"\.DS_Store|\._.*|Thumbs\.db|desktop\.ini|\.nfs.*|lost\+found|\.gitkeep|.*\.(log|out|err)"
 )
 
 
 def is_clutter(name: str) -> bool:
-    """Whether a file of that name is nobody's data, and says nothing of the folder that it is in.
+    """Return whether a file of that name is nobody's data, so that its folder counts as empty.
 
     >>> [is_clutter(name) for name in (".DS_Store", "._a.safetensors", "slurm-17.out", "a.csv")]
     [True, True, True, False]
@@ -190,9 +190,9 @@ def is_clutter(name: str) -> bool:
 
 
 def temporary_in(folder: Path) -> list[Path]:
-    """The unfinished files and folders in a run directory that no other process is writing.
+    """List the unfinished files and folders in a run directory that no other process is writing.
 
-    At any depth, but not in another run's directory.
+    They may be at any depth, but not in another run's directory.
     """
     found = []
     for path in folder.iterdir() if folder.is_dir() else ():
@@ -204,7 +204,7 @@ def temporary_in(folder: Path) -> list[Path]:
 
 
 def _is_anothers(path: Path) -> bool:
-    """Whether another process of this machine, which is still there, made a temporary file."""
+    """Return whether another live process of this machine made a temporary file."""
     match = _TEMPORARY.fullmatch(path.name)
     if match is None or f".{_host()}-{match['pid']}-" not in path.name:
         return False
@@ -212,7 +212,7 @@ def _is_anothers(path: Path) -> bool:
 
 
 def remove(path: Path) -> None:
-    """Removes a file or a whole folder, if it is there."""
+    """Remove a file or a whole folder, if it is there."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
@@ -220,8 +220,8 @@ def remove(path: Path) -> None:
 
 
 def is_alive(pid: int) -> bool:
-    """Whether a process of that number runs on this machine; where that can't be asked, True."""
-    if os.name == "nt":  # the question would end it
+    """Return whether a process of that number runs on this machine; True if that can't be found out."""
+    if os.name == "nt":  # os.kill would end the process
         return True
     try:
         os.kill(pid, 0)
@@ -243,13 +243,13 @@ def _host() -> str:
 
 
 def _remove_abandoned(target: Path) -> None:
-    """Removes the temporary files of `target` whose processes on this machine are gone.
+    """Remove the temporary files of `target` whose processes on this machine are gone.
 
-    In a folder of several users of which nobody is alone, such as that of the data sets.
+    This is for folders that several users share, such as that of the data sets.
     """
     pattern = re.compile(rf"\.{re.escape(target.name)}\.{re.escape(_host())}-(\d+)-[\w-]+\.tmp")
     for path in target.parent.iterdir():
         match = pattern.fullmatch(path.name)
         if match and not is_alive(int(match[1])):
-            with contextlib.suppress(OSError):  # another user's
+            with contextlib.suppress(OSError):  # it is another user's
                 path.unlink()

@@ -1,4 +1,4 @@
-"""What this machine has: memory, so that what can't fit is refused before any is taken, cores, devices."""
+"""The memory, cores and devices of this machine, so that what can't fit is refused early."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 from lottery_jax.errors import EnvironmentFault
 
-if TYPE_CHECKING:  # imported when it is asked for devices
+if TYPE_CHECKING:  # `devices` imports it when it is called
     import jax
 
 
 def memory() -> float:
-    """Bytes of physical memory; infinite where the system does not say."""
+    """Return the bytes of physical memory; infinity where the system does not say."""
     try:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, OSError, ValueError):
@@ -21,19 +21,20 @@ def memory() -> float:
 
 
 def cores() -> list[int]:
-    """The numbers of the processor's cores that this process may use."""
+    """Return the numbers of the processor's cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return sorted(os.sched_getaffinity(0))
     return list(range(os.cpu_count() or 1))
 
 
 def devices() -> list[jax.Device]:
-    """All devices that JAX computes on, of all processes.
+    """Return all devices that JAX computes on, of all processes.
 
-    A command that needs one asks before it judges a file.
+    A command that needs a device calls this before it judges a file.
 
     Raises:
-        EnvironmentFault: JAX can't be used, such as where JAX_PLATFORMS names what is not here.
+        EnvironmentFault: JAX can't be used, for example because JAX_PLATFORMS names a platform that
+            this machine does not have.
     """
     import jax
 
@@ -44,13 +45,13 @@ def devices() -> list[jax.Device]:
 
 
 def is_no_device(error: Exception) -> bool:
-    """Whether JAX says with an error that it has no device to compute on."""
-    # Of a platform that needs another jaxlib it says so without a word.
+    """Return whether an error of JAX means that it has no device to compute on."""
+    # For a platform that needs another jaxlib it raises an AssertionError without a text.
     return isinstance(error, AssertionError) or "Unable to initialize backend" in str(error)
 
 
 def no_device(error: Exception) -> EnvironmentFault:
-    """What JAX raises where it finds no device, and what to do."""
+    """Return the error for the user where JAX finds no device, with what to do."""
     named = os.environ.get("JAX_PLATFORMS")
     said = f" ({error})" if str(error).strip() else ""
     todo = f"JAX_PLATFORMS is {named!r}: unset it or set cpu" if named else "set JAX_PLATFORMS=cpu"
@@ -58,7 +59,7 @@ def no_device(error: Exception) -> EnvironmentFault:
 
 
 def in_words(size: float) -> str:
-    """A number of bytes for a message.
+    """Return a number of bytes as text for a message.
 
     >>> in_words(2_345_678_900_000)
     '2,345.7 GB'

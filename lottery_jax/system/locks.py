@@ -1,9 +1,9 @@
-"""One process at a time in a run directory.
+"""A lock on a directory: one process at a time, and others can see which.
 
-The lock is the operating system's (`flock`), which a process that dies gives back, however it
-died; the file that it is on says who holds it. Where a file system has no locks, the file alone
-decides: it is taken over if its process was on this machine and is gone. Two that come in the same
-instant can then both take it.
+The lock is the operating system's, on a file that says who holds it; a process that dies releases
+it, however it died. On a file system without locks the file alone decides: it is taken over if its
+process was on this machine and is gone. Two processes that start in the same instant can then both
+take it.
 """
 
 from __future__ import annotations
@@ -19,15 +19,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from filelock import lock_descriptor
+
 from lottery_jax.errors import ConfigError
 from lottery_jax.system.files import is_alive
 
 NAME = ".lock"
+_NO_LOCKS_HERE = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL)
 
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Holds `folder`, which is made if it is not there, while the block runs.
+    """Hold the lock on `folder`, which is made if it is not there, while the block runs.
 
     Raises:
         ConfigError: another process holds it; names its host and process number.
@@ -54,17 +57,16 @@ def locked(folder: Path) -> Iterator[None]:
         os.write(handle, json.dumps(owner).encode())
         yield
     finally:
-        # While it is still ours: whoever opened it meanwhile notices that it is gone.
-        with contextlib.suppress(OSError):  # the next one to come takes it over
+        # The file goes while the lock is still held; whoever has opened it notices that it is gone.
+        with contextlib.suppress(OSError):  # the next process takes it over
             file.unlink()
         os.close(handle)
 
 
 def holder(folder: Path) -> dict[str, Any] | None:
-    """Who holds `folder`: `host`, `pid` and `since`; None if nobody does.
+    """Return the `host`, `pid` and `since` of the process that holds `folder`, or None; don't wait.
 
-    It is asked without waiting. Of a process on another machine, where the file system has no
-    locks, the file is believed.
+    On a file system without locks the file is believed if its process is on another machine.
 
     >>> import tempfile
     >>> folder = Path(tempfile.mkdtemp())
@@ -76,31 +78,24 @@ def holder(folder: Path) -> dict[str, Any] | None:
     """
     try:
         handle = os.open(folder / NAME, os.O_RDWR)
-    except OSError:  # nobody does, or whoever does is another user
+    except OSError:  # nobody holds it, or a process of another user
         return None
     try:
         owner = _owner(handle)
-        # The lock itself is tried only if its owner seems to be there, so that it is free for one
-        # who is about to take it.
-        if not owner or (owner["host"] == socket.gethostname() and not is_alive(owner["pid"])):
-            return None
-        return None if _try_lock(handle) else owner
+        # The lock is tried only if its owner seems to be there: a process that is about to take it
+        # must find it free.
+        return None if _is_gone(owner) or _try_lock(handle) else owner
     finally:
         os.close(handle)
 
 
 def _acquire(file: Path) -> int:
-    """An open handle of the lock's file, with the lock."""
+    """Return an open handle of the lock's file that has the lock."""
     while True:
         handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
         try:
-            free = _try_lock(handle)
-            owner = _owner(handle)
-            if free is None:  # no locks here
-                free = not owner or (
-                    owner["host"] == socket.gethostname() and not is_alive(owner["pid"])
-                )
-            if not free:
+            free, owner = _try_lock(handle), _owner(handle)
+            if not (_is_gone(owner) if free is None else free):
                 raise ConfigError(_refusal(file, owner))
             if _is_still(file, handle):
                 return handle
@@ -111,26 +106,15 @@ def _acquire(file: Path) -> int:
 
 
 def _try_lock(handle: int) -> bool | None:
-    """Whether the lock is ours now; None where there are no locks."""
-    try:
-        import fcntl
-
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except ImportError:  # Windows
+    """Return whether the lock is ours now; None where there are no locks."""
+    if os.name == "nt":  # a lock there would keep others from reading who holds it
         return None
+    try:
+        return lock_descriptor(handle, blocking=False)
     except OSError as error:
-        if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
-            return False
-        if error.errno in (
-            errno.ENOSYS,
-            errno.ENOLCK,
-            errno.EOPNOTSUPP,
-            errno.ENOTSUP,
-            errno.EINVAL,
-        ):
+        if error.errno in _NO_LOCKS_HERE:
             return None
         raise
-    return True
 
 
 def _is_still(file: Path, handle: int) -> bool:
@@ -141,13 +125,18 @@ def _is_still(file: Path, handle: int) -> bool:
 
 
 def _owner(handle: int) -> dict[str, Any]:
-    """Who wrote the file last; empty if nobody did, or was killed while writing it."""
+    """Return who wrote the file last; empty if nobody did, or was killed while writing it."""
     try:
         os.lseek(handle, 0, os.SEEK_SET)
         owner = json.loads(os.read(handle, 4096))
         return {"host": str(owner["host"]), "pid": int(owner["pid"]), "since": str(owner["since"])}
     except (ValueError, KeyError, TypeError):
         return {}
+
+
+def _is_gone(owner: dict[str, Any]) -> bool:
+    """Return whether the owner is known to hold nothing: nobody, or a dead process of this machine."""
+    return not owner or (owner["host"] == socket.gethostname() and not is_alive(owner["pid"]))
 
 
 def _refusal(file: Path, owner: dict[str, Any]) -> str:

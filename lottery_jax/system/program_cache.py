@@ -1,4 +1,4 @@
-"""Compiled programs that JAX keeps for the next run: what can't be read is replaced, and said once."""
+"""The compiled programs that JAX keeps for later runs: damaged ones are replaced and reported once."""
 
 from __future__ import annotations
 
@@ -12,23 +12,24 @@ from typing import Any
 
 from lottery_jax.errors import one_line
 
-_JAXS = r"Error (reading|writing) persistent compilation cache entry for '(.+?)': (.*)"
+_WARNING = r"Error (reading|writing) persistent compilation cache entry for '(.+?)': (.*)"
 
 
 def mend_when_read(folder: Callable[[], str | None]) -> None:
-    """From now on what JAX warns of in its compilation cache is mended and said in one line.
+    """Replace damaged entries of JAX's compilation cache from now on, with one line for the user.
 
     JAX would warn of a damaged entry in each run, since it never replaces one. All entries of that
-    program's name are removed, for JAX does not say which one it was; they are compiled again.
+    program's name are removed, because JAX does not say which of them is damaged; they are compiled
+    again.
 
     Args:
-        folder: gives the cache's directory.
+        folder: a function that returns the cache's directory, or None.
     """
     said: set[str] = set()
     usual = warnings.showwarning
 
     def show(message: Warning | str, *more: Any, **also: Any) -> None:
-        found = re.match(_JAXS, str(message), re.DOTALL)
+        found = re.match(_WARNING, str(message), re.DOTALL)
         if found is None:
             usual(message, *more, **also)
             return
@@ -46,12 +47,12 @@ def mend_when_read(folder: Callable[[], str | None]) -> None:
             print(f"warning: {where}: {what} ({one_line(error, 200)})", file=sys.stderr)
 
     warnings.showwarning = show
-    # Each time, and never as an error, whatever PYTHONWARNINGS says.
+    # JAX must warn each time, and never raise an error, whatever PYTHONWARNINGS says.
     warnings.filterwarnings("always", "Error (reading|writing) persistent compilation cache")
 
 
 def _remove(folder: Path, name: str) -> None:
-    with contextlib.suppress(OSError):  # another user's
+    with contextlib.suppress(OSError):  # they are another user's
         for entry in folder.iterdir():
             if re.fullmatch(rf"{re.escape(name)}-[0-9a-f]+-(cache|atime)", entry.name):
                 entry.unlink(missing_ok=True)

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import jax
 
-# The implementation of every random key of a run.
+# The implementation of all random keys of a run.
 PRNG = "threefry2x32"
 
-# The user may have a reason to choose these, such as more precision on a GPU.
+# Users may have a reason to change these, such as more precision on a GPU.
 _RECORDED = (
     "jax_default_matmul_precision",
     "jax_disable_jit",
@@ -27,23 +27,23 @@ _RECORDED = (
     "jax_use_shardy_partitioner",
 )
 _ENVIRONMENT = ("LIBTPU_INIT_ARGS", "NVIDIA_TF32_OVERRIDE", "TF_CUDNN_DETERMINISTIC")
-# Flags of XLA that say how many devices there are, and where files are written.
+# Flags of XLA that can change no result: the number of devices, and where files are written.
 _HARMLESS = re.compile(r"--xla_(force_host_platform_device_count|dump_\w+|\w+_cache_dir)(=.*)?")
 
 
 @contextlib.contextmanager
 def fixed() -> Iterator[None]:
-    """Compute in the block as the program was written: with float32 and threefry keys.
+    """Compute in the block with the settings of this program: float32 and threefry keys.
 
-    Whatever the user has set for 64-bit numbers, the kind and the offset of random keys, and the
-    promotion of dtypes and ranks has no effect in the block. It may decorate a function.
+    The user's settings for 64-bit numbers, for the kind and the offset of random keys, and for the
+    promotion of dtypes and ranks have no effect in the block. It may decorate a function.
 
     >>> with jax.default_prng_impl("rbg"), fixed():
     ...     print(jax.random.key_impl(jax.random.key(0)))
     threefry2x32
     """
     offset = jax.config.values["jax_random_seed_offset"]
-    with contextlib.ExitStack() as held:
+    with contextlib.ExitStack() as stack:
         for setting in (
             jax.enable_x64(False),
             jax.default_prng_impl(PRNG),
@@ -51,16 +51,16 @@ def fixed() -> Iterator[None]:
             jax.numpy_dtype_promotion("standard"),
             jax.numpy_rank_promotion("allow"),
         ):
-            held.enter_context(setting)
-        held.callback(jax.config.update, "jax_random_seed_offset", offset)
+            stack.enter_context(setting)
+        stack.callback(jax.config.update, "jax_random_seed_offset", offset)
         jax.config.update("jax_random_seed_offset", 0)
         yield
 
 
 def recorded() -> dict[str, str]:
-    """Return the settings that are left to the user and can change a result, by name.
+    """Return, by name, the settings that are left to the user and can change a result.
 
-    Flags of XLA are listed one by one; a setting of the environment is left out where it is not set.
+    Flags of XLA are listed one by one; an environment variable that is not set is left out.
     """
     known = jax.config.values
     found = {
@@ -71,7 +71,7 @@ def recorded() -> dict[str, str]:
 
 
 def _xla_flags(text: str) -> dict[str, str]:
-    if text and not text.startswith("-"):  # XLA then takes it for the name of a file
+    if text and not text.startswith("-"):  # XLA takes such a text for the name of a file
         with contextlib.suppress(OSError, ValueError):
             text = Path(text).read_text(encoding="utf-8")
     flags = [flag for flag in text.split() if not _HARMLESS.fullmatch(flag)]

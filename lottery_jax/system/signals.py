@@ -1,4 +1,4 @@
-"""Signals that ask a run to stop: Ctrl-C, SIGTERM, SIGHUP, SIGUSR1, SIGUSR2. It saves first.
+"""The signals that ask a run to save and stop: Ctrl-C, SIGTERM, SIGHUP, SIGUSR1, SIGUSR2.
 
 A closed terminal sends SIGHUP; batch systems send SIGUSR1 or SIGUSR2 before they take a machine
 away.
@@ -18,23 +18,23 @@ from pathlib import Path
 from types import FrameType
 
 _NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
-ASK_TO_STOP = tuple(
+ASK_TO_STOP = tuple(  # Windows has only the first two
     signal.Signals[name] for name in _NAMES if hasattr(signal, name)
-)  # on Windows 2
-# Signals that mean nothing by themselves.
+)
+# Signals that have no meaning of their own.
 _USERS_OWN = tuple(number for number in ASK_TO_STOP if number.name.startswith("SIGUSR"))
 _EXTENSION_SET_UP = {
     ExtensionFileLoader.create_module.__code__,
     ExtensionFileLoader.exec_module.__code__,
 }
-_elsewhere: set[int] = set()  # handlers are a process's, and so is this
+_elsewhere: set[int] = set()  # one for the process, as handlers are
 
 
 class Terminated(KeyboardInterrupt):
-    """A signal other than Ctrl-C that asks to stop, such as schedulers' SIGTERM.
+    """A signal other than Ctrl-C that asks to stop, such as SIGTERM from a scheduler.
 
     Attributes:
-        number: of the signal.
+        number: the number of the signal.
     """
 
     def __init__(self, number: int = signal.SIGTERM) -> None:
@@ -43,15 +43,17 @@ class Terminated(KeyboardInterrupt):
 
 
 def exit_status(interrupt: KeyboardInterrupt) -> int:
-    """128 and the signal's number, as shells have it: 130 for Ctrl-C, 143 for SIGTERM."""
+    """Return 128 plus the signal's number, as shells do: 130 for Ctrl-C, 143 for SIGTERM."""
     return 128 + (interrupt.number if isinstance(interrupt, Terminated) else signal.SIGINT)
 
 
 def raise_when_asked_to_stop(*, hangup: bool = True) -> None:
-    """From now on the signals raise `Terminated` in the main thread, as Ctrl-C does its own.
+    """Have the signals raise `Terminated` in the main thread from now on; Ctrl-C KeyboardInterrupt.
 
-    One that is ignored, such as SIGHUP under nohup, stays ignored, but for SIGTERM. Without
-    `hangup` SIGHUP, of a closed terminal, is left as it is.
+    A signal that is ignored, such as SIGHUP under nohup, stays ignored; SIGTERM does not.
+
+    Args:
+        hangup: whether SIGHUP, which a closed terminal sends, is handled too.
     """
     for number in not_ignored():
         if hangup or number.name != "SIGHUP":
@@ -59,22 +61,22 @@ def raise_when_asked_to_stop(*, hangup: bool = True) -> None:
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:
-    if _can_not_be_raised(frame):  # asked again in a moment, when that is over
+    if _would_be_lost(frame):  # send it again in a moment, when that is over
         threading.Timer(0.02, os.kill, (os.getpid(), number)).start()
         return
     if number == signal.SIGINT:
         raise KeyboardInterrupt
-    if number != signal.SIGTERM:  # a closed terminal may say so twice; SIGTERM hurries
+    if number != signal.SIGTERM:  # a closed terminal may send two; a second SIGTERM means haste
         signal.signal(number, signal.SIG_IGN)
     raise Terminated(number)
 
 
-def _can_not_be_raised(frame: FrameType | None) -> bool:
-    """Whether an error that is raised here would be dropped, or would end the process without a word.
+def _would_be_lost(frame: FrameType | None) -> bool:
+    """Return whether an error that is raised here would be dropped, or would crash the process.
 
-    Python drops it in a destructor and while it collects garbage: JAX has a callback for that, in
-    which a signal often arrives while modules are imported. A module written in C can crash if its
-    set-up is cut short, or turns the error into one of its own.
+    Python drops an error in a destructor and while it collects garbage. JAX has a callback for
+    garbage collection, in which a signal often arrives while modules are imported. A module written
+    in C can crash if its set-up is cut short, or replaces the error by one of its own.
     """
     callbacks = {getattr(callback, "__code__", None) for callback in gc.callbacks}
     while frame is not None:
@@ -87,7 +89,7 @@ def _can_not_be_raised(frame: FrameType | None) -> bool:
 
 
 def not_ignored() -> list[signal.Signals]:
-    """The signals that a program may handle: SIGTERM, and those that whoever started it let through."""
+    """Return the signals that a program may handle: SIGTERM, and those that its parent did not ignore."""
     return [
         number
         for number in ASK_TO_STOP
@@ -96,18 +98,19 @@ def not_ignored() -> list[signal.Signals]:
 
 
 def handled_elsewhere(number: int) -> None:
-    """From now on `defer_signals` leaves a signal alone: it has a handler that Python does not know of."""
+    """Have `defer_signals` leave a signal alone from now on, because C code handles it."""
     _elsewhere.add(number)
 
 
 @contextmanager
 def defer_signals() -> Iterator[list[int]]:
-    """Puts signals that ask to stop off until the block has ended; then they have their usual effect.
+    """Defer signals that ask to stop until the block has ended; then they have their usual effect.
 
-    Gives the list of those that have arrived, for a block that can end early. An error of the
-    block's own goes before them. A signal that is ignored stays ignored, and SIGUSR1 or SIGUSR2
-    with a handler of the user's own, who alone knows what it means, goes to that handler at once.
-    In other threads than the main one, where signals never arrive, nothing is changed.
+    Yields the list of signals that have arrived, for a block that can end early. If the block
+    raises an error, the signals are dropped in its favour. A signal that is ignored stays ignored.
+    SIGUSR1 or SIGUSR2 with a handler of the user's own goes to that handler at once, because only
+    the user knows its meaning. Outside the main thread, where signals never arrive, this does
+    nothing.
 
     >>> try:
     ...     with defer_signals() as arrived:
@@ -122,7 +125,7 @@ def defer_signals() -> Iterator[list[int]]:
     if threading.current_thread() is not threading.main_thread():
         yield arrived
         return
-    usual = {n: signal.getsignal(n) for n in ASK_TO_STOP if _can_be_put_off(n)}
+    usual = {n: signal.getsignal(n) for n in ASK_TO_STOP if _can_be_deferred(n)}
     failed = False
     try:
         with _blocked():
@@ -141,16 +144,16 @@ def defer_signals() -> Iterator[list[int]]:
 
 
 class _Arrived(list[int]):
-    """Signals that have arrived; a handler that notes them."""
+    """A list of the signals that have arrived, and the handler that appends them."""
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         self.append(int(number))
 
 
-def _can_be_put_off(number: int) -> bool:
+def _can_be_deferred(number: int) -> bool:
     handler = signal.getsignal(number)
     if number in _elsewhere or handler in (None, signal.SIG_IGN):
-        return False  # a handler that was not set from Python can't be put back
+        return False  # Python can't put a handler back that it did not set
     if handler == signal.SIG_DFL:
         return not _is_caught_outside_python(number)
     ours = handler is _terminate or isinstance(handler, _Arrived)
@@ -158,7 +161,7 @@ def _can_be_put_off(number: int) -> bool:
 
 
 def _is_caught_outside_python(number: int) -> bool:
-    """Whether there is a handler that Python does not know of, as faulthandler's; asked on Linux."""
+    """Return whether C code handles the signal, as faulthandler does; only Linux can tell."""
     try:
         status = Path("/proc/self/status").read_text()
     except OSError:
@@ -169,7 +172,7 @@ def _is_caught_outside_python(number: int) -> bool:
 
 @contextmanager
 def _blocked() -> Iterator[None]:
-    """Has signals wait while their handlers are changed, so that all are or none is."""
+    """Have signals wait while their handlers are changed, so that all are changed or none is."""
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return

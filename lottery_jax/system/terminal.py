@@ -1,4 +1,4 @@
-"""Standard output and error that may be closed: a program goes on when nobody reads it any more."""
+"""Standard output and error that may be closed: a program continues when nobody reads them."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-# The reader of a pipe has ended (`| head`); the terminal is closed.
+# Errors that say that the reader of a pipe has ended (`| head`), or that the terminal is closed.
 _NOBODY_READS = (errno.EPIPE, errno.EIO)
 
 
 class _Output(io.FileIO):
-    """A stream of the process; what is written after its reader has gone is dropped."""
+    """A stream of the process that drops what is written after its reader has gone."""
 
     def write(self, data: Any) -> int:
         try:
@@ -23,7 +23,7 @@ class _Output(io.FileIO):
         except OSError as error:
             if error.errno not in _NOBODY_READS:
                 raise
-            # For all that write there, in whatever language.
+            # The descriptor itself, because C code writes there too.
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, self.fileno())
             os.close(nowhere)
@@ -32,9 +32,9 @@ class _Output(io.FileIO):
 
 @contextmanager
 def may_be_closed() -> Iterator[None]:
-    """Has no output in the block fail because nobody reads it any more, on a pipe or a terminal.
+    """Have output in the block dropped, not fail, when the pipe or terminal is closed.
 
-    Streams that were put in the place of the process's own, as a notebook does, are left alone.
+    Streams that have replaced the process's own, as in a notebook, are left alone.
     """
     before = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = map(_tolerant, before)
@@ -50,7 +50,7 @@ def may_be_closed() -> Iterator[None]:
 
 def _tolerant(stream: Any) -> Any:
     buffer = getattr(stream, "buffer", None)
-    raw = getattr(buffer, "raw", buffer)  # without a buffer between them where Python runs with -u
+    raw = getattr(buffer, "raw", buffer)  # `python -u` has no buffer in between
     if type(raw) is not io.FileIO:
         return stream
     stream.flush()

@@ -1,14 +1,15 @@
-"""Tickets: a mask, the weights to start from, and where both came from; kept and shared.
+"""Tickets: a mask, the weights to start from, and the origin of both; kept and shared.
 
     python -m lottery_jax.tickets --help
 
-A ticket is kept in a directory (`store.py`, with Orbax), travels as one small file (`portable.py`,
-safetensors) and goes to and from PyTorch (`pytorch.py`). `load_ticket` reads both of the former.
+A ticket is kept in a directory (`store.py`, with Orbax) or in one small file (`portable.py`, with
+safetensors); `load_ticket` reads both. `pytorch.py` imports and exports weights of PyTorch.
 """
 
 from __future__ import annotations
 
 from lottery_jax.tickets.compare import Comparison, Overlap, compare_tickets
+from lottery_jax.tickets.metadata import FORMAT_VERSION
 from lottery_jax.tickets.portable import is_portable, save_portable
 from lottery_jax.tickets.pytorch import export_pytorch, import_pytorch
 from lottery_jax.tickets.store import (
@@ -17,7 +18,7 @@ from lottery_jax.tickets.store import (
     read_metadata,
     save_ticket,
 )
-from lottery_jax.tickets.ticket import FORMAT_VERSION, Ticket, model_of, tree_hash
+from lottery_jax.tickets.ticket import Ticket, model_of, tree_hash
 
 __all__ = [
     "FORMAT_VERSION",

@@ -10,7 +10,7 @@
 
 A TICKET is a ticket directory or a portable file (.safetensors).
 
-Exit status: 0 done; 1 a ticket that list or verify found is bad; 2 a mistake, said in one line.
+Exit status: 0 done; 1 list or verify found a bad ticket; 2 a mistake, explained in one line.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ _PYTORCH = (".pth", ".pt")
 
 
 def find(paths: Sequence[Path]) -> list[Path]:
-    """The tickets at and below `paths`, each once, directories and portable files in name order.
+    """List the tickets at and below `paths`, each once, directories and files in name order.
 
-    A `.safetensors` file that is none is passed over, one that can't be read is not.
+    A `.safetensors` file without a ticket is passed over; one that can't be read is listed.
 
     Raises:
         TicketError: there are none at or below one of the paths.
@@ -49,14 +49,14 @@ def find(paths: Sequence[Path]) -> list[Path]:
 
 
 def _below(folder: Path) -> list[Path]:
-    """The tickets below a folder, each once, also through symbolic links to folders.
+    """List the tickets below a folder, each once, following symbolic links to folders.
 
-    Each real folder is looked into once, so links in a circle end. Links within a ticket are not
-    followed: whoever made it is a stranger.
+    Each real folder is looked into once, so that links in a circle end. Links within a ticket are
+    not followed, because a stranger may have made it.
     """
     found: list[Path] = []
     seen: set[tuple[int, int]] = set()
-    folders = [folder]  # and no recursion: they can be deeper than Python's stack
+    folders = [folder]  # a list, because folders can be deeper than Python's stack
     while folders:
         here = folders.pop()
         try:
@@ -77,7 +77,7 @@ def _below(folder: Path) -> list[Path]:
 
 
 def _is_passed_over(path: Path) -> bool:
-    """Whether a killed process left it unfinished, or a desktop or file system made it."""
+    """Return whether a killed process left it unfinished, or a desktop or file system made it."""
     return is_temporary(path) or is_clutter(path.name)
 
 
@@ -91,7 +91,7 @@ def _may_be_portable(file: Path) -> bool:
 
 
 def list_tickets(paths: Sequence[Path]) -> bool:
-    """Prints a table of the tickets below `paths`; returns whether all could be read."""
+    """Print a table of the tickets below `paths`; return whether all could be read."""
     rows, errors = [], []
     for path in find(paths):
         try:
@@ -105,7 +105,7 @@ def list_tickets(paths: Sequence[Path]) -> bool:
 
 
 def verify(paths: Sequence[Path], *, allow_nonfinite: bool = False) -> bool:
-    """Loads every ticket below `paths` and says of each what is wrong; returns whether none is."""
+    """Load each ticket below `paths` and print what is wrong with it; return whether all are good."""
     good = True
     for path in find(paths):
         try:
@@ -121,7 +121,7 @@ def verify(paths: Sequence[Path], *, allow_nonfinite: bool = False) -> bool:
 def export(
     path: Path, file: Path, weights: str | None, *, force: bool, allow_nonfinite: bool = False
 ) -> None:
-    """Writes a ticket to a portable file, or its weights to a PyTorch file."""
+    """Write a ticket to a portable file, or its weights to a PyTorch file."""
     if file.suffix not in (portable.SUFFIX, *_PYTORCH):
         raise ConfigError(f"{file}: must end in .safetensors (portable), or .pth or .pt (PyTorch)")
     if weights and file.suffix not in _PYTORCH:
@@ -136,7 +136,7 @@ def export(
 
 
 def import_(args: argparse.Namespace) -> None:
-    """Makes a ticket directory of a portable file or of a PyTorch file."""
+    """Make a ticket directory of a portable file or of a PyTorch file."""
     _check_free(args.ticket, args.force)
     is_ticket = args.file.suffix == portable.SUFFIX and portable.is_portable(args.file)
     given = [n for n in ("model", "data", "stem", "start", "mean", "std") if getattr(args, n)]
@@ -187,7 +187,7 @@ def _numbers(kind: Callable[[str], float]) -> Callable[[str], list[float]]:
     def parse(text: str) -> list[float]:
         return [kind(part) for part in text.split(",")]
 
-    parse.__name__ = "numbers, with commas between"  # which argparse puts into its message
+    parse.__name__ = "numbers, with commas between"  # argparse puts it into its message
     return parse
 
 
@@ -206,14 +206,14 @@ def _parser() -> argparse.ArgumentParser:
         of.add_argument("--allow_nonfinite", action="store_true",
                         help="load weights that are infinite or NaN")  # fmt: skip
 
-    a = command("list", "a table of all tickets below folders")
+    a = command("list", "print a table of all tickets below folders")
     a.add_argument("paths", nargs="+", type=path_argument, metavar="RUN_OR_FOLDER")
-    a = command("show", "what a ticket is and where it came from")
+    a = command("show", "show what a ticket is and where it came from")
     a.add_argument("ticket", type=path_argument, metavar="TICKET")
     a = command("verify", "load tickets and check all that can be checked")
     a.add_argument("paths", nargs="+", type=path_argument, metavar="TICKET_OR_FOLDER")
     allow_nonfinite(a)
-    a = command("compare", "the overlap of two tickets of a network, beside that of chance")
+    a = command("compare", "compare the overlap of two tickets of a network with that of chance")
     a.add_argument("a", type=path_argument, metavar="A")
     a.add_argument("b", type=path_argument, metavar="B")
     allow_nonfinite(a)
@@ -232,20 +232,22 @@ def _parser() -> argparse.ArgumentParser:
     allow_nonfinite(a)
     b = a.add_argument_group("for a PyTorch file (state dict or checkpoint)")
     b.add_argument("--model", help="the network, such as vgg19")
-    b.add_argument("--stem", help="of a ResNet: cifar or imagenet")
+    b.add_argument("--stem", help="the stem of a ResNet: cifar or imagenet")
     b.add_argument("--data", help="what it was trained on, such as cifar10")
     b.add_argument(
         "--start", type=path_argument, help="the weights to start from; default: FILE's own"
     )
-    b.add_argument("--mean", type=_numbers(float), help="of its normalisation; default: 0 each")
-    b.add_argument("--std", type=_numbers(float), help="of its normalisation; default: 1 each")
+    b.add_argument(
+        "--mean", type=_numbers(float), help="the means it was normalised with; default: 0 each"
+    )
+    b.add_argument("--std", type=_numbers(float), help="the standard deviations; default: 1 each")
     b.add_argument("--input_shape", type=_numbers(int), default=[32, 32, 3],
                    help="height,width,channels; default: 32,32,3")  # fmt: skip
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit status."""
+    """Run the command line; return the exit status."""
     args = _parser().parse_args(argv)
     good = True
 

@@ -1,7 +1,7 @@
-"""What a file of PyTorch's weights holds: tensors by name, and masks beside them.
+"""Files of PyTorch's weights: tensors by name, and masks beside them.
 
-Files of `torch.save` are checked by `pickles.py` and read with `weights_only=True`, safetensors
-files without PyTorch. Nothing here knows a network.
+Files of `torch.save` are checked by `pickles.py` and read with `weights_only=True`; safetensors
+files are read without PyTorch. Nothing here knows a network.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from lottery_jax.tickets.untrusted.pickles import checked_for_torch
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-# Under which names a checkpoint keeps the state dict itself. Of several the first is taken: weights
-# that were trained before their moving average.
+# The names under which a checkpoint may keep the state dict itself. If it has several, the first is
+# taken, so that trained weights go before their moving average.
 WRAPPINGS = ("model_state_dict", "state_dict", "model", "net", "network", "module", "weights",
              "params", "ema", "model_ema", "ema_model", "state_dict_ema", "ema_state_dict")  # fmt: skip
-# Earlier ones could be made to run a file's code with weights_only=True too (CVE-2025-32434).
+# A file could make earlier versions run its code, even with weights_only=True (CVE-2025-32434).
 OLDEST_TORCH = (2, 6)
 _SAFETENSORS = {
     "F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": jnp.bfloat16, "I64": "<i8", "I32": "<i4",
@@ -36,13 +36,13 @@ _SAFETENSORS = {
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
-    """A state dict as it was found.
+    """A state dict as it was found in a file.
 
     Attributes:
-        entries: tensors of PyTorch or arrays of NumPy by name, in the order of the file, and
-            whatever else was between them.
+        entries: tensors of PyTorch or arrays of NumPy by name, in the order of the file, with
+            whatever else was among them.
         nesting: the names under which the state dict was kept, from the outermost.
-        masks: what looks like masks beside it, by where it was found.
+        masks: the values that look like masks beside it, by the place where each was found.
     """
 
     entries: dict[Any, Any]
@@ -51,7 +51,7 @@ class Checkpoint:
 
 
 def import_torch(path: str | os.PathLike[str]) -> Any:
-    """PyTorch; `path` is for the message.
+    """Import PyTorch; `path` is for the message.
 
     Raises:
         TicketError: it is not installed.
@@ -64,7 +64,7 @@ def import_torch(path: str | os.PathLike[str]) -> Any:
 
 
 def is_safe_version(version: str) -> bool:
-    """Whether a PyTorch of this version reads strangers' files without running them.
+    """Return whether a PyTorch of this version reads strangers' files without running them.
 
     >>> [is_safe_version(version) for version in ("2.5.1", "2.6.0+cpu", "2.10.0", "2.6.0rc1")]
     [False, True, True, False]
@@ -77,20 +77,20 @@ def is_safe_version(version: str) -> bool:
 
 
 def is_tensor(value: Any) -> bool:
-    """Whether a value is a tensor of PyTorch or an array of NumPy."""
+    """Return whether a value is a tensor of PyTorch or an array of NumPy."""
     return isinstance(value, np.ndarray) or hasattr(type(value), "untyped_storage")
 
 
 def dtype_name(value: Any) -> str:
-    """The name of a tensor's dtype, such as `bfloat16`; of another value its type's."""
+    """Return the name of a tensor's dtype, such as `bfloat16`, or of another value's type."""
     return str(getattr(value, "dtype", type(value).__name__)).removeprefix("torch.")
 
 
 def as_array(value: Any) -> Array:
-    """A tensor as an array of NumPy; floats of any size as float32.
+    """Return a tensor as an array of NumPy; floats of any size become float32.
 
     Raises:
-        ValueError: it is no plain tensor, or is larger than what its file holds of it.
+        ValueError: it is not a plain tensor, or is larger than what its file holds of it.
     """
     if isinstance(value, np.ndarray):
         array = value
@@ -106,18 +106,18 @@ def as_array(value: Any) -> Array:
         except (AttributeError, TypeError, RuntimeError, NotImplementedError) as error:
             raise ValueError(str(error).splitlines()[0]) from error
     is_float = array.dtype.kind == "f" or array.dtype == jnp.bfloat16
-    with np.errstate(over="ignore"):  # an infinity is found by who asks for finite weights
+    with np.errstate(over="ignore"):  # `check_finite` finds the infinity
         return array.astype(np.float32) if is_float else array
 
 
 def _plain(tensor: Any) -> Any:
     import torch
 
-    return torch.Tensor.detach(tensor)  # not a method that a pickle may have replaced
+    return torch.Tensor.detach(tensor)  # not the method, which a pickle may have replaced
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
-    """Read a state dict, or a checkpoint that has one; nothing in the file is run.
+    """Read a state dict, or a checkpoint that has one; nothing in the file is executed.
 
     Raises:
         TicketError: it can't be read, or has no state dict; or PyTorch is not installed or too old.
@@ -152,7 +152,7 @@ def _in(nesting: list[str]) -> str:
 
 
 def some(names: Any) -> str:
-    """The first few of some names.
+    """Return the first few names, and how many more there are.
 
     >>> some(["a", "b", "c", "d", "e"])
     'a, b, c and 2 more'
@@ -163,14 +163,14 @@ def some(names: Any) -> str:
 
 
 def _is_wrapped(value: Any) -> bool:
-    """Whether a dict has tensors, or a wrapping that may have them."""
+    """Return whether a value is a dict with tensors, or with a wrapping that may have them."""
     return isinstance(value, dict) and any(
         is_tensor(v) or (k in WRAPPINGS and isinstance(v, dict)) for k, v in dict.items(value)
     )
 
 
 def _is_mask(key: Any, value: Any) -> bool:
-    """Whether an entry looks like masks; those of a state dict have a layer's name and a point."""
+    """Return whether an entry looks like masks; names with a point are of a state dict itself."""
     if not isinstance(key, str) or "mask" not in key.lower() or "." in key:
         return False
     if is_tensor(value):
@@ -179,7 +179,7 @@ def _is_mask(key: Any, value: Any) -> bool:
 
 
 def _masks_of(contents: dict[Any, Any], where: str) -> Iterator[tuple[str, Any]]:
-    """What looks like masks in a dict, and in those of its dicts that are no weights."""
+    """Yield the values that look like masks in a dict, and in its dicts that are not weights."""
     for key, value in dict.items(contents):
         if _is_mask(key, value):
             yield f"{where}{key}", value
@@ -196,7 +196,7 @@ def _check_storages(file: Path, tensors: dict[Any, Any]) -> None:
             try:
                 storage = _plain(value).untyped_storage()
             except (AttributeError, TypeError, RuntimeError, NotImplementedError):
-                continue  # a sparse tensor; it is refused if it is of the network
+                continue  # a sparse tensor; it is refused later if the network needs it
             storages[storage.data_ptr()] = storage.nbytes()
     if sum(storages.values()) > file.stat().st_size:
         raise TicketError(f"{file}: can't be read: its tensors are larger than it is")
@@ -218,7 +218,7 @@ def _read_safetensors(file: Path) -> dict[str, Any]:
 
 @dataclasses.dataclass(frozen=True)
 class _Unknown:
-    """A tensor of a dtype that no network here has, such as complex or of 8 bits."""
+    """A tensor of a dtype that no network here has, such as complex numbers."""
 
     dtype: str
     ndim: int
@@ -234,14 +234,14 @@ def _unpickled(file: Path) -> Any:
     content = checked_for_torch(file)
     try:
         return torch.load(content, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever a damaged file makes of PyTorch's reader
+    except Exception as error:  # PyTorch's reader raises many kinds for damaged files
         raise_if_environment(error)
         if foreign := re.search(r"(?i)unsupported (?:global: )?GLOBAL (\S+)", str(error)):
             raise TicketError(
                 f"{file}: holds other objects than tensors and plain containers, which are not "
                 f"read: {foreign[1]}; save model.state_dict() alone"
             ) from error
-        # PyTorch's own advice comes first: to run the file.
+        # PyTorch's text begins with the advice to run the file, which is left out.
         lines = str(error).rpartition("WeightsUnpickler error: ")[2].split("\n")
         says = next((line for line in lines if line.strip()), "")
         raise TicketError(f"{file}: can't be read: {type(error).__name__}: {says}") from error

@@ -1,4 +1,4 @@
-"""How alike two tickets are, and how much of each does anything."""
+"""The overlap of two tickets, and how much of each takes part in the computation."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from lottery_jax.tickets.ticket import Ticket, model_of
 
 @dataclasses.dataclass(frozen=True)
 class Overlap:
-    """What two masks have in common, of one layer or of several together.
+    """The overlap of two masks in one layer, or in several together; all are counts of weights.
 
     Attributes:
         size: weights in all.
         kept_a: weights that A keeps.
         kept_b: weights that B keeps.
         both: weights that both keep.
-        same_start: of these, the starting weights with the same sign in A and B.
-        same_trained: likewise the trained weights.
+        same_start: weights that both keep and whose starting values have the same sign.
+        same_trained: weights that both keep and whose trained values have the same sign.
     """
 
     size: int
@@ -35,17 +35,17 @@ class Overlap:
 
     @property
     def by_chance(self) -> float:
-        """The expected `both` of a mask of A's size with one of B's, drawn independently."""
+        """The expected `both` of two masks that are drawn independently with these counts."""
         return self.kept_a * self.kept_b / self.size
 
     @property
     def ratio(self) -> float:
-        """`both` over what chance gives; NaN if that is nothing."""
+        """`both` over `by_chance`; NaN if `by_chance` is 0."""
         return self.both / self.by_chance if self.by_chance else math.nan
 
     @property
     def jaccard(self) -> float:
-        """The weights that both keep over those that either keeps; NaN if there are none."""
+        """The weights that both keep over the weights that either keeps; NaN if there are none."""
         either = self.kept_a + self.kept_b - self.both
         return self.both / either if either else math.nan
 
@@ -55,10 +55,10 @@ class Comparison:
     """Two tickets, A and B, of the same network.
 
     Attributes:
-        layers: of each layer that has one shape in both, in A's order.
-        left_out: of each other layer, the shapes of its kernel in A and in B.
-        density: of all prunable weights of A and of B.
-        effective_density: likewise, counting only weights on a path from input to output.
+        layers: the overlap in each layer that has the same shape in both, in A's order.
+        left_out: for each other layer, the shapes of its kernel in A and in B.
+        density: the shares of the prunable weights that A and B keep.
+        effective_density: the same, counting only weights on a path from input to output.
     """
 
     layers: dict[str, Overlap]
@@ -68,18 +68,18 @@ class Comparison:
 
     @property
     def total(self) -> Overlap:
-        """All of `layers` together; its `by_chance` is that of masks drawn over all of them."""
+        """The overlap in all `layers` together; its `by_chance` is for masks over all of them."""
         columns = zip(*map(dataclasses.astuple, self.layers.values()), strict=True)
         return Overlap(*map(sum, columns))
 
     @property
     def by_chance_within_layers(self) -> float:
-        """The expected overlap of masks with these counts in each layer, otherwise random."""
+        """The expected overlap of masks that are random but for their counts in each layer."""
         return sum(overlap.by_chance for overlap in self.layers.values())
 
 
 def compare_tickets(a: Ticket, b: Ticket) -> Comparison:
-    """Compares two tickets layer by layer, weight by weight.
+    """Compare two tickets layer by layer, weight by weight.
 
     Layers of different shapes, such as the heads for 10 and for 100 classes, are left out.
 

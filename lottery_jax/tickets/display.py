@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import jax
 from rich import box
@@ -15,13 +14,12 @@ from rich.table import Table
 
 from lottery_jax.errors import TicketError, one_line
 from lottery_jax.tickets.compare import Comparison, Overlap
-from lottery_jax.tickets.ticket import PARTS, expected_arrays
-
-Metadata = Mapping[str, Any]
+from lottery_jax.tickets.metadata import KEYS, PARTS, Metadata
+from lottery_jax.tickets.ticket import expected_arrays
 
 
 def listing(rows: Iterable[tuple[str, ...]]) -> Table:
-    """A line for each ticket, from `row`."""
+    """Return a table with a line for each ticket, made by `row`."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in ("seed", "level", "control", "density", "accuracy"):
         table.add_column(name, justify="left" if name == "control" else "right", no_wrap=True)
@@ -32,7 +30,7 @@ def listing(rows: Iterable[tuple[str, ...]]) -> Table:
 
 
 def row(path: Path, metadata: Metadata) -> tuple[str, ...]:
-    """The cells of a ticket in `listing`.
+    """Return the cells of a ticket in `listing`.
 
     Raises:
         TicketError: a value is not what `save_ticket` writes.
@@ -48,7 +46,7 @@ def row(path: Path, metadata: Metadata) -> tuple[str, ...]:
 
 
 def card(path: Path, metadata: Metadata) -> RenderableType:
-    """All that the metadata says of one ticket.
+    """Return a table of all that the metadata says about one ticket.
 
     Raises:
         TicketError: a value is not what `save_ticket` writes.
@@ -76,39 +74,44 @@ def _showing(path: Path) -> Iterator[None]:
 
 
 def _facts(path: Path, metadata: Metadata) -> Iterator[tuple[str, str]]:
-    params = expected_arrays(path, dict(metadata))["params"]
-    kept, total = metadata["weights_remaining"], metadata["weights_total"]
+    """Yield the lines on a ticket, each a name and a text, in the order of `KEYS`."""
     result = metadata.get("result") or {}
-    options = {name: value for name, value in metadata["model"].items() if name != "name"}
-    yield "network", f"{metadata['model']['name']} ({_joined(options)})"
-    yield "classes", str(metadata["num_classes"])
-    yield "images", "x".join(map(str, metadata["input_shape"]))
-    if "resize" in metadata:
-        yield "resize", str(metadata["resize"])
-    yield (
-        "data",
-        f"{metadata['data']}, mean {_numbers(metadata['mean'])}, std {_numbers(metadata['std'])}",
-    )
-    yield (
-        "parameters",
-        f"{sum(leaf.size for leaf in jax.tree.leaves(params))}, {total} of them prunable",
-    )
-    yield "density", f"{metadata['density']:.2%}, {kept} weights"
-    yield "accuracy", _percent(result.get("test_accuracy")) or "not known"
-    if rest := _joined({name: n for name, n in result.items() if name != "test_accuracy"}):
-        yield "measured", rest
-    for name in ("seed", "level", "control", "rewind_step"):
-        if name in metadata:
-            yield name.replace("_", " "), str(metadata[name])
-    for name in ("optimizer", "found_by", "method", "imported"):
-        if value := metadata.get(name):
-            yield name.replace("_", " "), _joined(value)
-    if "config_fingerprint" in metadata:
-        yield "config", str(metadata["config_fingerprint"])
-    if "lottery_jax_version" in metadata:
-        yield "made with", f"lottery_jax {metadata['lottery_jax_version']}"
-    hashes = metadata["sha256"]
-    yield "sha256", ", ".join(f"{part} {hashes[part][:8]}" for part in PARTS)
+    for name, key in KEYS.items():
+        if name == "result":
+            yield key.label, _percent(result.get("test_accuracy")) or "not known"
+            others = {name: n for name, n in result.items() if name != "test_accuracy"}
+            if others:
+                yield "measured", _joined(others)
+        elif (
+            key.label
+            and (key.is_universal or name in metadata)
+            and (text := _text(path, name, metadata))
+        ):
+            yield key.label, text
+
+
+def _text(path: Path, name: str, metadata: Metadata) -> str:
+    value = metadata[name]
+    match name:
+        case "model":
+            options = {option: value[option] for option in value if option != "name"}
+            return f"{value['name']} ({_joined(options)})"
+        case "input_shape":
+            return _shape(value)
+        case "data":
+            return f"{value}, mean {_numbers(metadata['mean'])}, std {_numbers(metadata['std'])}"
+        case "weights_total":
+            params = expected_arrays(path, metadata)["params"]
+            size = sum(leaf.size for leaf in jax.tree.leaves(params))
+            return f"{size}, {value} of them prunable"
+        case "density":
+            return f"{value:.2%}, {metadata['weights_remaining']} weights"
+        case "lottery_jax_version":
+            return f"lottery_jax {value}"
+        case "sha256":
+            return ", ".join(f"{part} {value[part][:8]}" for part in PARTS)
+        case _:
+            return _joined(value)
 
 
 def _layers(metadata: Metadata) -> Table:
@@ -125,7 +128,7 @@ def _layers(metadata: Metadata) -> Table:
 
 
 def comparison(found: Comparison) -> RenderableType:
-    """The overlap of two tickets, layer by layer and in all."""
+    """Return tables of the overlap of two tickets, layer by layer and in all."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("layer")
     for name in ("weights", "in A", "in B", "in both", "by chance", "ratio"):
@@ -157,7 +160,7 @@ def _cells(overlap: Overlap) -> tuple[str, ...]:
 
 
 def _joined(values: object) -> str:
-    """A dict as `name=value` with commas between; anything else as text."""
+    """Return a dict as `name=value` with commas in between, anything else as text."""
     if not isinstance(values, Mapping):
         return str(values)
     shown = {name: _number(v) if isinstance(v, float) else str(v) for name, v in values.items()}

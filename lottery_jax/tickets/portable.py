@@ -1,10 +1,10 @@
-"""A ticket as one small file that any machine reads: safetensors, pruned weights left out.
+"""A ticket as one small file for any machine: safetensors without the pruned weights.
 
 The file holds, by names such as `params/conv1/kernel`,
 
-    mask/…                        of each kernel: its bits in C order, packed by `numpy.packbits`
-    params/…, trained/…           of each kernel: the values that the mask keeps, in C order;
-                                  of every other leaf: the whole leaf
+    mask/…                        for each kernel: its bits in C order, packed by `numpy.packbits`
+    params/…, trained/…           for each kernel: the values that the mask keeps, in C order;
+                                  for every other leaf: the whole leaf
     batch_stats/…, trained_batch_stats/…
 
 and one entry of text, `ticket`: JSON with `format`, `version` and the ticket's `metadata`.
@@ -16,12 +16,12 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from reprlib import repr as short_repr
 from typing import Any
 
 import flax.linen as nn
-import jax
 import numpy as np
 from jax import ShapeDtypeStruct
 from safetensors import SafetensorError, safe_open
@@ -30,19 +30,18 @@ from safetensors.numpy import save
 from lottery_jax.errors import TicketError, raise_if_environment
 from lottery_jax.pruning import masks
 from lottery_jax.system.files import atomic_write
+from lottery_jax.tickets.metadata import PARTS, Metadata, check_metadata, parse_json
 from lottery_jax.tickets.ticket import (
-    PARTS,
     Ticket,
-    checked_metadata,
     compare_leaves,
-    completed,
+    complete,
     expected_arrays,
     leaves,
-    parse_json,
-    verified,
+    map_leaves,
+    verify,
 )
+from lottery_jax.types import PyTree
 
-PyTree = Any
 Array = np.ndarray[Any, np.dtype[Any]]
 
 SUFFIX = ".safetensors"  # of the files' names
@@ -54,15 +53,15 @@ _DTYPES = {"U8": np.uint8, "F32": np.float32}
 
 
 def save_portable(path: str | os.PathLike[str], ticket: Ticket) -> Ticket:
-    """Writes a trained ticket to one file, whole or not at all; replaces what is there.
+    """Write a trained ticket to one file, whole or not at all; replace what is there.
 
     Returns:
-        The ticket as `load_ticket` will give it: with NumPy arrays and the completed metadata.
+        The ticket as `load_ticket` will return it: with NumPy arrays and completed metadata.
 
     Raises:
         TicketError: as `save_ticket`.
     """
-    ticket = completed(path, ticket)
+    ticket = complete(path, ticket)
     kernels = _kernel_paths(ticket.mask)
     mask = leaves(ticket.mask)
     tensors = {f"mask/{name}": np.packbits(mask[name]) for name in kernels}
@@ -78,7 +77,7 @@ def save_portable(path: str | os.PathLike[str], ticket: Ticket) -> Ticket:
 
 
 def is_portable(path: str | os.PathLike[str]) -> bool:
-    """Whether a file is safetensors with a ticket's entry; it may still be damaged.
+    """Return whether a file is safetensors with a ticket's entry; it may still be damaged.
 
     Raises:
         TicketError: it is not safetensors at all.
@@ -87,8 +86,8 @@ def is_portable(path: str | os.PathLike[str]) -> bool:
         return _ENTRY in (file.metadata() or {})
 
 
-def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The metadata of a portable ticket.
+def read_metadata(path: str | os.PathLike[str]) -> Metadata:
+    """Read the metadata of a portable ticket.
 
     Raises:
         TicketError: the file is not one, or of another version.
@@ -100,16 +99,16 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
 def load_portable(
     path: str | os.PathLike[str], model: nn.Module | None = None, *, allow_nonfinite: bool = False
 ) -> Ticket:
-    """Reads a portable ticket and verifies it like `load_ticket`.
+    """Load a portable ticket and verify it as `load_ticket` does.
 
-    Nothing is allocated before the names, shapes and dtypes of everything in the file have been
-    found to be those that the model and the recorded counts require. A file holds a bit for each
-    weight, so what is allocated is bounded by its size.
+    Memory is allocated only after the names, shapes and dtypes of all tensors in the file have been
+    compared with those that the model and the recorded counts require. A file holds a bit for each
+    weight, so its size bounds the memory.
 
     Args:
         path: the file.
         model: the network it must fit; by default the one its metadata describes.
-        allow_nonfinite: take weights and BatchNorm statistics that are infinite or no numbers.
+        allow_nonfinite: whether to load weights and statistics that are NaN or infinite.
 
     Raises:
         TicketError: the file is damaged or does not fit.
@@ -132,18 +131,17 @@ def load_portable(
 
         arrays = {"mask": mask}
         for part in PARTS[1:]:
-            read_leaves = [read(part, *pair) for pair in leaves(expected[part]).items()]
-            arrays[part] = jax.tree.unflatten(jax.tree.structure(expected[part]), read_leaves)
-    return verified(where, arrays, metadata, allow_nonfinite=allow_nonfinite)
+            arrays[part] = map_leaves(partial(read, part), expected[part])
+    return verify(where, arrays, metadata, allow_nonfinite=allow_nonfinite)
 
 
 @contextmanager
 def _opened(path: str | os.PathLike[str]) -> Iterator[Any]:
-    """An open safetensors file; what is wrong with the file itself is a `TicketError`."""
+    """Open a safetensors file; a file that can't be read as such is a `TicketError`."""
     if not Path(path).is_file():  # opening a pipe would wait for a writer
         raise TicketError(f"{path}: is not a readable safetensors file: it is not a file")
     try:
-        Path(path).open("rb").close()  # says what the system says, which safe_open does not
+        Path(path).open("rb").close()  # raises the system's error, which safe_open hides
         with safe_open(path, framework="numpy") as file:
             yield file
     except (SafetensorError, OSError) as error:
@@ -151,7 +149,7 @@ def _opened(path: str | os.PathLike[str]) -> Iterator[Any]:
         raise TicketError(f"{path}: is not a readable safetensors file: {error}") from error
 
 
-def _metadata_of(where: Path, file: Any) -> dict[str, Any]:
+def _metadata_of(where: Path, file: Any) -> Metadata:
     text = (file.metadata() or {}).get(_ENTRY)
     if text is None:
         raise TicketError(f"{where}: is not a ticket (a safetensors file without its metadata)")
@@ -163,7 +161,7 @@ def _metadata_of(where: Path, file: Any) -> dict[str, Any]:
     if (what, version) != (_FORMAT, _VERSION):
         found = f"{short_repr(what)} {short_repr(version)}"
         raise TicketError(f"{where}: has format {found}; this version reads {_FORMAT!r} {_VERSION}")
-    return checked_metadata(where, metadata)
+    return check_metadata(where, metadata)
 
 
 def _kernel_paths(tree: PyTree) -> list[str]:
@@ -171,7 +169,7 @@ def _kernel_paths(tree: PyTree) -> list[str]:
 
 
 def _header(where: Path, file: Any) -> dict[str, ShapeDtypeStruct]:
-    """Name, shape and dtype of every tensor in the file; reads only the header."""
+    """Return the shape and dtype of each tensor by name; only the header is read."""
     found = {}
     for name in file.keys():  # noqa: SIM118 (a handle that is not itself iterable)
         tensor = file.get_slice(name)
@@ -182,9 +180,9 @@ def _header(where: Path, file: Any) -> dict[str, ShapeDtypeStruct]:
 
 
 def _stored(
-    where: Path, expected: dict[str, PyTree], metadata: dict[str, Any]
+    where: Path, expected: dict[str, PyTree], metadata: Metadata
 ) -> dict[str, ShapeDtypeStruct]:
-    """What the file of such a ticket has to hold, by name."""
+    """Return the shape and dtype that each tensor in the file of such a ticket must have, by name."""
     stored = {}
     kept = {}
     for name, leaf in leaves(expected["mask"]).items():
@@ -205,7 +203,7 @@ def _stored(
     return stored
 
 
-def _read_mask(where: Path, file: Any, expected: PyTree, metadata: dict[str, Any]) -> PyTree:
+def _read_mask(where: Path, file: Any, expected: PyTree, metadata: Metadata) -> PyTree:
     kernels = _kernel_paths(expected)
 
     def read(name: str, leaf: ShapeDtypeStruct) -> Array:
@@ -218,5 +216,4 @@ def _read_mask(where: Path, file: Any, expected: PyTree, metadata: dict[str, Any
             raise TicketError(f"{where}: the mask of {name} does not keep as many as recorded")
         return bits[: leaf.size].astype(bool).reshape(leaf.shape)
 
-    read_leaves = [read(*pair) for pair in leaves(expected).items()]
-    return jax.tree.unflatten(jax.tree.structure(expected), read_leaves)
+    return map_leaves(read, expected)

@@ -1,4 +1,4 @@
-"""Names and masks of state dicts: those that PyTorch's users write, as torchvision's.
+"""Names and masks of state dicts as PyTorch's users write them, read as torchvision's names.
 
 | written by | example | read as |
 |---|---|---|
@@ -23,7 +23,7 @@ from lottery_jax.tickets.checkpoints import as_array, is_tensor, some
 Array = np.ndarray[Any, np.dtype[Any]]
 
 NUM_BATCHES = "num_batches_tracked"  # PyTorch counts BatchNorm's batches; nothing here does
-_COMPILED = "_orig_mod."  # of torch.compile, which may wrap any module
+_COMPILED = "_orig_mod."  # torch.compile, which may wrap any module, adds it to the names
 _HUGGING_FACE = re.compile(
     r"(?:resnet\.)?(?:embedder\.embedder|encoder\.stages\.(\d+)\.layers\.(\d+)\.(?:layer\.(\d+)|shortcut))"
     r"\.(convolution|normalization)\."
@@ -33,12 +33,12 @@ _LEAVES = ("weight", "bias", "running_mean", "running_var")
 
 
 class Names(NamedTuple):
-    """The names of a state dict, read.
+    """The names of a state dict, translated to torchvision's.
 
     Attributes:
         weights: the key of each tensor, by torchvision's name.
-        masks: the key of each mask among them, by the name of its tensor.
-        prefix: what all names began with.
+        masks: the key of each mask, by torchvision's name of the tensor that it prunes.
+        prefix: the prefix that the names had in common.
         recognised: how names were written, in words.
     """
 
@@ -52,12 +52,12 @@ def read_names(keys: Iterable[Any], known: Collection[str], head: str) -> Names:
     """Read the keys of a state dict as torchvision's names.
 
     Args:
-        keys: of the state dict.
+        keys: the keys of the state dict.
         known: the names that the network has.
-        head: the module of its output layer.
+        head: the module of the network's output layer.
 
     Raises:
-        TicketError: two keys are the same tensor's.
+        TicketError: two keys belong to the same tensor.
 
     >>> read_names(["module.fc.weight_orig", "module.fc.weight_mask"], {"fc.weight"}, "fc")
     ... # doctest: +NORMALIZE_WHITESPACE
@@ -96,7 +96,7 @@ def read_names(keys: Iterable[Any], known: Collection[str], head: str) -> Names:
 
 
 def _role(name: str) -> tuple[str, str]:
-    """What a tensor is, and the name of the one that it or its mask is."""
+    """Return the kind of a tensor (weight, orig or mask), and the name of its parameter."""
     module, _, leaf = name.rpartition(".")
     if leaf in ("mask", "masks"):
         return "mask", f"{module}.weight"
@@ -121,7 +121,7 @@ def _from_hugging_face(name: str) -> str:
 
 
 def _prefix(names: Collection[str], known: Collection[str]) -> str:
-    """The prefix with which most names are ones that the network has; the shortest of several."""
+    """Return the prefix without which most names are in the network; the shortest of several."""
     found: Counter[str] = Counter()
     for name in names:
         start = 0
@@ -135,7 +135,7 @@ def _prefix(names: Collection[str], known: Collection[str]) -> str:
 
 
 def _other_head(names: Collection[str], head: str) -> str:
-    """The name by which the output layer goes, if it is another than torchvision's."""
+    """Return the name that the output layer has here, which may be another than torchvision's."""
     if f"{head}.weight" in names:
         return head
     return next((other for other in _HEADS if f"{other}.weight" in names), head)
@@ -147,16 +147,17 @@ def read_masks(
     shapes: Mapping[str, tuple[int, ...]],
     head: str,
 ) -> dict[str, Array]:
-    """Masks of a checkpoint, bool, by the name of the parameter that each is of.
+    """Read the masks of a checkpoint as bool arrays, by the name of the parameter that each prunes.
 
     Args:
-        inside: those that the state dict itself has, by torchvision's name.
-        beside: what looks like masks beside it, by where it was found.
-        shapes: of the network's parameters as PyTorch has them, in the order of the file.
-        head: the module of its output layer.
+        inside: the masks in the state dict itself, by torchvision's name.
+        beside: the values that look like masks beside it, by the place where each was found.
+        shapes: the shapes of the network's parameters in PyTorch, in the order of the file.
+        head: the module of the network's output layer.
 
     Raises:
-        TicketError: they don't fit the network, contradict each other, or prune what is no kernel.
+        TicketError: they don't fit the network, contradict each other, or prune other parameters
+            than kernels.
     """
     masks: dict[str, Array] = {}
     for where, value in [("its state dict", dict(inside)), *beside.items()]:
@@ -196,7 +197,7 @@ def _in_order(
     for names in (kernels, list(shapes)):
         if len(found) == len(names) and sizes == [shapes[name] for name in names]:
             return dict(zip(names, found, strict=True))
-    # Some layers have none: which ones, the shapes have to say.
+    # Some layers have no mask; the shapes must say which.
     ways = _ways(sizes, [shapes[name] for name in kernels])
     if len(ways) != 1:
         raise TicketError(
@@ -207,7 +208,7 @@ def _in_order(
 
 
 def _ways(sizes: Sequence[Any], wanted: Sequence[Any]) -> list[tuple[int, ...]]:
-    """At most two of the ways to find `sizes` among `wanted` in order."""
+    """Return at most two of the ways to find `sizes` among `wanted` in order."""
     ways: list[tuple[tuple[int, ...], ...]] = [((),)] + [()] * len(sizes)
     for i, shape in enumerate(wanted):
         for n in range(len(sizes), 0, -1):

@@ -41,19 +41,6 @@ TrainBatches = Callable[[int, int], Generator[DeviceData, None, None]]
 EvalBatches = Callable[[], Generator[tuple[DeviceData, jax.Array], None, None]]
 
 
-def check_batch(batch_size: int, devices: int, examples: int) -> None:
-    """Raise a ConfigError if the batch does not divide by the devices, or is too large."""
-    if batch_size % devices:
-        raise ConfigError(
-            f"config.train.batch_size: {batch_size} is not a multiple of the {devices} devices; "
-            f"{max(1, round(batch_size / devices)) * devices} would be"
-        )
-    if batch_size > examples:
-        raise ConfigError(
-            f"config.train.batch_size: {batch_size} is more than the {examples} training images"
-        )
-
-
 @partial(jax.jit, static_argnames=("examples", "batch_size"))
 def epoch_order(key: jax.Array, epoch: jax.Array, *, examples: int, batch_size: int) -> jax.Array:
     """Return the batches of an epoch: int32 indices `[examples // batch_size, batch_size]`.

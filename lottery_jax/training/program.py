@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, NamedSharding
 
+from lottery_jax.datasets.checks import check_batch
 from lottery_jax.models.network import Network, as_network
 from lottery_jax.models.xla_options import compiler_options
 from lottery_jax.parallel.mesh import replicated, to_mesh
@@ -23,7 +24,6 @@ from lottery_jax.training.batches import (
     DeviceData,
     EvalBatches,
     Preprocess,
-    check_batch,
     epoch_order,
     gather_batch,
     make_preprocess,

@@ -14,16 +14,10 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
+from lottery_jax.datasets import BUILT_IN, from_idx, load_dataset, write_npz
 from lottery_jax.datasets import __main__ as datasets_command
-from lottery_jax.datasets import in_memory
-from lottery_jax.datasets.in_memory import (
-    BUILT_IN,
-    enlarge,
-    fit_shape,
-    load_dataset,
-    stratified_split,
-    write_npz,
-)
+from lottery_jax.datasets.images import enlarge, fit_shape
+from lottery_jax.datasets.in_memory import stratified_split
 from lottery_jax.datasets.tfds import find_prepared
 from lottery_jax.errors import ConfigError, DataError
 from lottery_jax.runs.ladder import run_ladder
@@ -155,7 +149,7 @@ def test_images_are_enlarged_as_other_libraries_do(new):
 def test_images_are_enlarged_a_few_at_a_time(monkeypatch):
     images = np.random.default_rng(0).integers(0, 256, (7, 3, 5, 2), np.uint8)
     whole = enlarge(images, (6, 6, 2))
-    monkeypatch.setattr(in_memory, "_ENLARGED", 3 * 72)
+    monkeypatch.setattr("lottery_jax.datasets.images._ENLARGED_AT_ONCE", 3 * 72)
     np.testing.assert_array_equal(enlarge(images, (6, 6, 2)), whole)
 
 
@@ -173,7 +167,7 @@ def test_training_validation_and_test_images_are_resized_alike():
         )
         np.testing.assert_allclose(images, np.repeat(expected, 3, axis=3), atol=0.501)
         np.testing.assert_array_equal(getattr(data, f"y_{split}"), getattr(plain, f"y_{split}"))
-    # Of the pixels that the network sees.
+    # The statistics are of the pixels that the network sees.
     np.testing.assert_allclose(data.mean, data.x_train.mean((0, 1, 2)) / 255, rtol=1e-9)
     np.testing.assert_allclose(data.std, data.x_train.std((0, 1, 2)) / 255, rtol=1e-9)
     assert (plain.padded, padded.padded, data.padded) == (False, True, False)
@@ -245,7 +239,7 @@ def enter_as_npz(monkeypatch, folder, arrays):
 
 def enter_as_idx(monkeypatch, folder, arrays):
     write_idx(folder, arrays, compress=False, axes=4)
-    in_memory.from_idx(folder, folder / "fashion_mnist.npz")
+    from_idx(folder, folder / "fashion_mnist.npz")
 
 
 def enter_from_tfds(monkeypatch, folder, arrays):
@@ -326,7 +320,7 @@ def test_unusual_images_and_vectors_are_not_refused(tmp_path, shape, change):
 
 
 def test_axes_that_other_programs_leave_out_or_add_are_mended_and_said_once(tmp_path, one_device):
-    """Keras' mnist.npz has no axis for the channel, the labels of its cifar10 are a column."""
+    """Keras' mnist.npz has no channel axis, and the labels of its cifar10 are a column."""
     arrays = some_arrays(shape=(7, 6, 1))
     for change, taken in (
         (lambda key, a: a[..., 0] if key[0] == "x" else a, "images (7, 6) are taken as (7, 6, 1)"),
@@ -428,7 +422,7 @@ def test_idx_files_have_several_names(tmp_path, separator, path, compress):
     arrays, folder = some_arrays(), tmp_path / "their"
     folder.mkdir()
     write_idx(folder, arrays, compress, path=path, separator=separator)
-    in_memory.from_idx(folder, tmp_path / "mine.npz")
+    from_idx(folder, tmp_path / "mine.npz")
     data = load_dataset("mine", tmp_path)
     for key, array in arrays.items():
         np.testing.assert_array_equal(getattr(data, key), array)
@@ -439,7 +433,7 @@ def test_the_names_of_a_missing_idx_file_are_said(tmp_path):
     (tmp_path / "t10k-labels-idx1-ubyte").unlink()
     (tmp_path / "t10k-labels-idx1-ubyte").mkdir()  # empty, and no file
     with pytest.raises(DataError) as caught:
-        in_memory.from_idx(tmp_path, tmp_path / "mine.npz")
+        from_idx(tmp_path, tmp_path / "mine.npz")
     names = ("t10k-labels-idx1-ubyte", "t10k-labels.idx1-ubyte")
     for name in (*names, *(f"{name}.gz" for name in names)):
         assert f" {name}," in str(caught.value)
@@ -475,7 +469,7 @@ def test_wrong_idx_files_are_errors(tmp_path, capsys):
     assert "is not an idx file" in convert()
     file.write_bytes(gzip.compress(whole)[:-20])
     assert "can't be read" in convert()
-    file.rename(tmp_path / f"{file.name}.part")  # of a download, say
+    file.rename(tmp_path / f"{file.name}.part")  # as during a download
     assert "has no train-images-idx3-ubyte" in convert()
 
 
@@ -566,7 +560,7 @@ BUILDERS = {
 
 
 def put_archives(monkeypatch, data_dir, tfds_name, archives):
-    """Places archives for a builder, and makes their checksums the official ones."""
+    """Put archives into place for a builder, and make their checksums the official ones."""
     import tensorflow_datasets as tfds
     from tensorflow_datasets.core.download import checksums
 

@@ -1,4 +1,4 @@
-"""Data on disk: the real builders' archives, batches that nothing but (seed, epoch) decides."""
+"""Data on disk: archives of the real builders, and batches that depend on (seed, epoch) alone."""
 
 import dataclasses
 import hashlib
@@ -21,14 +21,9 @@ import pytest
 from PIL import Image
 
 from lottery_jax.datasets import __main__ as datasets_command
-from lottery_jax.datasets import in_memory, streams
-from lottery_jax.datasets.streams import (
-    decode,
-    eval_batches,
-    open_stream,
-    random_box,
-    train_batches,
-)
+from lottery_jax.datasets import load_dataset, streams
+from lottery_jax.datasets.decoding import central_box, decode, random_box
+from lottery_jax.datasets.streams import eval_batches, open_stream, train_batches
 from lottery_jax.errors import ConfigError, DataError
 from lottery_jax.evaluate import evaluate_ticket
 from lottery_jax.parallel.mesh import to_mesh as put_on_devices
@@ -53,7 +48,7 @@ SPECIAL = {("n01739381", 0): "1309", ("n02105855", 0): "2933"}
 
 
 def brightness(number):
-    """Of image `number`: its mean, from which the image is known again whatever its crop."""
+    """Return the mean of image `number`, which identifies it whatever its crop."""
     return 15 + 11 * number
 
 
@@ -161,7 +156,7 @@ def stream(data_dir):
 
 
 def numbers(images):
-    """Which images these are crops of."""
+    """Return the numbers of the images that these are crops of."""
     return np.rint((images.mean(axis=(1, 2, 3)) - brightness(0)) / 11).astype(int).tolist()
 
 
@@ -228,7 +223,7 @@ def test_batches_are_the_same_for_any_number_of_processes_and_workers(stream, pr
 
 def test_large_batches_are_made_of_pieces_in_order(stream, monkeypatch):
     expected = whole(stream, 3, 1, batch_size=20)
-    monkeypatch.setattr(streams, "_CHUNK", 3)
+    monkeypatch.setattr("lottery_jax.datasets.workers._CHUNK", 3)
     for processes in (1, 2):
         assert equal(whole(stream, 3, 1, batch_size=20, processes=processes), expected)
     assert equal(whole(stream, 3, 1, batch_size=20, workers=2), expected)
@@ -268,7 +263,7 @@ def test_half_of_the_images_are_mirrored_and_none_is_without_flip(stream):
                 count += int((means[:, :8].mean(1) > means[:, -8:].mean(1)).sum())
         return count
 
-    # Of 420 a fair coin gives 210 with a standard deviation of 10.
+    # 420 throws of a fair coin give 210 with a standard deviation of 10.
     assert 170 <= mirrored("crop_flip") <= 250
     assert mirrored("crop") == mirrored("none") == 0
     assert 170 <= mirrored("flip") <= 250
@@ -293,7 +288,7 @@ def test_every_test_image_is_counted_once(stream, processes, workers):
                 if here
             ]
     assert steps == {2} and sorted(number for number, _ in seen) == list(range(5))
-    # The labels of the official list: of the first five images in the order of their names.
+    # The labels in the official list of the first five images, in the order of their names.
     official = ["n01751748", "n09193705", "n02105855", "n04263257", "n03125729"]
     synsets = synset_order()
     assert [synsets[label] for _, label in sorted(seen)] == official
@@ -362,9 +357,7 @@ def test_a_test_image_is_its_centre_after_scaling():
     whole = Image.open(io.BytesIO(plane(400, 300, 0.5, 0.7)))
     scaled = whole.resize((85, 64), Image.Resampling.BILINEAR)  # 56 * 256 / 224 = 64
     cut = np.asarray(scaled.crop((14, 4, 70, 60))).astype(int)
-    ours = decode(
-        plane(400, 300, 0.5, 0.7), (56, 56), lambda w, h: streams.central_box(w, h, 56, 56)
-    )
+    ours = decode(plane(400, 300, 0.5, 0.7), (56, 56), lambda w, h: central_box(w, h, 56, 56))
     assert np.abs(ours.astype(int) - cut)[1:-1, 1:-1].max() <= 3
 
 
@@ -405,16 +398,16 @@ def test_a_damaged_image_is_an_error_that_names_it(tmp_path):
 
 
 def test_workers_leave_signals_alone_and_one_that_is_killed_is_an_error(stream, monkeypatch):
-    monkeypatch.setattr(streams, "_CHUNK", 1)
+    monkeypatch.setattr("lottery_jax.datasets.workers._CHUNK", 1)
     jax.block_until_ready(jnp.ones(8) + 1)  # workers start beside JAX's threads
     expected = whole(stream, 0, 0, batch_size=1)
     batches = train_batches(stream, 0, 0, batch_size=1, workers=2)
-    got = [next(batches)]
+    got = [next(batches) for _ in range(2)]  # one of each worker, so that both have begun
     workers = [p for p in multiprocessing.active_children() if "grain" in p.name]
     assert len(workers) == 2
     for number in (signal.SIGINT, signal.SIGTERM):
         os.kill(workers[0].pid, number)
-    got += [next(batches) for _ in range(9)]
+    got += [next(batches) for _ in range(8)]
     assert equal(got, expected[:10])
     for worker in workers:
         os.kill(worker.pid, signal.SIGKILL)
@@ -446,7 +439,7 @@ if __name__ == "__main__":
 
 
 def is_running(pid):
-    """Whether a process still runs; one that is dead may wait for who collects it."""
+    """Return whether a process still runs; a dead one may remain as a zombie."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
@@ -456,7 +449,7 @@ def is_running(pid):
 @pytest.mark.skipif(not Path("/proc").exists(), reason="looks at processes in /proc")
 @pytest.mark.parametrize("how", ["exit", "wait"])
 def test_no_worker_outlives_the_process_it_works_for(data_dir, tmp_path, how):
-    """One that ends without closing its batches, and one that is killed."""
+    """Not if the process ends without closing its batches, and not if it is killed."""
     (tmp_path / "script.py").write_text(SCRIPT)
     command = [sys.executable, str(tmp_path / "script.py"), str(data_dir), how]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
@@ -468,7 +461,7 @@ def test_no_worker_outlives_the_process_it_works_for(data_dir, tmp_path, how):
         _, errors = process.communicate(timeout=60)
         assert process.returncode == (0 if how == "exit" else -signal.SIGKILL)
         if how == "exit":
-            # Of iterators torn down, or of shared memory left behind.
+            # Python reports iterators that were torn down and shared memory that was left behind.
             assert "Exception ignored" not in errors and "leaked" not in errors
     until = time.monotonic() + 30
     while any(map(is_running, workers)) and time.monotonic() < until:
@@ -492,7 +485,7 @@ def test_what_is_not_prepared_is_an_error_that_says_how(tmp_path, capsys):
     assert "put ILSVRC2012_img_val.tar into" in error and error.count("\n") == 1
     for name in ("imagenet2012", "imagenet2012_a"):
         with pytest.raises(DataError, match="lottery_jax.open_stream reads it from disk"):
-            in_memory.load_dataset(name, tmp_path)
+            load_dataset(name, tmp_path)
     with pytest.raises(DataError, match="did you mean 'imagenet2012'"):
         open_stream("imagenet", tmp_path)
 
@@ -567,7 +560,7 @@ def test_batches_that_can_not_be_are_errors(stream, data_dir):
         train_batches(stream, 0, 0, batch_size=22)
     for make in (train_batches, eval_batches):
         arguments = (stream, 0, 0) if make is train_batches else (stream,)
-        with pytest.raises(ConfigError, match="batch_size: 5 does not divide by 2 processes"):
+        with pytest.raises(ConfigError, match="batch_size: 5 is not a multiple of the 2 processes"):
             make(*arguments, batch_size=5, processes=2)
     with pytest.raises(ConfigError, match="has 1 channels"):
         open_stream("imagenet2012", data_dir, input_shape=(32, 32, 1))
@@ -643,7 +636,7 @@ def test_a_training_on_streamed_data_stopped_in_mid_epoch_goes_on_bit_for_bit(da
 
 @pytest.mark.parametrize("draw", [{}, {"ladder.scores": "snip", "ladder.draw": "init"}])
 def test_a_ladder_on_streamed_data(data_dir, tmp_path, quiet, draw):
-    """From the disk to tickets, with scores that look at images, held-out images and `evaluate`."""
+    """A ladder with scores that see images, with held-out images, and then `evaluate`."""
     config = tiny(data_dir, **{"data.validation_fraction": 0.2, **draw})
     rows = run_ladder(config, tmp_path / "run", devices=jax.devices()[:1], console=quiet)
     assert [row["level"] for row in rows] == [0, 1]
@@ -652,7 +645,7 @@ def test_a_ladder_on_streamed_data(data_dir, tmp_path, quiet, draw):
     ]
     assert all(row["epoch"] in (1, 2) and 0 <= row["val_accuracy"] <= 1 for row in logged)
     versions = json.loads((tmp_path / "run/config.json").read_text())["versions"]
-    assert {"grain", "pillow"} <= versions.keys()  # which decide on order and pixels
+    assert {"grain", "pillow"} <= versions.keys()  # they decide on order and pixels
     ticket = load_ticket(tmp_path / "run/seed_0/level_01/ticket")
     measured = evaluate_ticket(ticket, data_dir)
     assert measured.loss == pytest.approx(rows[1]["test_loss"], rel=1e-4)

@@ -9,7 +9,8 @@ import time
 import numpy as np
 import pytest
 
-from lottery_jax.datasets.in_memory import _digits, write_npz
+from lottery_jax.datasets import write_npz
+from lottery_jax.datasets.in_memory import read_digits
 from tests.faults import runs
 from tests.faults.test_kills import KILLED
 
@@ -132,7 +133,7 @@ def test_a_place_where_no_run_can_begin(tmp_path, undisturbed):
 def test_data_that_are_gone_when_a_run_goes_on(tmp_path, undisturbed):
     _, env = undisturbed
     data, workdir = tmp_path / "data", tmp_path / "run"
-    write_npz(data / "mine.npz", _digits())
+    write_npz(data / "mine.npz", read_digits())
     mine = {"data.name": "mine", "data.dir": str(data), "data.augment": "none", "seeds": "0"}
     whole = runs.run(runs.command(tmp_path / "whole", mine), env, tmp_path)
     assert whole.returncode == 0, whole.stderr
@@ -158,7 +159,7 @@ def test_data_that_have_changed_when_a_run_goes_on(tmp_path, undisturbed):
     """One label is enough; with the old data back the run goes on."""
     _, env = undisturbed
     data, workdir = tmp_path / "data", tmp_path / "run"
-    arrays = _digits()
+    arrays = read_digits()
     write_npz(data / "mine.npz", arrays)
     mine = {"data.name": "mine", "data.dir": str(data), "data.augment": "none", "seeds": "0"}
     killing = {"KILL_AT": "os.rename */level_01/.ticket.* 2", "KILL_BELOW": str(workdir)}

@@ -8,7 +8,7 @@ import time
 import numpy as np
 import pytest
 
-from lottery_jax.datasets import in_memory
+from lottery_jax.datasets import read_npz
 from lottery_jax.system.files import is_temporary
 from tests.faults import runs
 from tests.helpers import some_arrays
@@ -162,6 +162,6 @@ def test_killed_while_data_are_kept(tmp_path, kind):
     )
     assert done.returncode == 0, done.stderr
     assert [p.name for p in data.iterdir()] == ["mine.npz"]
-    read = in_memory.read_npz(data / "mine.npz")
+    read = read_npz(data / "mine.npz")
     for key, array in arrays.items():
         np.testing.assert_array_equal(read[key], array)

@@ -1,4 +1,4 @@
-"""One process at a time in a run directory; a dead one's lock is taken over."""
+"""One process at a time in a run directory; the lock of a dead one is taken over."""
 
 import errno
 import fcntl
@@ -36,7 +36,7 @@ def test_the_second_process_is_refused_and_told_by_whom(tmp_path):
     first.send_signal(signal.SIGKILL)
     first.wait()
 
-    assert json.loads((workdir / NAME).read_text())["pid"] == first.pid  # a dead process's
+    assert json.loads((workdir / NAME).read_text())["pid"] == first.pid  # left by the dead process
     third = runs.start(runs.command(workdir, LONG), env, tmp_path)
     before = runs.lines_of(workdir)
     runs.wait_for_lines(third, workdir, before + 5)
@@ -57,7 +57,7 @@ def test_a_lock_within_one_process_holds_too(tmp_path):
 def test_a_lock_removed_while_it_was_opened_is_not_taken_for_the_one_that_is_there(
     tmp_path, monkeypatch
 ):
-    """Between our opening of the file and our locking it, its owner lets go and another locks."""
+    """Between our opening and our locking of the file, its owner releases it and another locks."""
     flock, others = fcntl.flock, []
     (tmp_path / NAME).write_text("")
 

@@ -1,4 +1,4 @@
-"""Damaged tickets: for each loader, what is damaged and how, and what may come of it.
+"""Damaged tickets: for each loader, the kinds of damage and the outcomes that are allowed.
 
 Whatever the damage, a loader raises `TicketError` with a message that names the file, or gives what
 would have been loaded without it. Files of PyTorch carry no hashes, so of them a changed weight is a
@@ -26,7 +26,8 @@ from safetensors.numpy import save_file
 
 from lottery_jax import tickets
 from lottery_jax.tickets import display, pytorch, store
-from lottery_jax.tickets.ticket import PARTS, leaves, metadata_hash
+from lottery_jax.tickets.metadata import PARTS, metadata_hash
+from lottery_jax.tickets.ticket import leaves
 from tests.fuzz.mutations import damaged_bytes, damaged_json, damaged_text, dumps
 from tests.helpers import synthetic_ticket
 
@@ -35,13 +36,13 @@ TICKETS = {"lenet": ("lenet_300_100", (4, 4, 1), 0.02), "vgg": ("vgg11", (16, 16
 
 @dataclasses.dataclass
 class Damage:
-    """What was done to a copy.
+    """Damage that was done to a copy.
 
     Attributes:
-        says: in words.
-        path: what is loaded.
-        refused: whether nothing may be loaded.
-        metadata: with a new hash, and so no damage that can be noticed; else None.
+        says: a description in words.
+        path: the path to load.
+        refused: whether it must not load.
+        metadata: changed metadata with a matching hash, which must load as it is; else None.
     """
 
     says: str
@@ -62,7 +63,7 @@ def hashes(ticket):
 
 
 def sealed(text):
-    """A text of metadata with the hash that it would have if it were whole; None if it is no JSON."""
+    """Return metadata as text, with its hash made to match; None if it is not JSON."""
     try:
         metadata = json.loads(text)
         metadata["sha256"]["metadata"] = metadata_hash(metadata)
@@ -72,7 +73,7 @@ def sealed(text):
 
 
 def damaged_metadata(rng, metadata):
-    """The bytes of other metadata; what was done; and the metadata, if its hash is right."""
+    """Return the bytes of damaged metadata, a description, and the metadata if its hash is right."""
     kind = rng.choice(
         ["bytes", "text", "json", "json", "json, sealed", "json, sealed", "json, sealed"]
     )
@@ -92,7 +93,7 @@ def check_metadata(found, whole, damage):
         assert found == damage.metadata
     elif "metadata" in found["sha256"]:
         assert found == whole
-    else:  # as in a ticket from before there was that hash
+    else:  # as in older tickets, which have no such hash
         assert {**found, "sha256": None} == {**whole, "sha256": None}
 
 
@@ -105,7 +106,7 @@ class Directory:
         for name in TICKETS:
             path = scratch / "originals" / name
             self.originals.append((path, tickets.save_ticket(path, example(name))))
-        # Where nothing may be read: it would load.
+        # A whole ticket in a place where nothing may be read.
         shutil.copytree(self.originals[0][0], self.canary / "ticket")
         (self.canary / "kept").write_text("kept")
 
@@ -118,7 +119,7 @@ class Directory:
 
     def _pick(self, rng, path):
         files = [p for p in path.rglob("*") if p.is_file()]
-        if rng.random() < 0.7:  # what Orbax needed only to make the others of it
+        if rng.random() < 0.7:  # Orbax does not read these files again
             files = [p for p in files if "ocdbt.process_0" not in p.parts]
         return rng.choice(sorted(files, key=_size))
 
@@ -182,7 +183,7 @@ class Directory:
                 os.mkfifo(file)
             elif kind == "socket":
                 here = Path.cwd()
-                os.chdir(file.parent)  # the names of sockets have to be short
+                os.chdir(file.parent)  # the names of sockets must be short
                 with socket.socket(socket.AF_UNIX) as opened:
                     opened.bind(file.name)
                 os.chdir(here)
@@ -191,7 +192,7 @@ class Directory:
         return Damage(f"{kind} at {file.relative_to(path)}", path, refused=kind != "up")
 
     def _stored(self, rng, path):
-        """What TensorStore finds in its database: the description of an array, or its content."""
+        """Damage the description of an array, or its content, in TensorStore's database."""
         spec = {"driver": "ocdbt", "base": f"file://{path}/arrays/"}
         database = tensorstore.KvStore.open(spec).result()
         name, other = rng.sample(sorted(database.list().result()), 2)
@@ -213,7 +214,7 @@ class Directory:
         return Damage(f"stored {name.decode()}: {says}", path)
 
     def _checksummed(self, rng, path):
-        """Damage inside a file of TensorStore's database, with the checksum put right."""
+        """Damage a file of TensorStore's database, and make its checksum match."""
         files = [*path.rglob("manifest.ocdbt"), *(p for p in path.rglob("d/*") if p.is_file())]
         file = rng.choice(sorted(files, key=_size))
         data = file.read_bytes()
@@ -231,7 +232,7 @@ class Directory:
 
 
 def huge(rng, description):
-    """What TensorStore says of an array, which is now huge or in huge pieces."""
+    """Return TensorStore's description of an array, made huge or stored in huge pieces."""
     size = [rng.choice([2**12, 2**31, 10**10, 2**40, 2**62]) for _ in description["shape"]]
     kind = rng.choice(["pieces", "pieces without shards", "shards", "shape"])
     if kind == "shape":
@@ -246,7 +247,7 @@ def huge(rng, description):
 
 
 def _size(path):
-    """An order in which files of random names are the same each time."""
+    """Return a key that sorts files with random names in the same order each time."""
     return len(path.parts), path.stat().st_size
 
 
@@ -260,7 +261,7 @@ def _crc32c(data):
 
 
 def parts_of(content):
-    """The header of a safetensors file, and the data after it."""
+    """Return the header of a safetensors file, and the data after it."""
     (length,) = struct.unpack("<Q", content[:8])
     return json.loads(content[8 : 8 + length]), content[8 + length :]
 
@@ -271,7 +272,7 @@ def safetensors_of(header, data):
 
 
 def damaged_safetensors(rng, content):
-    """Damage to a safetensors file, blind or with the format in mind, and what was done."""
+    """Return a damaged safetensors file, and a description of the damage."""
     header, data = parts_of(content)
     kind = rng.choice(["bytes", "header", "swap", "length", "data", "text"])
     if kind == "bytes":
@@ -333,7 +334,7 @@ class Portable:
 
 
 class Metadata:
-    """The metadata of both kinds of ticket alone, and what is printed of it."""
+    """The metadata of both kinds of ticket alone, and the text that is printed of it."""
 
     def __init__(self, scratch):
         self.kinds = [Directory(scratch), Portable(scratch)]
@@ -362,7 +363,7 @@ class Metadata:
 
 
 class Torch:
-    """Files of PyTorch; in this class those of `torch.save` since 1.6, which are zip archives."""
+    """Files of PyTorch; in this class those of PyTorch 1.6 and newer, which are zip archives."""
 
     legacy = False
     suffix = ".pth"
@@ -392,7 +393,7 @@ class Torch:
         return damaged_bytes(rng, self.content)
 
     def _format(self, rng):
-        """Damage to a part of the archive, all checksums being right."""
+        """Damage a part of the archive, with right checksums."""
         with zipfile.ZipFile(io.BytesIO(self.content)) as archive:
             parts = {name: archive.read(name) for name in archive.namelist()}
         kind = rng.choice(
@@ -422,7 +423,7 @@ class Torch:
         return file.getvalue(), f"{kind}: {name}"
 
     def _state(self, rng):
-        """Another state dict or something else, saved as PyTorch saves it."""
+        """Save another state dict, or something else, as PyTorch saves it."""
         import torch
 
         state: Any = _tensors(self.state)
@@ -476,7 +477,7 @@ class Torch:
         )
 
     def check(self, ticket, damage):
-        # These files have no hashes: a weight that was changed is that weight.
+        # These files have no hashes, so a changed weight can not be noticed.
         for part in PARTS:
             mine, theirs = (leaves(getattr(t, part)) for t in (ticket, self.whole))
             assert [(k, v.shape, v.dtype) for k, v in mine.items()] == [
@@ -498,12 +499,12 @@ def _tensors(state):
 
 
 class Legacy(Torch):
-    """Those from before: pickles, and the numbers after them."""
+    """Files of PyTorch before 1.6: pickles, and the numbers after them."""
 
     legacy = True
 
     def _format(self, rng):
-        """Damage to the pickles at the beginning."""
+        """Damage the pickles at the beginning."""
         length = len(self.content) - sum(v.nbytes + 8 for v in self.state.values())
         data, says = damaged_bytes(rng, self.content[:length])
         return data + self.content[length:], f"pickles: {says}"
@@ -526,7 +527,7 @@ class Safetensors(Torch):
             )
             return path.read_bytes()
         except (AttributeError, TypeError, KeyError, RuntimeError, MemoryError, SafetensorError):
-            return b""  # what this format can't hold
+            return b""  # this format can't hold it
         finally:
             path.unlink(missing_ok=True)
 

@@ -1,9 +1,9 @@
-"""Ways to damage bytes and JSON: each a function of a random generator and of what it damages."""
+"""Ways to damage bytes and JSON, each a function of a random generator and of a value."""
 
 import copy
 import json
 
-# What takes the place of a JSON value; `Raw` is put into the text as it is.
+# Replacements for a JSON value; `Raw` is put into the text as it is.
 
 
 class Raw(str):
@@ -24,7 +24,7 @@ NUMBERS = [0, 1, 255, 2**15, 2**16 - 1, 2**31 - 1, 2**31, 2**32 - 1, 2**62, 2**6
 
 
 def damaged_bytes(rng, data):
-    """`data` with one kind of damage, and what it is."""
+    """Return `data` with one kind of damage, and a description of it."""
     n = len(data)
     at = rng.randrange(n + 1)
     length = min(rng.choice([1, 2, 4, 8, 64, 512, n]), n)
@@ -65,7 +65,7 @@ def damaged_bytes(rng, data):
 
 
 def places(value, path=()):
-    """The (container, key) of everything in a JSON value."""
+    """Yield the (container, key) of everything in a JSON value."""
     if isinstance(value, dict | list):
         for key in value if isinstance(value, dict) else range(len(value)):
             yield value, key
@@ -73,7 +73,7 @@ def places(value, path=()):
 
 
 def damaged_json(rng, value):
-    """A copy of a JSON value, one place of which is another, and what was done."""
+    """Return a copy of a JSON value with one place changed, and a description of the change."""
     value = copy.deepcopy(value)
     container, key = rng.choice(list(places(value)))
     kind = rng.choice(
@@ -93,7 +93,7 @@ def damaged_json(rng, value):
         other, other_key = rng.choice(list(places(value)))
         theirs = copy.deepcopy(other[other_key])
         other[other_key] = copy.deepcopy(container[key])
-        if container is not other:  # else one of them may be in the other
+        if container is not other:  # one of them may be in the other
             container[key] = theirs
     elif kind == "number" and type(container[key]) in (int, float):
         container[key] = rng.choice([container[key] + 1, -container[key], container[key] * 2, 1e18])
@@ -101,7 +101,7 @@ def damaged_json(rng, value):
 
 
 def dumps(value):
-    """JSON, with what is `Raw` written as it is."""
+    """Return a value as JSON text, with `Raw` parts as they are."""
     raw = []
 
     def marked(value):
@@ -119,7 +119,7 @@ def dumps(value):
 
 
 def damaged_text(rng, text):
-    """The bytes of a JSON text that is not UTF-8, or says a key twice, and what was done."""
+    """Return bytes of a JSON text that is not UTF-8 or has a key twice, and a description."""
     data = text.encode("utf-8", "surrogatepass")
     at = rng.randrange(len(data))
     invalid = rng.choice([b"\xff", b"\xc0\x80", b"\xed\xa0\x80", b"\xf8"])

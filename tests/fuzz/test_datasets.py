@@ -21,16 +21,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lottery_jax.datasets.in_memory import read_idx, read_npz
+from lottery_jax.datasets.idx import read_idx
+from lottery_jax.datasets.npz import read_npz
 from lottery_jax.errors import DataError
 
 KEYS = ("x_train", "y_train", "x_test", "y_test")
 SECONDS, MEBIBYTES = 20, 4
-REFUSED = object()  # what must not be loaded
+REFUSED = object()  # stands for arrays that must not be loaded
 
 
 class TooLong(BaseException):
-    """No Exception, which a reader may take for a damaged file."""
+    """Not an Exception, because a reader may take any Exception for a damaged file."""
 
 
 def some_arrays(rng):
@@ -52,13 +53,13 @@ def npy(array, **options):
 
 
 def npy_of(header, body=b"", version=b"\x01\x00"):
-    """An npy file with any header at all."""
+    """Return an npy file with any header at all."""
     length = struct.pack("<H" if version[0] == 1 else "<I", len(header))
     return b"\x93NUMPY" + version + length + header.encode("latin1") + body
 
 
 def archive(entries, compression=zipfile.ZIP_STORED, comment=b""):
-    """A zip file of (name, content); a name may be there twice."""
+    """Return a zip file of (name, content) pairs; a name may occur twice."""
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w", compression) as file:
         for name, content in entries:
@@ -76,7 +77,7 @@ def entries_of(arrays):
 
 
 def with_entry(rng, arrays, key, content, **options):
-    """The archive with one of its entries replaced."""
+    """Return the archive with one of its entries replaced."""
     return archive(
         [(n, content if n == f"{key}.npy" else c) for n, c in entries_of(arrays)], **options
     )
@@ -94,7 +95,7 @@ def deflated_or_not(rng):
 
 
 class Payload:
-    """What a pickle would run."""
+    """An object that runs a command when it is unpickled."""
 
     def __reduce__(self):
         return os.system, ("touch executed",)
@@ -139,7 +140,7 @@ def random_bytes(rng, arrays):
 
 
 def a_directory_of_random_numbers(rng, arrays):
-    """Every field of the entries in the central directory, one after the other."""
+    """Damage each field of the entries in the central directory, one after the other."""
     data = bytearray(archive(entries_of(arrays), deflated_or_not(rng)))
     at = data.index(b"PK\x01\x02") + rng.randrange(4, 46, 2)
     data[at : at + 4] = rng.choice(
@@ -156,7 +157,7 @@ def random_end_records(rng, arrays):
 
 
 def harmless(rng, arrays):
-    """What another program may write as well: all of it is read."""
+    """Write an npz as another program may write it; all of it must be read."""
     entries = entries_of(arrays)
     kind = rng.choice(["more", "order", "comment", "fortran", "version", "endian", "before"])
     if kind == "more":
@@ -441,7 +442,7 @@ NO_FILES = {
     "nothing": lambda path: None,
 }
 
-_watched = None  # what the process did that a reader must not do, while somebody watches
+_watched = None  # while a test watches: the actions of the process that a reader must not take
 
 
 def _audit(event, arguments):
@@ -453,7 +454,7 @@ def _audit(event, arguments):
             _watched.append((event, arguments))
     elif event == "exec":
         (code,) = arguments
-        if not Path(code.co_filename).is_file():  # which a module that is imported has
+        if not Path(code.co_filename).is_file():  # the code of an imported module has a file
             _watched.append((event, arguments))
     elif event.startswith(
         ("os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.link", "os.symlink", "os.system",
@@ -465,7 +466,7 @@ def _audit(event, arguments):
 
 @contextlib.contextmanager
 def watched():
-    """Ends what takes too long; gives what was done that a reader of a file must not do."""
+    """End a block that takes too long; yield the actions that a reader of a file must not take."""
     global _watched
 
     def too_long(*_):
@@ -488,8 +489,8 @@ def watched():
 
 @pytest.fixture(scope="module", autouse=True)
 def audit():
-    b"".decode("cp437")  # imports what names in archives are decoded with
-    sys.addaudithook(_audit)  # which can't be removed
+    b"".decode("cp437")  # imports the codec of names in archives
+    sys.addaudithook(_audit)  # an audit hook can't be removed
 
 
 def same(a, b):
@@ -497,7 +498,7 @@ def same(a, b):
 
 
 def check(read, path, expected, must_load):
-    """Reads a file as one whose contents may be `expected` or which may be refused."""
+    """Read a file that must be refused, or read as `expected`."""
     before = sorted((p, p.lstat().st_size, p.lstat().st_mtime_ns) for p in path.parent.rglob("*"))
     try:
         with watched() as done:

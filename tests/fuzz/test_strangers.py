@@ -1,4 +1,4 @@
-"""Tickets made by someone who means harm: each is one line, before it costs anything."""
+"""Tickets made by someone who means harm are refused in one line, before they cost anything."""
 
 import collections
 import contextlib
@@ -49,7 +49,7 @@ def portable(originals, tmp_path):
 
 @contextlib.contextmanager
 def within(seconds):
-    """Ends what takes longer, such as waiting for the other end of a pipe."""
+    """End a block that takes longer, such as one that waits for the other end of a pipe."""
 
     def late(*_):
         raise AssertionError("it hangs")
@@ -70,7 +70,7 @@ def refused(path, says, load=tickets.load_ticket, **options):
 
 
 def edit(path, change, *, seal=True):
-    """Changes the metadata of a ticket of either kind, and its hash so that it fits again."""
+    """Change the metadata of a ticket of either kind, and its hash to match."""
     if path.is_dir():
         metadata = json.loads((path / "metadata.json").read_text())
         change(metadata)
@@ -91,7 +91,7 @@ def edit(path, change, *, seal=True):
 
 @pytest.mark.parametrize("inside", ["arrays", "arrays/d", "arrays/_METADATA"])
 def test_a_link_out_of_the_directory_is_not_followed(originals, path, inside):
-    """Not even if what it leads to is the very same."""
+    """Not even to a file with the very same content."""
     there, whole = path / inside, originals / "ticket" / inside
     shutil.rmtree(there) if there.is_dir() else there.unlink()
     there.symlink_to(whole)
@@ -123,7 +123,7 @@ def test_pipes_are_not_waited_for(path, tmp_path, capsys):
     os.mkfifo(path / "arrays" / "more")
     refused(path, "arrays/more: is neither a file nor a folder")
     os.mkfifo(tmp_path / "pipe.safetensors")
-    end = os.open(tmp_path / "pipe.safetensors", os.O_RDWR)  # or a failure of this test would hang
+    end = os.open(tmp_path / "pipe.safetensors", os.O_RDWR)  # so that a failure can not hang
     refused(tmp_path / "pipe.safetensors", "can't be read as a ticket's metadata")
     refused(tmp_path / "pipe.safetensors", "it is not a file", is_portable)
     with within(30):
@@ -149,12 +149,14 @@ def test_links_in_a_circle_are_an_error_and_deep_folders_none(path, capsys):
 
 
 def test_metadata_of_gigabytes_is_not_read(path):
-    os.truncate(path / "metadata.json", 100 * 2**30)  # which takes no room on the disk
+    os.truncate(
+        path / "metadata.json", 100 * 2**30
+    )  # a sparse file, which takes no room on the disk
     refused(path, "it has 107374182400 bytes")
 
 
 def test_a_kilobyte_can_not_ask_for_gigabytes(path, monkeypatch):
-    """A LeNet as wide as that has 30 billion weights; so few bytes do not say as many."""
+    """Metadata for 30 billion weights, in a directory that is far too small to hold them."""
     edit(path, lambda m: m["model"].update(width=1e3))
     size = sum(p.stat().st_size for p in path.rglob("*") if p.is_file())
     expected = store.expected_arrays(path, tickets.read_metadata(path))
@@ -207,7 +209,7 @@ def compressed_otherwise(description):
      compressed_otherwise],
 )  # fmt: skip
 def test_arrays_stored_otherwise_are_not_read(path, change):
-    """TensorStore takes the memory of a whole piece, and ends the process where there is none."""
+    """TensorStore allocates a whole piece, and ends the process if it can't."""
     key = "params.dense1.bias/zarr.json"
     description = json.loads(database(path).read(key).result().value)
     change(description)
@@ -227,7 +229,7 @@ def test_descriptions_that_no_reader_survives_are_not_read(path):
 
 
 def test_names_of_arrays_are_no_paths(path, tmp_path):
-    """Of a database that isn't one, the name of an array is the path where Orbax looks for it."""
+    """If there is no database, Orbax takes the name of an array for the path of its files."""
     outside = tmp_path / "outside"
     spec = {"driver": "zarr3", "kvstore": f"file://{outside}/"}
     shape = {"shape": [6], "data_type": "float32"}
@@ -244,10 +246,10 @@ def test_names_of_arrays_are_no_paths(path, tmp_path):
     entry["key_metadata"][0]["key"] = "mask"
     file.write_text(json.dumps({**listed, "tree_metadata": {"('mask',)": entry}}))
     refused(path, "has a leaf mask, which the model does not have")
-    entry["value_metadata"]["value_type"] = "jax.Array"  # for which Orbax reads further files
+    entry["value_metadata"]["value_type"] = "jax.Array"  # Orbax would read further files for it
     file.write_text(json.dumps({**listed, "tree_metadata": {"('mask',)": entry}}))
     refused(path, "_METADATA: has an array with a name or a type that tickets do not have")
-    for key in ("use_ocdbt", "use_zarr3"):  # then it looks for arrays elsewhere
+    for key in ("use_ocdbt", "use_zarr3"):  # else it looks for arrays elsewhere
         file.write_text(json.dumps({**listed, key: False}))
         refused(path, "_METADATA: has an array with a name or a type that tickets do not have")
     file.unlink()
@@ -263,7 +265,7 @@ def test_a_changed_number_in_the_metadata_is_noticed(request, kind):
     edit(path, lambda m: m["result"].update(test_accuracy=0.9976), seal=False)
     for load in (tickets.load_ticket, tickets.read_metadata):
         refused(path, r"its metadata is damaged \(its SHA-256 is not the recorded one\)", load)
-    # Nor can the hash be taken away by another name for it.
+    # Renaming the hash does not take it away.
     edit(path, lambda m: m["sha256"].update(more=m["sha256"].pop("metadata")), seal=False)
     refused(
         path, "sha256 is not of mask, params, batch_stats, trained, trained_batch_stats, metadata"
@@ -430,7 +432,7 @@ def test_weights_of_pytorch_that_are_not_finite_are_refused_unless_asked_for(tmp
     assert masks.counts(load(whole, start=other, allow_nonfinite=True).mask)[0] > 0
 
 
-# Pickles, written by hand: what is harmful in them PyTorch would not write.
+# Pickles written by hand, because PyTorch would not write the harmful ones.
 
 
 def text(value):
@@ -497,7 +499,7 @@ def legacy(pickle, keys=("0",), sizes=(2,), data=bytes(8)):
 
 
 def str_of(value):
-    """What a test is called: by what is said of the bytes, not by these."""
+    """Return a short name for a parameter of a test, which may be kilobytes."""
     return value if isinstance(value, str) else "bytes"
 
 
@@ -533,14 +535,14 @@ def test_these_pickles_by_hand_are_what_pytorch_reads(tmp_path, wrap):
 @pytest.mark.parametrize(
     "value, says",
     [
-        # What would be run. PyTorch refuses it.
+        # Code that would be run. PyTorch refuses it.
         (name("os", "system") + text("touch sprung") + b"\x85R", r"not read: os\.system"),
         (name("builtins", "exec") + text("open('sprung', 'w')") + b"\x85R", "not read: exec"),
         (name("torch.hub", "load") + text("x") + b"\x85R", r"not read: torch\.hub\.load"),
         (name("torch", "load") + text("sprung") + b"\x85R", r"not read: torch\.load"),
         (b"ios\nsystem\n", "can't be read"),
         (text("x") + b"\x85R", "nothing to work on|calls what is not a function"),
-        # What would take memory at once, 4 GB and more. PyTorch does as it is told.
+        # Calls that take 4 GB and more at once. PyTorch obeys.
         (call("builtins.bytearray", number(2**32)), r"calls builtins\.bytearray"),
         (call("torch._tensor._rebuild_from_type_v2", name("builtins", "bytearray"),
               name("torch", "Tensor"), number(2**32) + b"\x85", b"N"), r"calls builtins\.bytearray"),
@@ -560,19 +562,19 @@ def test_these_pickles_by_hand_are_what_pytorch_reads(tmp_path, wrap):
         # Copies of one long list, all kept: 80 kB for each of the 8 bytes that ask for one.
         (copies("torch.Size", 10_000, 5_000), "again and again"),
         (copies("builtins.set", 10_000, 5_000), "again and again"),
-        # What would take for ever.
+        # Operations that never end.
         (b"}" + twice(100) + b"K\x01s", "again and again"),
         (call("builtins.set", b"]" + twice(100) + b"a"), "again and again"),
         (b"(" + text("storage") + name("torch", "FloatStorage") + twice(100) + text("cpu") + b"K\x02tQ",
          "again and again|is not text|can't be read"),
-        # Filled when it is part of another already, whose size is then no more what it was.
+        # A list that is filled when it is already part of another, whose size then changes.
         (call("collections.OrderedDict", b"]q\x02]q\x03ah\x03(" + twice(100) + b"K\x01e"), "part of"),
         (name("builtins", "set") * 50 + b"](" + b"K\x01" * 5_000 + b"e" + b"\x85R" * 50, "again and again"),
         (call("_codecs.encode", text("x"), text("punycode")), "encode text as punycode"),
         (call("builtins.bytearray", text("x"), text("idna")), "encode text as idna"),
         (call("_codecs.encode", text("x"), text("Rot 13")), "may encode text as rot_13"),
         (b"]q\x01" + b"](h\x01h\x01eq\x01" * 100 + b")R", "calls what is not a function"),
-        # What would overflow the stack of the process.
+        # A tuple that would overflow the stack of the process.
         (b"})" + b"\x85" * 100_000 + b"K\x01s", "too deep"),
         # Tensors that are not in the file.
         (tensor(2, 10**11), "can't be read"),
@@ -586,7 +588,7 @@ def test_these_pickles_by_hand_are_what_pytorch_reads(tmp_path, wrap):
     ids=str_of,
 )  # fmt: skip
 def test_pickles_that_mean_harm_are_not_given_to_pytorch(tmp_path, monkeypatch, wrap, value, says):
-    """Or PyTorch refuses them itself; in either case soon, and at no cost."""
+    """Our check or PyTorch refuses them, quickly and without taking memory."""
     pytest.importorskip("torch")
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "a.pth"
@@ -616,7 +618,7 @@ def test_pickles_that_mean_harm_are_not_given_to_pytorch(tmp_path, monkeypatch, 
     ids=str_of,
 )  # fmt: skip
 def test_pytorch_itself_would_do_these(value):
-    """What it refuses in any case needs no guard; of these, much more would be harmful."""
+    """The guard is needed: PyTorch obeys these harmless, small forms of the harmful pickles."""
     torch = pytest.importorskip("torch")
     content = io.BytesIO(archive(b"\x80\x02" + value + b"\x85."))
     assert len(torch.load(content, weights_only=True)) == 1
@@ -663,7 +665,7 @@ def test_files_whose_parts_do_not_fit_are_not_given_to_pytorch(tmp_path, content
 
 
 def test_parts_within_parts_are_not_read(tmp_path):
-    """A zip archive can say the same bytes as often as it likes, each time as another's."""
+    """A zip archive can list the same bytes several times under different names."""
     path, payload = tmp_path / "a.pth", bytes(4000)
     inner = zipfile.ZipInfo("archive/data/1")
     inner.file_size = inner.compress_size = len(payload)
@@ -681,7 +683,7 @@ def test_parts_within_parts_are_not_read(tmp_path):
 
 
 def test_pytorch_sees_the_archive_that_was_checked(tmp_path):
-    """Of a file with two archives in it readers may see either."""
+    """If a file contains two archives, readers may see either."""
     torch = pytest.importorskip("torch")
     good, bad = archive(state(tensor(2, 2))), archive(state(name("torch", "Tensor")))
     path = tmp_path / "a.pth"

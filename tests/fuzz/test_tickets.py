@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent.parent
-# How many of each are loaded in every run of the tests, and how many more in the long one.
+# The number of cases in every run of the tests, and of further ones in the long run.
 CASES = {
     "directory": (60, 1000),
     "portable": (60, 1000),
@@ -21,12 +21,12 @@ CASES = {
     "legacy": (30, 400),
     "safetensors": (20, 300),
 }
-# Their files are made with PyTorch.
+# PyTorch makes the files of these loaders.
 WITH_TORCH = {"torch", "legacy", "safetensors"}
 
 
 def run(folder, ranges):
-    """Runs cases in a child process that finds nothing but empty folders around it."""
+    """Run cases in a child process that finds nothing but empty folders around it."""
     folder.mkdir()
     for name in ("scratch", "cwd", "tmp", "home"):
         (folder / name).mkdir()
@@ -38,13 +38,13 @@ def run(folder, ranges):
     )  # fmt: skip
     last = "\n".join([*done.stdout.splitlines()[-4:], *done.stderr.splitlines()[-30:]])
     assert done.returncode == 0, last
-    # Loading leaves nothing behind; what is in `scratch` the worker compares itself.
+    # Loading leaves nothing behind; the worker itself compares the content of `scratch`.
     assert [path for name in ("cwd", "tmp", "home") for path in (folder / name).iterdir()] == []
     return done.stdout
 
 
 def check(folder, loaders, first, counts):
-    """Runs so many cases of each loader; some of each are refused and some loaded."""
+    """Run cases of each loader; assert that some are refused and some loaded."""
     ranges = [f"{name}:{first[name]}:{first[name] + counts[name]}" for name in loaders]
     out = run(folder, ranges)
     for name in loaders:

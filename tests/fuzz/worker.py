@@ -1,4 +1,4 @@
-"""Loads damaged tickets, in a process of its own: a crash or a hang ends no more than that.
+"""Load damaged tickets in a process of its own, so that a crash or a hang ends nothing else.
 
 python -m tests.fuzz.worker SCRATCH LOADER:FIRST:LAST …
 """
@@ -22,14 +22,14 @@ def peak():
 
 
 def limit_memory():
-    """Has memory that nothing here needs refused, so that who asks for it is found."""
+    """Limit memory to more than anything here needs, so that a request for more fails."""
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     limit = pages * resource.getpagesize() + 8 * MEMORY
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
 
 def snapshot(folder):
-    """Every path below a folder with what is there."""
+    """Return every path below a folder with its content."""
     found = {}
     for path in sorted(folder.rglob("*")):
         if path.is_symlink():
@@ -69,7 +69,7 @@ def main(scratch, *ranges):
         originals.mkdir()
         loader = LOADERS[name](originals)
         before = snapshot(originals)
-        run(loader, name, -1, scratch / "case")  # what a first call sets up is no leak
+        run(loader, name, -1, scratch / "case")  # the set-up of a first call is not a leak
         if i == 0:
             limit_memory()
             base = peak()

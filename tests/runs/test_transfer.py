@@ -10,7 +10,8 @@ import pytest
 from rich.console import Console
 
 from lottery_jax import curve, tickets
-from lottery_jax.datasets.in_memory import fit_shape, write_npz
+from lottery_jax.datasets import write_npz
+from lottery_jax.datasets.images import fit_shape
 from lottery_jax.errors import ConfigError, DataError, TicketError
 from lottery_jax.evaluate import evaluate_ticket
 from lottery_jax.pruning import masks

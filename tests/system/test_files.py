@@ -1,4 +1,4 @@
-"""Temporary files: those of dead processes go, all others stay."""
+"""Temporary files of dead processes are found; all others stay."""
 
 import os
 import re
@@ -42,7 +42,7 @@ def test_what_dead_processes_left_is_found_and_nothing_else(tmp_path):
 
 
 def test_a_temporary_file_that_can_not_be_removed_is_not_in_the_way(tmp_path):
-    """As another user's in a shared folder; here a folder of that name, which is no file."""
+    """Such as another user's in a shared folder; here it is a folder of that name."""
     stuck = tmp_path / temporary_name("mine.npz", dead_pid())
     stuck.mkdir()
     files.write_text(tmp_path / "mine.npz", "whole")

@@ -39,7 +39,7 @@ def copy(run_directory, tmp_path):
 
 @pytest.fixture
 def call(capsys):
-    """Runs the command; gives status, standard output and standard error."""
+    """Return a function that runs the command and returns status, stdout and stderr."""
 
     def called(*arguments):
         try:
@@ -54,7 +54,7 @@ def call(capsys):
 
 @pytest.fixture
 def refused(call):
-    """Asserts that a command is a mistake, said in one line."""
+    """Return a function that asserts that a command is a mistake, reported in one line."""
 
     def check(says, *arguments):
         status, out, error = call(*arguments)
@@ -103,7 +103,7 @@ def test_list_and_verify_say_what_is_wrong_and_go_on(copy, call):
 
 
 def test_links_to_folders_are_followed_once_and_clutter_is_passed_over(copy, tmp_path, call):
-    """As users make them: runs on another disk, a link back up, the same run by two names."""
+    """Users make such links: to runs on another disk, back up, and two to the same run."""
     runs = tmp_path / "runs"
     runs.mkdir()
     (runs / "linked").symlink_to(copy)
@@ -136,7 +136,7 @@ def test_links_within_a_ticket_are_refused_and_what_to_do_is_said(copy, tmp_path
     resolved = tmp_path / "resolved"
     shutil.copytree(ticket, resolved)  # as cp -rL does
     assert call("verify", resolved)[0] == 0
-    # A file of its own may be such a link.
+    # A portable file may be such a link.
     portable = copy / "shared.safetensors"
     portable.rename(blobs / "portable")
     portable.symlink_to(blobs / "portable")
@@ -226,7 +226,7 @@ def test_a_ticket_is_exported_and_imported_whole(run_directory, tmp_path, call, 
     assert status == 0 and out == f"wrote {file}, {file.stat().st_size} bytes\n"
     assert call("import", file, directory)[0] == 0
     assert tickets.load_ticket(directory).metadata == tickets.read_metadata(run_directory / TICKET)
-    # Nothing is replaced unless that is asked for.
+    # Nothing is replaced without --force.
     before = file.read_bytes()
     other = run_directory / "seed_0/level_03/random"
     refused("--force replaces it", "export", other, file)

@@ -18,9 +18,9 @@ from tests.helpers import synthetic_ticket
 
 
 class Graph:
-    """A network as edges between pixels, each edge with the kernel and the weight that it is of.
+    """A network as edges between pixels; each edge knows its kernel and weight.
 
-    Layers are added from the input on; what a layer takes and gives are arrays of node numbers.
+    Layers are added from the input on; their inputs and outputs are arrays of node numbers.
     """
 
     def __init__(self, mask):
@@ -60,11 +60,11 @@ class Graph:
         return y
 
     def join(self, x, y):
-        """Edges without a weight, from each node of `x` to the same of `y`."""
+        """Add edges without a weight from each node of `x` to the same node of `y`."""
         self.edges += [(i, j, None, None) for i, j in zip(x.ravel(), y.ravel(), strict=True)]
 
     def effective(self, inputs, outputs):
-        """Which weights have an edge that is reached from an input and leads to an output."""
+        """Return the weights with an edge that is reached from an input and leads to an output."""
         reached, leading = np.zeros(self.nodes, bool), np.zeros(self.nodes, bool)
         reached[inputs.ravel()] = leading[outputs.ravel()] = True
         # Edges were added from the input on, so that one pass each way is enough.

@@ -176,7 +176,7 @@ def consistently_one_more(tensors, entry):
         (lambda t, e: e["metadata"].pop("sha256"), "mask is damaged"),
         (lambda t, e: e["metadata"]["model"].update(name="vgg12"), "not describe a model"),
         (lambda t, e: e["metadata"].update(input_shape="wide"), "not describe a model"),
-        # A network of terabytes: found not to fit before any of it is allocated.
+        # A network of terabytes is refused before any of it is allocated.
         (lambda t, e: e["metadata"]["model"].update(width=1e4), "counts that fit"),
     ],
 )
@@ -211,7 +211,7 @@ def test_a_ticket_that_would_not_come_back_is_not_written(tmp_path):
 
     refused("untrained", trained=None)
     refused("has no model", metadata={"data": "digits"})
-    # A minus zero is no survivor, but not the zero that would be read either.
+    # A -0.0 does not survive in the file, and would be read back as +0.0.
     negative = jax.tree.map(
         lambda m, p: np.where(m, p, np.float32(-0.0)), ticket.mask, ticket.params
     )

@@ -27,7 +27,7 @@ nn = torch.nn
 
 
 class VGG19(nn.Module):
-    """That vgg19_bn without its last pooling, with a mean over the image and one linear layer."""
+    """torchvision's vgg19_bn with a mean over the image and one linear layer at its end."""
 
     def __init__(self, n=64, classes=10):
         super().__init__()
@@ -47,7 +47,7 @@ class VGG19(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """Its block, with the stride in the 3x3 convolution."""
+    """torchvision's block, with the stride in the 3x3 convolution."""
 
     def __init__(self, before, width, stride):
         super().__init__()
@@ -71,7 +71,7 @@ class Bottleneck(nn.Module):
 
 
 class ResNet50(nn.Module):
-    """That resnet50."""
+    """torchvision's resnet50."""
 
     def __init__(self, n=64, classes=10):
         super().__init__()
@@ -94,7 +94,7 @@ class ResNet50(nn.Module):
 
 
 class AlexNet(nn.Module):
-    """That alexnet with the layer sizes of the experiments on 32x32 images."""
+    """torchvision's alexnet with the layer sizes of the experiments on 32x32 images."""
 
     def __init__(self, n=64, classes=10):
         super().__init__()
@@ -119,12 +119,12 @@ SHAPE = (32, 32, 3)
 
 
 def options(name):
-    """Networks of a quarter of the width: as many layers, files a sixteenth of the size."""
+    """Return options for a quarter of the width: as many layers, and a sixteenth of the file size."""
     return {"name": name, "width": 0.25} | ({"stem": "imagenet"} if name == "resnet50" else {})
 
 
 def randomise(module, gain):
-    """A third of each kernel, at random, and statistics far from those of a new BatchNorm."""
+    """Keep a random third of each kernel, and draw statistics unlike those of a new BatchNorm."""
     generator = torch.Generator().manual_seed(0)
 
     def uniform(like, low, high):
@@ -150,7 +150,7 @@ def randomise(module, gain):
 
 @functools.cache
 def network(name):
-    # So that the logits are neither huge nor the same for every image.
+    # These gains make logits that are neither huge nor the same for every image.
     return randomise(NETWORKS[name](16), gain=9 if name == "resnet50" else 18)
 
 
@@ -216,7 +216,7 @@ def test_networks_compute_the_same_after_import_and_after_export(name, tmp_path)
 
 
 def small_vgg_state():
-    """A vgg11 of one channel in every layer; the conversion is that of any width."""
+    """Return a vgg11 with one channel in every layer; any width is converted in the same way."""
     state = {}
     for i, index in enumerate((0, 4, 8, 11, 15, 18, 22, 25)):
         conv, norm = f"features.{index}", f"features.{index + 1}"
@@ -238,7 +238,7 @@ def small_vgg(state):
 
 
 def random_vgg(path, seed, pruned=0.0):
-    """Saves random weights for `SMALL_VGG`; returns them."""
+    """Save random weights for `SMALL_VGG`; return them."""
     rng = np.random.default_rng(seed)
     state = {}
     for key, value in small_vgg_state().items():
@@ -298,7 +298,7 @@ def prefixed(state, prefix):
 
 
 def compiled_inside(state):
-    """As `torch.compile` leaves it that wrapped one module of several."""
+    """Return the names of a state dict after `torch.compile` has wrapped one module of several."""
     return {key.replace("features.", "features._orig_mod."): v for key, v in state.items()}
 
 
@@ -351,7 +351,7 @@ def test_the_average_of_weights_as_pytorch_saves_it(tmp_path):
 
 
 def test_a_network_whose_own_names_have_a_prefix_keeps_them():
-    """All that is left of `layer1.0.conv1.weight` without a prefix is a name of the network too."""
+    """The end of `layer1.0.conv1.weight` is a name of the network too."""
     plain = resnet_from(resnet_state())
     assert_same(resnet_from(prefixed(resnet_state(), "layer1.0.")), plain)
     kernel = resnet_state()["layer1.0.conv1.weight"].permute(2, 3, 1, 0).numpy()
@@ -382,7 +382,7 @@ def test_floats_of_other_sizes_become_float32_and_the_metadata_says_so(tmp_path,
 def test_weights_that_are_no_floats_are_refused(tmp_path, dtype):
     state = random_vgg(tmp_path / "plain.pth", 0)
     state["features.4.weight"] = state["features.4.weight"].to(getattr(torch, dtype))
-    if dtype == "float8_e5m2":  # is a float, and as good as one
+    if dtype == "float8_e5m2":  # it is a float as well
         assert (
             "float8"
             in small_imported(tmp_path / "a.pth", state).metadata["imported"]["converted_from"]
@@ -395,7 +395,7 @@ def test_weights_that_are_no_floats_are_refused(tmp_path, dtype):
 
 
 def masks_of(state, seed=5):
-    """Masks of the kernels at random: they keep some zeros and prune some other weights."""
+    """Return random masks of the kernels that keep some zeros and prune some other weights."""
     generator = torch.Generator().manual_seed(seed)
     return {
         key: torch.rand(value.shape, generator=generator) < 0.5
@@ -409,7 +409,7 @@ def masked(state, masks):
 
 
 def assert_masked(ticket, state, masks):
-    """The ticket's mask is exactly `masks`, and its weights are those of `state` where it keeps."""
+    """Assert that the ticket's mask is `masks` and that the kept weights are those of `state`."""
     ones = {k: torch.ones_like(v) for k, v in state.items()}
     expected = small_vgg({**ones, **{k: m.float() for k, m in masks.items()}})["params"]
     assert_same(ticket.mask, jax.tree.map(lambda leaf: leaf != 0, expected))
@@ -470,7 +470,7 @@ def test_pruning_as_pytorch_does_it(tmp_path):
     torch.save(module.state_dict(), tmp_path / "b.pth")
     removed = imported(tmp_path / "b.pth", model)
     assert_same(removed.trained, ticket.trained)
-    assert removed.metadata["weights_remaining"] == kept - len(layers)  # zeros that were kept
+    assert removed.metadata["weights_remaining"] == kept - len(layers)  # the mask kept zeros
     prune.random_unstructured(layers[0], "bias", amount=1)
     torch.save(module.state_dict(), tmp_path / "c.pth")
     with pytest.raises(
@@ -570,7 +570,7 @@ def resnet_from(state):
 
 
 def hugging_face_name(key):
-    """Written from its ResNetForImageClassification: what module is registered under which name."""
+    """Return the name that Hugging Face's ResNetForImageClassification gives to a tensor."""
     *modules, leaf = key.split(".")
     kinds = {"conv": "convolution", "bn": "normalization"}
     if modules == ["fc"]:
@@ -609,7 +609,7 @@ def test_a_vgg_of_timm_with_more_layers_than_ours_is_refused(tmp_path):
 
 
 class OldPickler(pickle.Pickler):
-    """Writes tensors as PyTorch did before 0.4: without the gradient's flag and hooks."""
+    """A pickler that writes tensors as PyTorch did before 0.4: without gradient flag and hooks."""
 
     def reducer_override(self, value):
         if not isinstance(value, torch.Tensor):
@@ -642,9 +642,9 @@ def before_0_4(state):
 
 
 def test_files_from_before_pytorch_0_4_are_read(tmp_path):
-    """Their pickles call an earlier function for each tensor, in the container of that time."""
+    """Their pickles call an older function for each tensor, in the container of that time."""
     state = random_vgg(tmp_path / "plain.pth", 0, pruned=0.5)
-    del state["features.1.num_batches_tracked"]  # which is from 0.4.1
+    del state["features.1.num_batches_tracked"]  # PyTorch has it since 0.4.1
     path = tmp_path / "old.pth"
     path.write_bytes(before_0_4(state))
     assert b"_rebuild_tensor\n" in path.read_bytes() and b"_v2" not in path.read_bytes()
@@ -757,7 +757,7 @@ def test_networks_without_a_layout_and_images_too_small_are_errors():
 
 
 class Trap:
-    """Unpickled carelessly, it makes a directory."""
+    """An object that makes a directory when it is unpickled carelessly."""
 
     def __init__(self, path):
         self.path = str(path)

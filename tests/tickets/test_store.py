@@ -19,7 +19,7 @@ from lottery_jax.errors import EnvironmentFault, TicketError, TrainingError
 from lottery_jax.models import build_model, init_variables
 from lottery_jax.pruning import masks, scores
 from lottery_jax.runs import checkpoints
-from lottery_jax.tickets import Ticket, store
+from lottery_jax.tickets import Ticket, orbax_io
 from lottery_jax.training import optim
 from lottery_jax.training.state import EpochProgress, MetricSums, TrainState
 from tests.helpers import assert_same
@@ -69,7 +69,7 @@ def copy(saved, tmp_path):
 def edit_metadata(path, change):
     file = path / "metadata.json"
     metadata = json.loads(file.read_text())
-    del metadata["sha256"]["metadata"]  # older tickets have none: what is checked besides it?
+    del metadata["sha256"]["metadata"]  # older tickets have none; test the other checks
     change(metadata)
     file.write_text(json.dumps(metadata))
 
@@ -91,7 +91,7 @@ def test_a_ticket_comes_back_bit_for_bit(saved):
 
 
 def test_settings_of_jax_make_no_ticket_a_bad_one(saved):
-    """Such as those of users who let JAX refuse what it would otherwise promote."""
+    """For example those that let JAX refuse to promote dtypes and ranks."""
     with (
         jax.enable_x64(True),
         jax.numpy_dtype_promotion("strict"),
@@ -246,7 +246,7 @@ def test_checkpoints_come_back_and_only_the_latest_is_kept(tmp_path):
     for step in (99, 100, 1000):
         checkpoints.save_state(tmp_path, checkpoint_state(step))
         assert [p.name for p in tmp_path.iterdir()] == [f"{step:09}"]
-    # What an interrupted save leaves behind is not a checkpoint.
+    # An interrupted save leaves a folder behind that is not a checkpoint.
     (tmp_path / "000002000.orbax-checkpoint-tmp").mkdir()
     assert checkpoints.latest_step(tmp_path) == 1000
     state, begun = checkpoints.load_state(tmp_path, like)
@@ -258,7 +258,7 @@ def test_a_checkpoint_keeps_the_sums_of_an_epoch_that_has_begun(tmp_path):
     totals = MetricSums(np.array(1.5, np.float32), np.array(7, np.int32), np.array(9, np.int32))
     checkpoints.save_state(tmp_path, checkpoint_state(3), EpochProgress(totals, 0.25))
     assert_same(
-        checkpoints.load_state(tmp_path, checkpoint_state(0)).begun, EpochProgress(totals, 0.25)
+        checkpoints.load_state(tmp_path, checkpoint_state(0)).progress, EpochProgress(totals, 0.25)
     )
 
 
@@ -270,7 +270,7 @@ def test_a_state_that_is_not_finite_is_not_saved_and_the_last_good_one_stays(tmp
 
 
 def test_a_checkpoint_of_other_bytes_is_refused_and_named(tmp_path):
-    """Even where Orbax reads it: one array file in the place of another of the same shape."""
+    """Even if Orbax reads it: one array file is in the place of another of the same shape."""
     for name, shift in (("a", 0.0), ("b", 1.0)):
         checkpoints.save_state(tmp_path / name, checkpoint_state(5, shift))
     arrays = ocp.load((tmp_path / "b" / "000000005").absolute())
@@ -292,7 +292,7 @@ def test_a_ticket_that_can_not_be_written_leaves_the_one_that_was_there(
         raise ValueError("Failed to write [os_error_code='28']")  # as TensorStore says it
 
     before = {p: p.read_bytes() for p in copy.rglob("*") if p.is_file()}
-    monkeypatch.setattr(store.orbax.Checkpointer, "save", full)
+    monkeypatch.setattr(orbax_io.orbax.Checkpointer, "save", full)
     with pytest.raises(OSError, match="No space left on device") as raised:
         tickets.save_ticket(copy, example_ticket())
     assert raised.value.errno == 28
@@ -302,7 +302,7 @@ def test_a_ticket_that_can_not_be_written_leaves_the_one_that_was_there(
 
 @pytest.mark.parametrize("what", ["error", "signal"])
 def test_a_ticket_that_can_not_be_put_in_its_place_leaves_the_old_one(copy, monkeypatch, what):
-    """Where the old one has been moved aside already."""
+    """The old one has already been moved aside by then."""
     before = tickets.read_metadata(copy)
     replace, done = Path.replace, []
 
@@ -318,7 +318,7 @@ def test_a_ticket_that_can_not_be_put_in_its_place_leaves_the_old_one(copy, monk
     with pytest.raises(OSError if what == "error" else KeyboardInterrupt):
         tickets.save_ticket(copy, example_ticket())
     monkeypatch.undo()
-    # After an error the old one; a signal waits until the new one is there.
+    # After an error the old ticket is there; a signal waits until the new one is.
     assert tickets.load_ticket(copy).metadata["note"] == before["note"]
     assert [p.name for p in copy.parent.iterdir() if p.name.startswith(".")] == []
 
@@ -332,10 +332,10 @@ def test_only_older_checkpoints_are_removed(tmp_path):
 
 
 def test_open_files_that_run_out_make_no_ticket_a_bad_one(saved, tmp_path):
-    """What is wrong with this process, and not with the file, is said as that."""
+    """The error blames the process and not the file."""
     folder, ticket = saved
     tickets.save_portable(tmp_path / "a.safetensors", ticket)
-    tickets.load_ticket(folder)  # what is opened once and for all is open by then
+    tickets.load_ticket(folder)  # opens what stays open
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     used = max(int(path.name) for path in Path("/proc/self/fd").iterdir())
     resource.setrlimit(resource.RLIMIT_NOFILE, (used + 1, hard))

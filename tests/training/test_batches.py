@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lottery_jax.datasets.checks import check_batch
 from lottery_jax.errors import ConfigError
 from lottery_jax.training.batches import (
-    check_batch,
     epoch_order,
     eval_order,
     make_preprocess,

@@ -1,7 +1,7 @@
-"""What a ticket's directory may hold, checked before Orbax opens any of it.
+"""Checks of a ticket's directory before Orbax opens any of it.
 
-Orbax and TensorStore follow symbolic links, wait on pipes, open whatever path an array is said to
-have, and end the process if an array is said to be larger than the memory.
+Orbax and TensorStore follow symbolic links, wait on pipes, open any path that the list of arrays
+names, and end the process if an array is listed as larger than the memory.
 """
 
 from __future__ import annotations
@@ -18,28 +18,25 @@ import tensorstore
 
 from lottery_jax.errors import TicketError, raise_if_environment
 from lottery_jax.system import host
-from lottery_jax.tickets.ticket import parse_json
+from lottery_jax.tickets.metadata import parse_json
+from lottery_jax.types import PyTree
 
-PyTree = Any
-
-# Zstandard, with which Orbax compresses, says at most this often the same byte: a block of 128 KiB
-# that repeats one byte takes four.
-_MOST_BYTES_OF_A_BYTE = 32768
-# A ticket's metadata has a few KiB, and Orbax's a few hundred bytes for each array.
+# Orbax compresses with Zstandard, which enlarges nothing by more than this factor: a block of
+# 128 KiB that repeats one byte takes four bytes.
+_ZSTANDARD_LIMIT = 32768
+# A ticket's metadata.json has a few KiB, and Orbax's list a few hundred bytes for each array.
 _MOST_BYTES_OF_JSON = 2**24
-# A cache of downloads may consist of links, such as that of Hugging Face.
+# A cache of downloads, such as that of Hugging Face, may consist of links.
 _COPY = "copy the ticket with the files that its links name (cp -rL) and use the copy"
 _CODECS = {"bytes", "zstd", "crc32c"}
 
 
 def size_on_disk(folder: Path) -> int:
-    """The bytes of all files in a folder, which holds plain files and folders alone.
-
-    Links within it are links to these.
+    """Return the bytes of all files in a folder that holds only files, folders and links to these.
 
     Raises:
-        TicketError: something is a link out of the folder, or neither a file nor a folder; or it
-            can't be read.
+        TicketError: there is a link out of the folder, or something that is neither a file nor a
+            folder; or it can't be read.
     """
     try:
         inside = folder.resolve(strict=True)
@@ -49,7 +46,7 @@ def size_on_disk(folder: Path) -> int:
 
 
 def _below(folder: Path) -> Iterator[Path]:
-    folders = [folder]  # and no recursion: they can be deeper than Python's stack
+    folders = [folder]  # a list, because folders can be deeper than Python's stack
     while folders:
         for path in folders.pop().iterdir():
             if stat.S_ISDIR(path.lstat().st_mode):
@@ -70,10 +67,10 @@ def _checked_size(path: Path, inside: Path) -> int:
 
 
 def read_json(file: Path) -> Any:
-    """The JSON of a plain file.
+    """Read a plain file of JSON.
 
     Raises:
-        OSError, ValueError, RecursionError: it can't be read, or is none.
+        OSError, ValueError, RecursionError: it can't be read, or is not JSON.
     """
     status = file.lstat()
     if stat.S_ISLNK(status.st_mode):
@@ -86,13 +83,13 @@ def read_json(file: Path) -> Any:
 
 
 def check_room(where: Path, expected: PyTree, on_disk: int) -> None:
-    """Checks that arrays of these shapes can be what so many bytes say, and fit the memory.
+    """Check that a directory of `on_disk` bytes can hold the expected arrays, and memory too.
 
     Raises:
-        TicketError: they can't or don't.
+        TicketError: it can't.
     """
     needed = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(expected))
-    if needed > _MOST_BYTES_OF_A_BYTE * on_disk:
+    if needed > _ZSTANDARD_LIMIT * on_disk:
         raise TicketError(f"{where}: has {on_disk} bytes, too few for the {needed} of its arrays")
     if needed > host.memory():
         raise TicketError(
@@ -102,14 +99,14 @@ def check_room(where: Path, expected: PyTree, on_disk: int) -> None:
 
 
 def check_arrays(folder: Path, names: Collection[str]) -> None:
-    """Checks what an Orbax checkpoint says of its arrays: names, types, and how they are stored.
+    """Check how an Orbax checkpoint describes its arrays: their names, types and storage.
 
-    A name becomes part of a path, and one such as `/home` a path of its own. An array is read in
-    pieces, for each of which memory is taken, and descriptions nested deeply end the process.
+    A name becomes part of a path, and one such as `/home` a whole path. An array is read in pieces,
+    for each of which memory is taken, and a description that is nested deeply ends the process.
 
     Args:
-        folder: of the checkpoint.
-        names: of the arrays that it may have.
+        folder: the checkpoint.
+        names: the names of the arrays that it may have.
 
     Raises:
         TicketError: it has others, stores them otherwise than a ticket's, or can't be read.
@@ -128,13 +125,13 @@ def check_arrays(folder: Path, names: Collection[str]) -> None:
                     )
     except TicketError:
         raise
-    except Exception as error:  # of TensorStore too, for damaged files
+    except Exception as error:  # TensorStore raises many kinds for damaged files
         raise_if_environment(error)
         raise TicketError(f"{folder}: is not a readable Orbax checkpoint: {error}") from error
 
 
 def _descriptions(file: Path) -> dict[str, bytes]:
-    """What TensorStore's database beside Orbax's list says of each array in that list."""
+    """Return TensorStore's description of each array in Orbax's list, by name."""
     listed = read_json(file)
     entries = listed["tree_metadata"].values()
     if not (listed["use_ocdbt"] is listed["use_zarr3"] is True and all(map(_is_plain, entries))):
@@ -162,7 +159,7 @@ def _is_plain(entry: Any) -> bool:
 
 
 def _is_stored_plainly(description: Any) -> bool:
-    """Whether an array is in pieces no larger than itself, compressed with Zstandard if at all."""
+    """Return whether an array is stored in pieces no larger than itself, and not compressed otherwise."""
     shape, codecs = description["shape"], description["codecs"]
     shards = [c["configuration"] for c in codecs if c["name"] == "sharding_indexed"]
     inner = [c for shard in shards for c in (*shard["codecs"], *shard["index_codecs"])]

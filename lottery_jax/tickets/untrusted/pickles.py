@@ -1,9 +1,10 @@
 """Files of `torch.save`, checked before PyTorch reads them.
 
-`torch.load(weights_only=True)` runs nothing of a file's own, but a pickle can still ask it for time
-and memory without end: for a tuple that holds one twice, that holds one twice, …, for a list that
-is copied a thousand times, or for a `bytearray` of any size. So the pickle's operations are counted
-here first, without running any. Everything else that PyTorch reads passes.
+`torch.load(weights_only=True)` runs nothing of a file's own. But a few bytes of a pickle can still
+ask it for time or memory without end: a tuple that holds one twice, that holds one twice, and so on;
+a list that is copied a thousand times; a `bytearray` of any size. PyTorch has no limit for these, so
+the cost of the pickle's operations is added up here first, without executing any. A pickle passes if
+its cost is in proportion to its length.
 
     file.pth                             archive/data.pkl     the pickle
     checked_for_torch  ->  torch.load    archive/data/0, …    the storages that it refers to
@@ -24,8 +25,8 @@ from typing import Any, BinaryIO
 from lottery_jax.errors import TicketError, raise_if_environment
 
 _ZIP = b"PK\x03\x04"
-# Calls that take memory, time or care beyond what the file holds. None of them makes a dense tensor
-# of floats, apart from the empty tensors of the oldest files.
+# Calls that may take any amount of memory or time. None of them makes a dense tensor of floats,
+# apart from the empty tensors of the oldest files.
 _COSTLY = re.compile(
     r"torch\._utils\._rebuild_(qtensor|sparse_tensor|nested_tensor|device_tensor_from_\w+)"
 )
@@ -35,32 +36,23 @@ _COSTLY_WITH_ARGUMENTS = re.compile(
 # Codecs whose time grows with the square of the text, and one that can spell their names.
 _ENCODERS = ("_codecs.encode", "builtins.bytearray")
 _SLOW_CODECS = ("punycode", "idna", "rot13", "rot_13")
-_ITEM_SIZES = {
-    "UntypedStorage": 1,
-    "HalfStorage": 2,
-    "BFloat16Storage": 2,
-    "FloatStorage": 4,
-    "DoubleStorage": 8,
-    "BoolStorage": 1,
-    "ByteStorage": 1,
-    "CharStorage": 1,
-    "ShortStorage": 2,
-    "IntStorage": 4,
-    "LongStorage": 8,
-}  # others are of no use to a network here
-_DEEPEST_TUPLE = 1000  # hashing one takes the C stack; Python can't save a deeper one
+# Bytes of an item of a storage; networks here have no others.
+_ITEM_SIZES = {"UntypedStorage": 1, "HalfStorage": 2, "BFloat16Storage": 2, "FloatStorage": 4,
+               "DoubleStorage": 8, "BoolStorage": 1, "ByteStorage": 1, "CharStorage": 1,
+               "ShortStorage": 2, "IntStorage": 4, "LongStorage": 8}  # fmt: skip
+_DEEPEST_TUPLE = 1000  # hashing a tuple takes the C stack; Python can't save a deeper one
 
 
 @dataclasses.dataclass(eq=False, slots=True)
 class _Item:
-    """Something on the stack.
+    """An object on the stack of the pickle's machine.
 
     Attributes:
-        weight: its size if everything it refers to were written out each time.
-        value: a constant; the items of a tuple or a list.
-        name: of a global.
-        depth: of tuples within tuples.
-        is_part: whether it is part of something else, whose weight counts its own.
+        weight: its size if everything that it refers to were written out each time.
+        value: a constant, or the items of a tuple or a list.
+        name: the name, if it is a global.
+        depth: how deeply tuples are nested in it.
+        is_part: whether it is part of another object, whose weight includes its own.
     """
 
     weight: int
@@ -96,7 +88,7 @@ def _checked_archive(content: bytes) -> BinaryIO:
         pickles = [e.filename for e in entries if e.filename.endswith("/data.pkl")]
         if len(pickles) != 1 or len(set(names)) < len(names):
             raise ValueError("it has not one pickle, or a part twice")
-        # PyTorch compresses nothing; a small file could grow to any size.
+        # PyTorch compresses nothing; a compressed part could grow to any size.
         if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
             raise ValueError("a part of it is compressed; load and save it again with PyTorch")
         if sum(entry.file_size for entry in entries) > len(content):
@@ -110,7 +102,7 @@ def _checked_archive(content: bytes) -> BinaryIO:
                 parts[entry.filename.removeprefix(root)] = archive.read(entry)
     _check(io.BytesIO(parts["data.pkl"]), parts)
     copy = io.BytesIO()
-    # Of a file with two archives in it readers may see either; a new archive has no second reading.
+    # Readers may see either of two archives in one file; a new archive can be read in one way only.
     with zipfile.ZipFile(copy, "w", zipfile.ZIP_STORED) as archive:
         for name, data in parts.items():
             archive.writestr(f"archive/{name}", data)
@@ -119,13 +111,13 @@ def _checked_archive(content: bytes) -> BinaryIO:
 
 
 def _checked_legacy(content: bytes) -> BinaryIO:
-    """Before PyTorch 1.6: a number, a version, facts, the object and its storages' keys."""
+    """Check a file from before PyTorch 1.6: a number, a version, facts, the object, storage keys."""
     file = io.BytesIO(content)
     for _ in range(3):
         _check(file)
     _, used = _check(file)
     keys, _ = _check(file)
-    # The memory of others would stay as it was when it was freed.
+    # PyTorch would not fill the memory of a storage without a key, which may hold anything.
     if not used <= {_text(item.value) for item in keys.value}:
         raise ValueError("a storage is missing")
     file.seek(0)
@@ -133,14 +125,14 @@ def _checked_legacy(content: bytes) -> BinaryIO:
 
 
 def _check(pickle: BinaryIO, parts: Mapping[str, bytes] | None = None) -> tuple[_Item, set[str]]:
-    """Add up what a pickle would make PyTorch do; return its object and the storages it names.
+    """Add up what a pickle would cost PyTorch; return its object and the storages it names.
 
     Args:
-        pickle: at its beginning; afterwards at its end.
-        parts: of its archive, by name.
+        pickle: a file at the beginning of the pickle; afterwards at its end.
+        parts: the parts of its archive, by name; None for a file that is no archive.
 
     Raises:
-        ValueError: it is too much for a pickle of this length, or a storage does not fit its part.
+        ValueError: it costs too much for a pickle of this length, or a storage does not fit its part.
     """
     stack: list[_Item] = []
     below: list[list[_Item]] = []
@@ -181,7 +173,7 @@ def _check(pickle: BinaryIO, parts: Mapping[str, bytes] | None = None) -> tuple[
             spent += arguments.weight
             _check_call(function, arguments)
             is_text = function.name == "_codecs.encode"  # or bytes
-            # Encoding may make it longer.
+            # Encoding may make a text up to four times longer.
             stack.append(_Item(4 * arguments.weight + 1, "" if is_text else None))
         elif name == "BINPERSID":
             reference = stack.pop()
@@ -199,7 +191,7 @@ def _check(pickle: BinaryIO, parts: Mapping[str, bytes] | None = None) -> tuple[
             if depth > _DEEPEST_TUPLE:
                 raise ValueError("it has tuples too deep within tuples")
             stack.append(_Item(1 + sum(item.weight for item in items), items, depth=depth))
-        elif name == "BININT1":  # of which there may be many
+        elif name == "BININT1":  # there may be many; equal ones share an item
             stack.append(numbers.setdefault(argument, _Item(1, argument)))
         else:  # another constant or an empty container
             value: Any = [] if name in ("EMPTY_LIST", "EMPTY_TUPLE") else argument
@@ -249,7 +241,7 @@ def _checked_storage(reference: _Item, parts: Mapping[str, bytes] | None) -> str
     item_size = _ITEM_SIZES.get(kind.name.rpartition(".")[2])
     if parts is None or item_size is None:
         return name
-    # Earlier versions of PyTorch looked beyond the end of the part.
+    # Earlier versions of PyTorch read beyond the end of the part.
     if len(found := parts[f"data/{name}"]) != (expected := item_size * numel.value):
         raise ValueError(f"storage {name} has {len(found)} bytes, not {expected}")
     return name
