@@ -357,6 +357,15 @@ def main(*arguments, capsys):
     return status, capsys.readouterr().err
 
 
+@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"]])
+def test_help_says_where_the_keys_are_listed(arguments, capsys):
+    with pytest.raises(SystemExit) as ended:
+        command.main(arguments)
+    assert ended.value.code == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "python -m lottery_jax.main --help" in shown and "docs/config.md" in shown
+
+
 @pytest.mark.parametrize(
     "arguments, says",
     [
