@@ -19,7 +19,7 @@ from urllib.request import getproxies
 
 import numpy as np
 
-from lottery_jax.errors import DataError, raise_if_environment
+from lottery_jax.errors import DataError, first_line, raise_if_environment
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -78,7 +78,7 @@ def find_prepared(name: str, data_dir: Path) -> Path | None:
 def _unreadable(folder: Path, error: Exception) -> DataError:
     raise_if_environment(error)
     return DataError(
-        f"{folder} can't be read ({_first_line(error)}); if it was not prepared with "
+        f"{folder} can't be read ({first_line(error, with_type=True)}); if it was not prepared with "
         "file_format='array_record', remove it and prepare it again ('python -m "
         "lottery_jax.datasets prepare NAME')"
     )
@@ -194,11 +194,7 @@ def prepare(name: str, data_dir: Path, *, archives: Sequence[str] = ()) -> None:
             )
         except Exception as error:
             raise_if_environment(error)
-            raise DataError(f"can't be prepared: {_first_line(error)}") from error
-
-
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"
+            raise DataError(f"can't be prepared: {first_line(error, with_type=True)}") from error
 
 
 def _reachable(url: str, timeout: float = 3.0) -> bool:

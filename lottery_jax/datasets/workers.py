@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from lottery_jax.datasets.decoding import Array, Decoder, LabelledImage
-from lottery_jax.errors import DataError, one_line, raise_if_environment
+from lottery_jax.errors import DataError, first_line, one_line, raise_if_environment
 from lottery_jax.system import host
 from lottery_jax.system.signals import ASK_TO_STOP
 
@@ -170,17 +170,13 @@ def _next(iterator: Any) -> Rows:
     try:
         return next(iterator)
     except DataError as error:  # Grain adds more lines to its message
-        raise DataError(_first_line(error)) from error
+        raise DataError(first_line(error)) from error
     except RuntimeError as error:  # Grain raises it when a worker is gone
         raise DataError(
-            f"a worker process that decodes images has ended: {_first_line(error)} If memory was "
+            f"a worker process that decodes images has ended: {first_line(error)} If memory was "
             "short, or shared memory (/dev/shm; exit code -7), fewer config.data.workers need less, "
             "and 0 no shared memory; run the same command again to resume"
         ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0]
 
 
 def _begin_worker(index: int, count: int) -> None:

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from safetensors import SafetensorError, deserialize
 
-from lottery_jax.errors import TicketError, raise_if_environment
+from lottery_jax.errors import TicketError, first_line, raise_if_environment
 from lottery_jax.tickets.untrusted.pickles import checked_for_torch
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -104,7 +104,7 @@ def as_array(value: Any) -> Array:
                 raise TypeError("it is larger than what the file holds of it")
             array = (tensor.to(torch.float32) if tensor.is_floating_point() else tensor).numpy()
         except (AttributeError, TypeError, RuntimeError, NotImplementedError) as error:
-            raise ValueError(str(error).splitlines()[0]) from error
+            raise ValueError(first_line(error)) from error
     is_float = array.dtype.kind == "f" or array.dtype == jnp.bfloat16
     with np.errstate(over="ignore"):  # `check_finite` finds the infinity
         return array.astype(np.float32) if is_float else array

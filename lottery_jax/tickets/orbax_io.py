@@ -18,7 +18,7 @@ import numpy as np
 import orbax.checkpoint as orbax
 from orbax.checkpoint import v1 as ocp
 
-from lottery_jax.errors import TicketError, one_line, raise_if_environment
+from lottery_jax.errors import TicketError, first_line, one_line, raise_if_environment
 from lottery_jax.system.files import remove, sync_tree, temporary_in
 from lottery_jax.system.signals import defer_signals
 from lottery_jax.tickets.ticket import compare_leaves, leaves
@@ -65,8 +65,7 @@ def load_arrays(folder: Path, expected: PyTree) -> PyTree:
             return ocp.load(folder.absolute(), template)
     except Exception as error:
         raise_if_environment(error)
-        first = str(error).strip().splitlines()[0] if str(error).strip() else ""
-        raise TicketError(f"{folder}: is damaged: {type(error).__name__}: {first}") from error
+        raise TicketError(f"{folder}: is damaged: {first_line(error, with_type=True)}") from error
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from encodings import normalize_encoding
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from lottery_jax.errors import TicketError, raise_if_environment
+from lottery_jax.errors import TicketError, first_line, raise_if_environment
 
 _ZIP = b"PK\x03\x04"
 # Calls that may take any amount of memory or time. None of them makes a dense tensor of floats,
@@ -75,9 +75,8 @@ def checked_for_torch(file: Path) -> BinaryIO:
         return _checked_legacy(content)
     except Exception as error:  # zipfile and pickletools raise many kinds for damaged files
         raise_if_environment(error)
-        first = (str(error).splitlines() or [""])[0]
         raise TicketError(
-            f"{file}: can't be read as a file of PyTorch: {type(error).__name__}: {first}"
+            f"{file}: can't be read as a file of PyTorch: {first_line(error, with_type=True)}"
         ) from error
 
 
