@@ -43,7 +43,7 @@ from lottery_jax.training.program import compiled, make_program
 from lottery_jax.training.state import MetricSums, init_state
 from lottery_jax.training.task import CLASSIFICATION, BatchLoss, SummedOutput
 
-SMALL = ("lenet_300_100", "conv2")  # of which there is every kind of program
+SMALL = ("lenet_300_100", "conv2")  # networks of which every kind of program is compiled
 # The smallest image each family takes; batches down to a single image.
 SHAPES = {"vgg": (32, 32, 3), "alexnet": (32, 32, 3), "resnet": (8, 8, 3)}
 
@@ -97,7 +97,7 @@ def programs(name, batch, *, replicas=1, stacked=0, vmapped=False, dtype="float3
 
 
 def score_programs(name, batch):
-    """The programs of the scores that need gradients."""
+    """Yield the programs of the scores that need gradients."""
     network = LinenNetwork(build(name), shape_of(name))
     variables, options = network.abstract_variables(), xla_options.compiler_options("cpu")
     params, stats = variables["params"], variables["batch_stats"]

@@ -1,4 +1,4 @@
-"""What the rest of the package may know of a network, and the adapter for Flax's Linen modules.
+"""The interface of a network to the rest of the package, and its adapter for Flax's Linen modules.
 
 Training, evaluation, scores and connectivity call a `Network` and nothing else. All names that
 belong to Linen or to the modules of this package (collections, `kernel`, `head`) are in this file.
@@ -88,7 +88,7 @@ class Network(Protocol):
             params: the weights.
             batch_stats: the statistics.
             inputs: float `[batch, height, width, channels]`.
-            after_layer: applied to what each layer with prunable weights gives.
+            after_layer: applied to the output of each layer with prunable weights.
         """
 
     def with_dtype(self, dtype: Any) -> Network:
@@ -209,7 +209,7 @@ class LinenNetwork:
 
 
 def _after_kernels(function: Callable[[jax.Array], jax.Array]) -> Callable[..., Any]:
-    """Return Linen's interceptor that applies `function` to what modules with a kernel give."""
+    """Return Linen's interceptor that applies `function` to the outputs of modules with a kernel."""
 
     def intercept(
         call: Callable[..., Any], args: Any, kwargs: Any, context: nn.module.InterceptorContext

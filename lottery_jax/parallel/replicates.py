@@ -22,7 +22,7 @@ REPLICA_SPEC = PartitionSpec("replica")  # for arrays with a leading axis over r
 
 
 class Layout(NamedTuple):
-    """How replicates are laid out on the devices.
+    """The placement of replicates on the devices.
 
     Attributes:
         replica: the size of the mesh's axis of that name.

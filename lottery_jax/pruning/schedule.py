@@ -1,4 +1,4 @@
-"""How many weights each level keeps, and pruning to that number in rounds."""
+"""The number of weights that each level keeps, and pruning to that number in rounds."""
 
 from __future__ import annotations
 

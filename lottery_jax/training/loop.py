@@ -27,7 +27,7 @@ from lottery_jax.training.state import (
     init_state,
 )
 
-# All that a training loop is made of, whichever file it is in.
+# The parts of a training loop under one name, whichever file they are in.
 __all__ = ["LOWER_RATE", "EpochProgress", "EpochReport", "EvalMetrics", "MetricSums", "Program",
            "TrainState", "compiled", "evaluate", "first_not_finite", "fit", "init_device_state",
            "init_state", "make_eval_pass", "make_program"]  # fmt: skip

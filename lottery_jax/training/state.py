@@ -1,4 +1,4 @@
-"""What training changes and measures: pytrees that steps take and return."""
+"""The state and the metrics of training: pytrees that steps take and return."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the rest of the package may know of a loss, and losses as functions of the weights."""
+"""The interface of a loss to the rest of the package, and losses as functions of the weights."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lottery_jax.types import PyTree
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """What a network is trained for: two pure functions of its outputs.
+    """The aim of training: two pure functions of a network's outputs.
 
     Outputs are `[batch, ...]` in the dtype in which the network computes; targets are the labels
     of a batch, `[batch, ...]`.
@@ -64,12 +64,12 @@ CLASSIFICATION = Task(cross_entropy, classification_sums)
 class BatchLoss:
     """The loss of a network on a batch as a function of the weights, for `scores.snip` and others.
 
-    In training mode BatchNorm normalises by the batch; the updated statistics are dropped. Equal
-    ones share compiled programs.
+    The network runs in training mode, in which BatchNorm normalises by the batch, and the updated
+    statistics are dropped. Equal instances share compiled programs.
 
     Attributes:
-        network: float32 in its computation, for scores that do not depend on the training's dtype.
-        task: whose loss it is.
+        network: the network; scores use one that computes in float32.
+        task: the task whose loss is computed.
         temperature: a number by which the outputs are divided.
     """
 
@@ -88,7 +88,7 @@ class SummedOutput:
     """The sum of a network's outputs in evaluation mode, for `scores.synflow`.
 
     Attributes:
-        network: float64 in its computation.
+        network: the network; SynFlow needs one that computes in float64.
     """
 
     network: Network

@@ -30,7 +30,7 @@ def normal(*shape):
 
 
 def numpy_convolution(x, kernel, stride, padding, gradient):
-    """The output, and the gradients of its product with `gradient`, in float64 and in full."""
+    """Return the output and the gradients of its product with `gradient`, all in float64."""
     kh, kw, _, _ = kernel.shape
     around = ((0, 0), (padding, padding), (padding, padding), (0, 0))
     padded = np.pad(x.astype(np.float64), around)
@@ -113,7 +113,7 @@ def test_taps_keep_the_dtype_and_add_up_in_at_least_float32(dtype):
 
 
 def test_a_gradient_can_be_differentiated_again():
-    """As GraSP does: forward over reverse, against differences of gradients."""
+    """GraSP needs forward over reverse mode; compared with differences of gradients."""
     x, kernel = normal(2, 4, 4, 3), normal(3, 3, 3, 4)
 
     def loss(x, kernel):
@@ -135,7 +135,7 @@ def test_a_gradient_can_be_differentiated_again():
 
 
 def step_and_arguments(name="vgg19", batch=8):
-    """A narrow network's train step and its arguments, on one device."""
+    """Return a narrow network's train step and its arguments, on one device."""
     model = build_model(name, 10, width=0.1)
     shape = (32, 32, 3)
     program = make_program(
@@ -178,7 +178,7 @@ def test_on_cpu_small_images_are_matrix_products():
 
 
 def test_weights_are_updated_in_place():
-    """The old state's memory is the new one's, and no weights are copied to make that so."""
+    """The new state takes the memory of the old one, without a copy of weights."""
     step, arguments = step_and_arguments("alexnet")
     compiled = step.lower(*arguments).compile()
     state = arguments[0]

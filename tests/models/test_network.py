@@ -1,4 +1,4 @@
-"""The Linen adapter: what it promises to the rest of the package."""
+"""The Linen adapter keeps the promises of `Network`."""
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +32,7 @@ def images():
 
 
 def test_equal_networks_share_a_compiled_program(variables):
-    """They are static arguments: another shape or dtype is another program, an equal one is not."""
+    """Networks are static arguments: another dtype needs another program, an equal one does not."""
     traces = []
 
     def outputs(network, variables, inputs):
@@ -78,7 +78,7 @@ def test_a_network_without_statistics_has_an_empty_tree_of_them():
 
 
 def test_a_function_after_layers_meets_each_layer_with_a_kernel_once(variables):
-    """From the input to the output; BatchNorm and activations are no such layers."""
+    """It meets them from the input to the output; BatchNorm and activations are no such layers."""
     network, met = vgg(), []
 
     def double(y):

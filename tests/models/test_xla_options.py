@@ -16,7 +16,7 @@ SCRIPT = Path(__file__).parent.parent / "compile_everything.py"
 
 
 def compile_all(*arguments):
-    """A failed check within the compiler ends the process that compiles, so it is another one."""
+    """Compile in another process, since a failed check within the compiler ends its process."""
     done = subprocess.run(
         [sys.executable, str(SCRIPT), *arguments], capture_output=True, text=True,
         env={**os.environ, "PYTHONPATH": str(SCRIPT.parent.parent)},

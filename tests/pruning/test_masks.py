@@ -1,4 +1,4 @@
-"""Masks: exact counts, nesting and ties, against a plain stable sort."""
+"""Masks have exact counts, nest and break ties as a plain stable sort does."""
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ FLOATS = st.sampled_from([0.0, -0.0, 0.25, 0.5, 1.0, 3.5, np.inf])
 
 
 def sorted_reference(values, count):
-    """The `count` largest by a stable descending sort: among equals the earlier first."""
+    """Return the `count` largest by a stable descending sort: among equals the earlier first."""
     keep = np.zeros(len(values), bool)
     keep[np.argsort(-values, kind="stable")[:count]] = True
     return keep
@@ -37,7 +37,7 @@ def test_keep_largest_is_a_stable_sort(values, data):
     st.floats(0.0, 1.0),
 )
 def test_a_sample_changes_no_mask(seed, kind, share_alive, share_kept):
-    """Large arrays, also those that a sample misleads: against a stable sort of the survivors."""
+    """Large arrays, some of which mislead a sample, are compared with a sort of the survivors."""
     rng, n = np.random.default_rng(seed), 4000
     values = {
         "normal": lambda: rng.normal(size=n),
@@ -124,7 +124,7 @@ def test_biases_and_batch_norm_are_neither_pruned_nor_counted():
 
 @pytest.mark.parametrize("scope", masks.SCOPES)
 def test_another_predicate_prunes_other_leaves_in_the_same_way(scope):
-    """The same weights as leaves named `w` of a list: the same masks and counts."""
+    """The same weights as leaves named `w` in a list have the same masks and counts."""
     params = network(np.random.default_rng(5))
     renamed = [{"w": layer["kernel"]} for name, layer in params.items() if name != "bn"]
     is_w = {"prunable": lambda path, leaf: path.endswith("/w")}

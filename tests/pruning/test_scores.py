@@ -1,4 +1,4 @@
-"""Scores, each against a computation that shares nothing with it."""
+"""Each score equals a computation that shares no code with it."""
 
 import jax
 import jax.numpy as jnp
@@ -96,7 +96,7 @@ def mean_gradient(params, images, labels, **kwargs):
 
 
 def test_snip_is_the_effect_of_scaling_each_connection(mlp):
-    """Finite differences of the loss over each weight's multiplier, as the paper defines it."""
+    """The paper's definition: finite differences of the loss over each weight's multiplier."""
     model, params, images, labels = mlp
     found = snip(model, params, {}, images[:1], labels[:1])
     step = 1e-5
@@ -124,7 +124,7 @@ def test_snip_averages_gradients_over_batches_before_the_absolute_value(mlp):
 
 
 def quadratic(params, batch):
-    """A loss that is no network's: a plain dict of arrays, an exact gradient and Hessian."""
+    """Return a loss of a plain dict of arrays, whose gradient and Hessian are known."""
     x, y = batch
     residual = x @ params["w"] + params["b"] - y
     return 0.5 * (residual**2).mean()
@@ -188,7 +188,7 @@ def test_equal_losses_share_one_compiled_gradient(mlp):
 
 
 def test_grasp_is_weight_times_hessian_times_gradient(mlp):
-    """The Hessian's product with the gradient by finite differences of gradients."""
+    """The Hessian's product with the gradient is computed by finite differences of gradients."""
     model, params, images, labels = mlp
     rng = np.random.default_rng(3)
     mask = jax.tree.map(lambda p: rng.random(p.shape) < 0.7 if p.ndim > 1 else p == p, params)
@@ -415,7 +415,7 @@ def test_sparsities_are_exact_counts_of_all_weights(sparsity):
 
 
 def test_scores_leave_pruned_weights_at_nothing(mlp):
-    """What is pruned can't come back: its score is 0 and only survivors are ranked."""
+    """A pruned weight can't come back: its score is 0, and only survivors are ranked."""
     model, params, images, labels = mlp
     mask = masks.prune(scores.random(params, KEY), masks.ones_like(params), 0.8)
     params = jax.device_get(masks.apply(mask, params))

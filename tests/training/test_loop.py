@@ -1,4 +1,4 @@
-"""The train step: against a hand-written one, zeros that stay zero, exact resume, any devices."""
+"""The train step equals a hand-written one, keeps zeros, resumes exactly, on any devices."""
 
 import contextlib
 import dataclasses
@@ -117,7 +117,7 @@ def test_every_optimizer_is_tried():
 
 @pytest.mark.parametrize("optimizer", OPTIONS)
 def test_pruned_weights_stay_exactly_zero(digits, optimizer):
-    """Also when the optimizer's state remembers gradients of weights that are now pruned."""
+    """They do so even if the optimizer's state remembers gradients of weights that are now pruned."""
     model, variables = small_model("lenet_300_100")
     program = program_for(digits, model, optimizer=optimizer, **OPTIONS[optimizer])
     data, key = train_split(program, digits), jax.random.key(0)
@@ -152,7 +152,7 @@ def test_training_changes_none_of_the_arrays_it_was_given(digits):
 
 @pytest.mark.parametrize("augment, alike", [("none", True), ("crop", False)])
 def test_images_are_augmented_anew_in_every_epoch(digits, augment, alike):
-    """Weights that do not move see the same loss in every epoch, but for the augmentation."""
+    """Weights that do not move have the same loss in every epoch, except for the augmentation."""
     model, variables = small_model("lenet_300_100")
     whole = dataclasses.replace(
         digits, x_train=digits.x_train[: 22 * BATCH], y_train=digits.y_train[: 22 * BATCH]
@@ -169,7 +169,7 @@ def test_images_are_augmented_anew_in_every_epoch(digits, augment, alike):
 
 
 def test_stopping_and_going_on_is_the_same_bit_for_bit(digits):
-    """Within an epoch and at its end, with augmentation, BatchNorm and momentum."""
+    """It stops within an epoch and at its end, with augmentation, BatchNorm and momentum."""
     model, variables = small_model()
     program = program_for(digits, model, augment="crop_flip", momentum=0.9)
     data, key = train_split(program, digits), jax.random.key(1)
@@ -253,7 +253,7 @@ def test_one_and_eight_devices_agree(digits, name):
 
 
 def test_evaluation_counts_every_test_image_once(digits):
-    """359 images in batches of 64: against one pass in NumPy."""
+    """359 images in batches of 64 are compared with one pass in NumPy."""
     model, variables = small_model()
     mesh = make_mesh(jax.devices()[:4])
     preprocess = make_preprocess(digits.mean, digits.std, "crop_flip")
@@ -303,7 +303,7 @@ def test_epochs_are_reported_when_they_end(digits):
 
 
 def test_the_host_waits_for_no_step_within_an_epoch(digits, monkeypatch):
-    """It reads as often in an epoch of 22 steps as in 11 of them: a device array's `_value`."""
+    """It reads a device array's `_value` as often in an epoch of 22 steps as in 11 of them."""
     model, variables = small_model("lenet_300_100")
     program = program_for(digits, model)
     data, seen = train_split(program, digits), []

@@ -1,4 +1,4 @@
-"""Tasks and networks of one's own: the compiled steps know nothing else of a loss or a network."""
+"""The compiled steps train any `Task` and any `Network`."""
 
 import dataclasses
 from collections.abc import Callable
@@ -64,7 +64,7 @@ def program_for(network, task, devices=1):
 
 
 def trained(program, variables, mask):
-    """The losses of 40 epochs, and the last state with its measurement."""
+    """Return the losses of 40 epochs, the last state and its metrics."""
     images, targets = regression_data()
     data, losses = to_mesh(program.mesh, DeviceData(images, targets)), []
     state = init_device_state(program, variables, mask, step=0)
@@ -76,7 +76,8 @@ def trained(program, variables, mask):
 @pytest.mark.parametrize("devices", [1, 4])
 def test_a_regression_is_trained_and_measured_by_its_own_task(devices):
     program = program_for(build_model("lenet_300_100", 2, width=0.1), REGRESSION, devices)
-    variables = dataclasses.replace(program.network, input_shape=SHAPE).init(jax.random.key(0))
+    init = dataclasses.replace(program.network, input_shape=SHAPE).init
+    variables = jax.jit(init)(jax.random.key(0))
     mask = masks.prune(
         scores.magnitude(variables["params"]), masks.ones_like(variables["params"]), 0.5
     )
