@@ -18,7 +18,7 @@ from lottery_jax.tickets.ticket import leaves
 from lottery_jax.training.state import EpochProgress, MetricSums, TrainState
 from lottery_jax.types import PyTree
 
-_CHECKPOINT = re.compile(r"\d{9}")  # the step is its name
+_CHECKPOINT = re.compile(r"\d{9,10}")  # the step is its name
 
 
 class Checkpoint(NamedTuple):

@@ -39,7 +39,7 @@ class Trial:
 
     @property
     def is_complete(self) -> bool:
-        """Whether the trained ticket was saved to the end."""
+        """Whether the trained ticket was saved to the end, as the disk of this process says."""
         return tickets.is_complete(self.ticket_dir)
 
     def __str__(self) -> str:
@@ -102,5 +102,5 @@ def write_curve(config: ConfigDict, workdir: Path) -> list[Row]:
             metadata = tickets.read_metadata(trial.ticket_dir)
             row = {key: metadata[key] for key in CURVE_COLUMNS if key in metadata}
             rows.append({**row, **metadata["result"]})
-    metrics.write_curve(workdir / "curve.csv", rows)
+    metrics.write_curve_rows(workdir / "curve.csv", rows)
     return rows

@@ -1,4 +1,4 @@
-"""What a run shows in the terminal: a progress bar, and a line for each level."""
+"""The terminal output of a run: a progress bar, and a line for each level."""
 
 from __future__ import annotations
 

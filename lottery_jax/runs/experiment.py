@@ -1,4 +1,4 @@
-"""What a config means: the data, the network, the compiled steps, the rewind point.
+"""From a config to its data, its network, its compiled steps and its rewind point.
 
 An `Experiment` is the same for all seeds, levels and controls of a run.
 """
@@ -32,7 +32,8 @@ from lottery_jax.training.optim import Schedule, make_optimizer, make_schedule
 from lottery_jax.training.program import Program, make_program
 from lottery_jax.types import PyTree
 
-# A small network's step takes less time than its dispatch. Not more, so that a run can stop soon.
+# A small network's step takes less time than its dispatch, so several are dispatched together; no
+# more than this, so that a run stops soon.
 STEPS_PER_DISPATCH = 32
 
 
@@ -43,7 +44,7 @@ class Experiment:
     Attributes:
         config: validated, with what it inherits from its source.
         dataset: in memory, or on the disk.
-        feed: brings its images to the devices.
+        feed: brings the data set's images to the devices.
         train: the training set on the device; None for one that stays on the disk.
         validation: the images that are held out, on the device or batch by batch; None without any.
         test: the test set, on the device or batch by batch.
@@ -52,7 +53,8 @@ class Experiment:
         init: from a key to fresh variables.
         layers: names of the layers that have a kernel, from input to output.
         skip: names of the layers that are never pruned.
-        rewind_step: the step to which weights go back.
+        rewind_step: the step of `config.ladder.rewind`. The weights of a transferred ticket are from
+            the source's rewind point.
         end_step: the step at which training ends.
         source: the run whose tickets are transferred; None for an own ladder.
     """
@@ -110,7 +112,7 @@ def set_up(config: ConfigDict, devices: list[jax.Device] | None = None) -> Exper
 
 
 def make_experiment(config: ConfigDict, devices: list[jax.Device]) -> Experiment:
-    """`set_up` for a config that is resolved already."""
+    """Do the work of `set_up` for a config that is resolved already."""
     feasibility.check_choices(config)
     source = open_source(config)
     dataset = _open_data(config, source)
@@ -134,6 +136,7 @@ def make_experiment(config: ConfigDict, devices: list[jax.Device]) -> Experiment
         augment=dataset.augment if augment == "auto" else augment,
         workers=config.data.workers,
     )
+    # At least 1 here: make_program refuses a batch that is larger than the set.
     steps_per_epoch = max(1, dataset.num_train // config.train.batch_size)
     program = make_program(
         network,

@@ -3,9 +3,9 @@
     for each group of seeds that train together
         points = the weights that every ticket starts from, at the rewind step
         for each level
-            mask    = what is kept of the level before (level 0: everything)
-            trained = the tickets (mask, weights at the rewind step) and their controls, trained
-            save the trained tickets; draw the next level from them
+            mask    = all (level 0), or the best-scored weights of the mask that ladder.draw names
+            tickets = (mask, weights of the rewind point), and a control of each kind
+            train them to the end and save them; the next level is drawn from them
 
 In a transfer run masks and weights come from another run (`origins.TransferredLadder`).
 
@@ -73,6 +73,8 @@ def run_ladder(
 
     Raises:
         ConfigError, DataError: before anything is written.
+        EnvironmentFault: JAX can't be used.
+        TicketError: a ticket or a checkpoint of the run is damaged.
         TrainingError: a loss is not finite. Complete tickets are kept.
         OSError: a file can't be written, as on a full disk. Complete tickets are kept.
         KeyboardInterrupt: Ctrl-C. What was trained is saved first, to the step.
@@ -126,9 +128,9 @@ def draw_level(
     """Draw the tickets of a level and their controls.
 
     Args:
-        experiment: of the run.
-        store: of the run.
-        origin: of masks and weights.
+        experiment: the run's experiment.
+        store: the run's store.
+        origin: where masks and weights come from.
         points: the rewind point of each seed.
         trials: the trials of the level that are not complete.
         winners: the winning tickets of the level before, as far as they were just trained.
@@ -145,7 +147,7 @@ def draw_level(
             )
         start = UntrainedTicket(masks[winner], point.variables, experiment.start_step)
         each = _begin(experiment, origin, trial, start, point)
-        if warning := results.collapse_warning(each.start.mask):
+        if warning := results.collapse_warning(each.ticket.mask):
             store.display.say(f"warning: {trial}: {warning}")
         pending.append(each)
     return pending
@@ -165,7 +167,8 @@ def _begin(
         from_rewind_point = trial.control in FROM_REWIND_POINT
         return PendingTrial(trial, control, point.state if restore and from_rewind_point else None)
     if trial.level == 0 and point.state is not None:
-        # The dense network goes on from the rewind point as if it had not stopped there.
+        # The dense network continues from the rewind point as if it had not stopped there, but for
+        # the mean loss of an epoch in which the rewind point lies.
         return PendingTrial(trial, start._replace(step=experiment.rewind_step), point.state)
     return PendingTrial(trial, start, point.state if restore else None)
 
@@ -205,8 +208,12 @@ def save_tickets(
 
 
 def _make_same_experiment(config: ConfigDict, devices: list[jax.Device] | None) -> Experiment:
-    """Return the experiment of a config, if it is the same in all processes."""
-    # Where things are, and how many workers read them, may differ.
+    """Return the experiment of a config.
+
+    Raises:
+        DataError: the processes do not agree on the config, the versions, the settings or the data.
+    """
+    # Where things are, how many workers read them, and what is logged may differ.
     own = re.compile(r"data\.(dir|workers)|source|wandb\..*")
     values = {k: v for k, v in configuration.flatten(config).items() if not own.fullmatch(k)}
     alike = repr((values, versions(config), settings.recorded()))

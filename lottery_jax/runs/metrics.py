@@ -1,4 +1,4 @@
-"""What a run records as it trains: metrics.jsonl and curve.csv."""
+"""metrics.jsonl and curve.csv: writing and reading them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lottery_jax.curve import CURVE_COLUMNS
 from lottery_jax.system.files import name_in_oserror, write_text
 
 
-def write_curve(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+def write_curve_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Write curve.csv, one row for each trial, if it changed. It is whole or not there at all."""
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, CURVE_COLUMNS, extrasaction="ignore", lineterminator="\n")

@@ -15,7 +15,9 @@ import jax
 import jax.numpy as jnp
 
 from lottery_jax import config as configuration
+from lottery_jax.errors import TrainingError
 from lottery_jax.models.xla_options import compiler_options
+from lottery_jax.parallel import multihost
 from lottery_jax.pruning import heads, masks
 from lottery_jax.pruning.controls import UntrainedTicket
 from lottery_jax.pruning.schedule import prune_iteratively
@@ -43,7 +45,7 @@ class RewindPoint(NamedTuple):
 
     Attributes:
         variables: the dense weights and their BatchNorm statistics, as NumPy arrays.
-        initial: the variables of step 0.
+        initial: the variables of step 0, as NumPy arrays.
         state: the whole state at the rewind step; None if the weights are another run's.
     """
 
@@ -57,7 +59,7 @@ class Origin(Protocol):
 
     Attributes:
         rewind_step: the step from which the weights are; None if nobody knows.
-        skip: layers that controls must not touch.
+        skip: layers whose masks controls leave as they are.
     """
 
     rewind_step: int | None
@@ -66,13 +68,13 @@ class Origin(Protocol):
     def rewind_points(self, seeds: Sequence[int]) -> dict[int, RewindPoint]:
         """Return the rewind point of each seed."""
 
-    def mask(self, trial: Trial, point: RewindPoint, drawn_from: Mapping[Trial, Ticket]) -> PyTree:
+    def mask(self, trial: Trial, point: RewindPoint, in_memory: Mapping[Trial, Ticket]) -> PyTree:
         """Return the mask of a winning ticket.
 
         Args:
-            trial: of the winning ticket.
+            trial: the trial of the winning ticket.
             point: the rewind point of its seed.
-            drawn_from: tickets that need not be loaded.
+            in_memory: winning tickets of the level before that are still in memory.
         """
 
     def found_by(self, trial: Trial) -> dict[str, Any]:
@@ -109,11 +111,18 @@ class OwnLadder:
             else:
                 states[seed] = state
             initial[seed] = variables
+        failures = []
         with closing(train_trials(experiment, store, pending, experiment.rewind_step)) as groups:
             for trained in groups:
                 reached = [(result.pending.trial, result.state) for result in trained]
-                store.save_rewind_states(reached)
+                try:
+                    store.save_rewind_states(reached)
+                except TrainingError as error:
+                    failures.append(error)
                 states |= {trial.seed: state for trial, state in reached}
+        if failures:
+            multihost.ending()
+            raise failures[0]
         return {
             seed: RewindPoint(
                 variables={"params": states[seed].params, "batch_stats": states[seed].batch_stats},
@@ -123,13 +132,13 @@ class OwnLadder:
             for seed in seeds
         }
 
-    def mask(self, trial: Trial, point: RewindPoint, drawn_from: Mapping[Trial, Ticket]) -> PyTree:
+    def mask(self, trial: Trial, point: RewindPoint, in_memory: Mapping[Trial, Ticket]) -> PyTree:
         """Return all of the dense network, or what is left when the next weights are pruned."""
         if trial.level == 0:
             return masks.ones_like(point.variables["params"])
         from_before = self._experiment.config.ladder.draw in _FROM_LEVEL_BEFORE
         parent = self._store.trial(trial.seed, trial.level - 1 if from_before else 0)
-        ticket = drawn_from.get(parent) or self._store.load_ticket(parent.ticket_dir)
+        ticket = in_memory.get(parent) or self._store.load_ticket(parent.ticket_dir)
         return draw_mask(self._experiment, trial.level, ticket, point, Keys.of(trial.seed))
 
     def found_by(self, trial: Trial) -> dict[str, Any]:
@@ -170,9 +179,9 @@ class TransferredLadder:
             fresh = jax.device_get(init(jax.random.fold_in(key, 1)))
             params = heads.with_new_head(variables["params"], fresh["params"])
             variables = {**variables, "params": params}
-        return RewindPoint(variables=variables, initial=init(key), state=None)
+        return RewindPoint(variables=variables, initial=jax.device_get(init(key)), state=None)
 
-    def mask(self, trial: Trial, point: RewindPoint, drawn_from: Mapping[Trial, Ticket]) -> PyTree:
+    def mask(self, trial: Trial, point: RewindPoint, in_memory: Mapping[Trial, Ticket]) -> PyTree:
         """Return the source's mask, fitted to a new output layer."""
         mask = self._store.load_ticket(self._source.ticket_dir(trial.seed, trial.level)).mask
         if not self._new_head:
@@ -192,11 +201,11 @@ def draw_mask(
     """Score the weights that `config.ladder.draw` names, and keep the best of them.
 
     Args:
-        experiment: of the run.
-        level: for which to draw.
-        parent: the ticket whose mask is pruned: of the level before, or the dense one.
+        experiment: the run's experiment.
+        level: the level to draw.
+        parent: the ticket whose mask is pruned: that of the level before, or the dense one.
         point: the rewind point of the seed.
-        keys: of the seed.
+        keys: the keys of the seed.
     """
     ladder, network = experiment.config.ladder, experiment.program.network
     variables = parent.variables if ladder.draw in _AT_START else parent.trained_variables

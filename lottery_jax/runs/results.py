@@ -25,21 +25,20 @@ def make_ticket(
     """Return the ticket of a trial that was trained to its end.
 
     Args:
-        experiment: of the run.
-        result: of the trial.
-        rewind_step: the step from which the ticket's weights are. It differs from the step at
-            which training began for transferred tickets and for some controls.
+        experiment: the run's experiment.
+        result: the trained trial.
+        rewind_step: the rewind point of the ladder, from which winning tickets have their weights.
         found_by: the data, optimizer and config that found the mask in the first place.
     """
-    start, state = result.pending.start, result.state
+    ticket, state = result.pending.ticket, result.state
     trial, config, dataset = result.pending.trial, experiment.config, experiment.dataset
     # Left out where it is the default: so the metadata of other tickets stay as they were.
     resize = {} if config.data.resize == "pad" else {"resize": config.data.resize}
     last = result.rows[-1]
     return Ticket(
         mask=state.mask,  # that of the checkpoint, if there was one
-        params=jax.device_get(masks.apply(state.mask, start.variables["params"])),
-        batch_stats=jax.device_get(start.variables["batch_stats"]),
+        params=jax.device_get(masks.apply(state.mask, ticket.variables["params"])),
+        batch_stats=jax.device_get(ticket.variables["batch_stats"]),
         trained=state.params,
         trained_batch_stats=state.batch_stats,
         metadata={
@@ -60,7 +59,7 @@ def make_ticket(
                 "scope": config.ladder.scope,
             },
             "rewind_step": rewind_step,
-            "start_step": start.step,
+            "start_step": ticket.step,
             "optimizer": config.optimizer.to_dict(),
             "found_by": found_by,
             "config_fingerprint": configuration.fingerprint(config),
@@ -88,7 +87,7 @@ def collapse_warning(mask: PyTree) -> str:
 
 
 def chance_warning(experiment: Experiment, rows: list[Row]) -> str:
-    """Return a warning of a dense network that has learnt nothing, with likely causes; or nothing."""
+    """Return a warning of a dense network that has learned nothing, with likely causes; empty if it has."""
     dataset = experiment.dataset
     signs = signs_of_chance(rows, dataset.num_classes, dataset.chance)
     if not signs:
@@ -97,22 +96,22 @@ def chance_warning(experiment: Experiment, rows: list[Row]) -> str:
     if dataset.padded:
         images += " and the black they were padded with (try config.data.resize=bilinear)"
     return (
-        f"the dense network has learnt nothing: {signs}; check config.optimizer.learning_rate, "
+        f"the dense network has learned nothing: {signs}; check config.optimizer.learning_rate, "
         f"{images}, and whether labels belong to their images"
     )
 
 
 def signs_of_chance(rows: list[Row], num_classes: int, chance: float) -> str:
-    """Return what shows that a training has led to nothing; empty if the network has learnt.
+    """Return what shows that a training has led to nothing; empty if the network has learned.
 
     Args:
         rows: one for each epoch; the last one with the test accuracy at the end.
         num_classes: a network that knows nothing has a loss of its logarithm.
         chance: the test accuracy that a network that knows nothing can reach.
     """
-    accuracy, unlearnt = rows[-1]["test_accuracy"], math.log(num_classes)
+    accuracy, unlearned = rows[-1]["test_accuracy"], math.log(num_classes)
     if accuracy <= chance:
         return f"its test accuracy of {accuracy:.1%} is no better than chance (up to {chance:.1%})"
-    if all(abs(row["train_loss"] - unlearnt) <= _UNMOVED * unlearnt for row in rows):
-        return f"its training loss has stayed at ln({num_classes}) = {unlearnt:.2f}"
+    if all(abs(row["train_loss"] - unlearned) <= _UNMOVED * unlearned for row in rows):
+        return f"its training loss has stayed at ln({num_classes}) = {unlearned:.2f}"
     return ""

@@ -1,4 +1,4 @@
-"""The store of a run: everything that a run reads from the disk and writes to it."""
+"""The store of a run: what happens on its disk, on the primary process alone."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def _begin_matrix(exit_stack: ExitStack, config: ConfigDict, workdir: Path) -> N
 
 
 class RunStore:
-    """The directory of one run, and the only class that touches it.
+    """The directory of one run: whatever must happen there on the primary process alone.
 
     All processes of a run call the same methods in the same order. The primary process does what
     a method says, and all processes get its result or its error.
@@ -116,6 +116,7 @@ class RunStore:
         record_config(workdir, config, data_sha256)
         record_versions(workdir)
         tidy(config, workdir)
+        # Both are there on the primary process only.
         self._metrics = MetricsLog(workdir / "metrics.jsonl", self._is_final)
         exit_stack.callback(self._metrics.close)
         self._wandb = Wandb(
@@ -148,8 +149,8 @@ class RunStore:
     def incomplete(self, seeds: Sequence[int]) -> list[Trial]:
         """Return the trials of these seeds that have no trained ticket yet."""
         names = multihost.broadcast_from_primary(self._incomplete, seeds)
-        complete = sum(t.seed in seeds for t in list_trials(self._config, self._workdir))
-        self.display.skip((complete - len(names)) * self._config.train.epochs)
+        total = sum(t.seed in seeds for t in list_trials(self._config, self._workdir))
+        self.display.skip((total - len(names)) * self._config.train.epochs)
         return [self.trial(*name) for name in names]
 
     def _incomplete(self, seeds: Sequence[int]) -> list[list[Any]]:
@@ -208,26 +209,26 @@ class RunStore:
             ],
         )
 
-    def resume_step(self, trial: Trial, start: int, until: int) -> int:
-        """Return the step at which a trial goes on: that of its checkpoint, or `start`.
+    def resume_step(self, trial: Trial, start_step: int, until: int) -> int:
+        """Return the step at which a trial goes on: that of its checkpoint, or `start_step`.
 
         A checkpoint beyond `until` is of no use. There is one if a rewind point is made again.
         """
         saved = multihost.broadcast_from_primary(latest_step, trial.checkpoint_dir)
-        return saved if start < saved <= until else start
+        return saved if start_step < saved <= until else start_step
 
-    def load_checkpoint(self, trial: Trial, start: Checkpoint, until: int) -> Checkpoint:
-        """Return a trial's checkpoint as NumPy arrays, or `start`, as `resume_step` says.
+    def load_checkpoint(self, trial: Trial, fallback: Checkpoint, until: int) -> Checkpoint:
+        """Return a trial's checkpoint as NumPy arrays, or `fallback`, as `resume_step` says.
 
-        All processes get the arrays of the primary, also of `start`.
+        All processes get the arrays of the primary, also those of `fallback`.
         """
-        return _broadcast_tree(self._load_checkpoint, start, trial, start, until)
+        return _broadcast_tree(self._load_checkpoint, fallback, trial, fallback, until)
 
-    def _load_checkpoint(self, trial: Trial, start: Checkpoint, until: int) -> Checkpoint:
-        first = int(start.state.step)
-        if not first < latest_step(trial.checkpoint_dir) <= until:
-            return start
-        saved = load_state(trial.checkpoint_dir, start.state)
+    def _load_checkpoint(self, trial: Trial, fallback: Checkpoint, until: int) -> Checkpoint:
+        start_step = int(fallback.state.step)
+        if not start_step < latest_step(trial.checkpoint_dir) <= until:
+            return fallback
+        saved = load_state(trial.checkpoint_dir, fallback.state)
         assert saved is not None
         return saved
 

@@ -31,7 +31,10 @@ T = TypeVar("T")
 
 
 class Keys(NamedTuple):
-    """The random keys of a seed. Each use folds in what distinguishes it from other uses."""
+    """The random keys of a seed, one for each purpose.
+
+    Where a purpose has several uses, each folds in its level, round or control.
+    """
 
     init: jax.Array
     train: jax.Array  # the same for all tickets of a seed: they see the same batches
@@ -48,13 +51,13 @@ class PendingTrial(NamedTuple):
     """A trial that is to be trained.
 
     Attributes:
-        trial: its name.
-        start: the ticket before training.
+        trial: the trial.
+        ticket: the ticket before training.
         restored: the state whose optimizer state training starts with; None for a fresh one.
     """
 
     trial: Trial
-    start: UntrainedTicket
+    ticket: UntrainedTicket
     restored: TrainState | None = None
 
 
@@ -91,12 +94,12 @@ def train_trials(
 
     Raises:
         TrainingError: a loss or a weight is not finite; names the trial. The other trials are
-            trained first.
+            trained first. If only a checkpoint shows it, those of the group stop there.
         KeyboardInterrupt: a signal arrived; checkpoints are saved.
     """
     at_step: dict[int, list[PendingTrial]] = {}
     for each in pending:
-        step = store.resume_step(each.trial, each.start.step, until)
+        step = store.resume_step(each.trial, each.ticket.step, until)
         at_step.setdefault(step, []).append(each)
     failures: list[TrainingError] = []
     for same_step in at_step.values():
@@ -108,8 +111,9 @@ def train_trials(
                     except TrainingError as error:
                         failed = _failed(error, [each.trial for each in group])
                         failures.append(_with_name(error, failed[0]))
-                        store.display.say(f"{failures[-1]}; the trainings beside it continue")
                         group = [each for each in group if each.trial not in failed]
+                        if group:
+                            store.display.say(f"{failures[-1]}; the trainings beside it continue")
                     else:
                         yield trained
                         break
@@ -145,10 +149,12 @@ def _train_stacked(
     trials = [each.trial for each in group]
     checkpoints = [_load_checkpoint(experiment, store, each, until) for each in group]
     rows = store.rows_of(trials)
-    record = _recorder(experiment, store, trials, rows)
+    moves_bar = until == experiment.end_step  # the way to a rewind point is a part of level 0
+    record = _recorder(experiment, store, trials, rows, moves_bar)
     store.display.describe(_label(trials, masks.density(checkpoints[0].state.mask)))
     first_step = int(checkpoints[0].state.step)
-    store.display.skip(count * (first_step // program.steps_per_epoch))
+    if moves_bar:
+        store.display.skip(count * (first_step // program.steps_per_epoch))
 
     def stop_if_asked(state: TrainState, progress: EpochProgress) -> None:
         if not should_stop():
@@ -190,7 +196,7 @@ def _load_checkpoint(
     experiment: Experiment, store: RunStore, pending: PendingTrial, until: int
 ) -> Checkpoint:
     """Return the checkpoint at which a trial goes on, or its start."""
-    state = init_state(experiment.program.optimizer, pending.start, pending.restored)
+    state = init_state(experiment.program.optimizer, pending.ticket, pending.restored)
     start = Checkpoint(state, EpochProgress(jax.device_get(MetricSums.zero()), 0.0))
     return store.load_checkpoint(pending.trial, start, until)
 
@@ -203,15 +209,20 @@ def _label(trials: Sequence[Trial], density: float) -> str:
 
 
 def _recorder(
-    experiment: Experiment, store: RunStore, trials: Sequence[Trial], rows: Sequence[list[Row]]
+    experiment: Experiment,
+    store: RunStore,
+    trials: Sequence[Trial],
+    rows: Sequence[list[Row]],
+    moves_bar: bool,
 ) -> Callable[[TrainState, EpochReport], None]:
     """Return the function that measures, writes and checkpoints at the end of each epoch.
 
     Args:
-        experiment: of the run.
-        store: of the run.
-        trials: those that train together.
+        experiment: the run's experiment.
+        store: the run's store.
+        trials: the trials that train together.
         rows: the rows that each trial has; new ones are added.
+        moves_bar: whether an epoch is one of those that the progress bar counts.
     """
     train, count, size = experiment.config.train, len(trials), experiment.layout.stack_size
     known = [{row["step"] for row in of_trial} for of_trial in rows]
@@ -234,7 +245,7 @@ def _recorder(
             store.save_checkpoints([(trials[i], states[i], None) for i in new])
         accuracies = np.ravel(measured["test_accuracy"])[:count] if measured else None
         mean = None if accuracies is None else float(accuracies.mean())
-        store.display.epoch_done(mean, report.images_per_s * count, count)
+        store.display.epoch_done(mean, report.images_per_s * count, count if moves_bar else 0)
 
     return record
 

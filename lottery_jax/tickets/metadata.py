@@ -106,10 +106,12 @@ KEYS = {
     "seed": Key("the seed of the training", "integer", _RUN, "seed"),
     "level": Key("the level of the ladder, from 0, the unpruned network", "integer", _RUN, "level"),
     "control": Key("`winning`, or the name of the control", "text", _RUN, "control"),
-    "rewind_step": Key("the step at which the starting weights were kept", "integer", _RUN,
-                       "rewind step"),
-    "start_step": Key("the step at which training began; another than `rewind_step` for transferred "
-                      "tickets and for controls", "integer", _RUN),
+    "rewind_step": Key("the rewind point of the ladder. Winning tickets and the controls shuffle_layers, "
+                       "shuffle_global and dense_sign start from its weights; the others do not",
+                       "integer", _RUN, "rewind step"),
+    "start_step": Key("the step of the schedule at which training began: 0 for controls with new or "
+                      "initial weights and with `ladder.schedule=restart`; the target's rewind step "
+                      "for a transferred ticket", "integer", _RUN),
     "optimizer": Key("the optimizer it was trained with", "object", _RUN, "optimizer"),
     "found_by": Key("what found the mask: `data`, `optimizer` and `config_fingerprint`", "object",
                     _RUN, "found by"),

@@ -413,7 +413,7 @@ def test_a_network_that_learns_nothing_is_named_once_a_seed(tmp_path, one_device
     )  # fmt: skip
     warnings = [
         line for line in what_is_said(config, tmp_path, one_device).splitlines()
-        if "has learnt nothing" in line
+        if "has learned nothing" in line
     ]  # fmt: skip
     for seed, warning in enumerate(warnings):
         assert warning.startswith(f"warning: seed {seed}, level 0, winning: ")

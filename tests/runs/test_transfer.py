@@ -127,7 +127,7 @@ def test_a_transferred_network_that_learns_nothing_is_named(source, tmp_path):
         console = Console(file=file, width=400)
         run_ladder(config, tmp_path / "run", devices=jax.devices()[:1], console=console)
     said = (tmp_path / "out").read_text()
-    assert said.count("seed 1, level 0, winning: the dense network has learnt nothing") == 1
+    assert said.count("seed 1, level 0, winning: the dense network has learned nothing") == 1
     assert "data.resize" not in said  # no image was padded
 
 
