@@ -109,6 +109,7 @@ def test_flops_of_a_dense_network(scaling):
     assert products < facts["flops"] < 1.06 * products
 
 
+@pytest.mark.slow
 def test_flops_of_vgg19_are_those_without_padding(scaling):
     """A 3x3 tap meets 3h - 2 of h pixels an axis; there is no gradient of the image."""
     convolutions, channels = [], 3
@@ -124,6 +125,7 @@ def test_flops_of_vgg19_are_those_without_padding(scaling):
     assert facts["multiply_adds"] == pytest.approx(398.1e6, rel=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["vgg19", "resnet50", "resnet50_cifar"])
 def test_the_figures_are_those_of_the_program_of_today(scaling, name):
     now = scaling.step_facts(scaling.NETWORKS[name], "bfloat16")
@@ -134,6 +136,7 @@ def test_the_figures_are_those_of_the_program_of_today(scaling, name):
     assert now["bytes"] == pytest.approx(then["bytes"], rel=0.05)
 
 
+@pytest.mark.slow
 def test_all_reduces_of_a_program_on_eight_devices(scaling):
     """All gradients and BatchNorm's four sums a channel, each once; the loss and the hits."""
     # At 32 pixels the last images have two: every tap of every kernel meets one.

@@ -167,6 +167,7 @@ svg.fonttype: none
 """
 
 
+@pytest.mark.slow
 def test_a_users_own_settings_of_matplotlib_change_nothing(tmp_path):
     """Such as LaTeX, which may not be installed: a style for one's papers is not for ours."""
     (tmp_path / "matplotlibrc").write_text(_RC)  # read where the process runs
