@@ -9,7 +9,10 @@ os.environ["XLA_FLAGS"] = (
     " --xla_backend_optimization_level=1 --xla_llvm_disable_expensive_passes=true"
 )
 
+import ctypes
+import gc
 import shutil
+import sys
 import tempfile
 
 import hypothesis
@@ -19,22 +22,27 @@ from rich.console import Console
 
 from tests.helpers import make_tiny_config
 
-# Many tests train the same network: compile it once, as a user's second run does, in whichever of
+# Many tests train the same network: it is compiled once, as for a user's second run, in whichever of
 # pytest's processes. The first one makes the directory, and the others inherit its name.
 _OWN = "LOTTERY_JAX_TESTS_CACHE" not in os.environ
 _CACHE = os.environ.get("LOTTERY_JAX_TESTS_CACHE") or tempfile.mkdtemp(prefix="lottery_jax_tests_")
 os.environ["LOTTERY_JAX_TESTS_CACHE"] = _CACHE
 jax.config.update("jax_compilation_cache_dir", _CACHE)
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
-# A file is run by one process.
+# A file is run by one process: those that take longest come first, the very longest before all.
 _LONGEST = (
     "test_notebooks",
     "test_streams",
-    "test_mistakes",
     "test_stops",
     "test_disk",
     "test_kills",
+    "test_replicates",
+    "test_ladder",
+    "test_mistakes",
+    "test_layers",
+    "test_loop",
+    "test_draws",
 )
 
 # These machines are noisy: no deadlines. The same examples each time, so that red is red again.
@@ -60,7 +68,18 @@ def pytest_unconfigure(config):
 
 def pytest_collection_modifyitems(items):
     """Put first what takes longest, so that no process of pytest has it left at the end."""
-    items.sort(key=lambda item: not item.path.name.startswith(_LONGEST))
+    place = {name: i for i, name in enumerate(_LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(place)))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forget_programs():
+    """Free the compiled programs of a file at its end: those of all files would fill gigabytes."""
+    yield
+    jax.clear_caches()
+    gc.collect()
+    if sys.platform == "linux":  # what is freed goes back to the system
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 @pytest.fixture

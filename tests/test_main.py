@@ -85,6 +85,7 @@ def test_the_same_command_again_finds_the_finished_run(finished):
     assert len(list((cwd / "runs").iterdir())) == 1
 
 
+@pytest.mark.slow
 def test_a_transfer_matrix_is_one_command(tmp_path):
     config = f"--config={ROOT / 'configs' / 'transfer_quickstart.py'}"
     result = run(config, *SHORT, "--workdir=run", cwd=tmp_path, COLUMNS="100")
@@ -121,6 +122,7 @@ def test_evaluate_on_data_with_other_classes_is_an_error(finished, tmp_path, cap
     assert "four has 4 classes, the ticket 10" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_training_goes_on_when_nobody_reads_what_it_prints(tmp_path):
     """`| head -1`: it is trained and reported on to the end, with status 0; so end short commands."""
     for module, *arguments in (
@@ -155,6 +157,7 @@ assert statuses == [0] * 3, statuses
 """
 
 
+@pytest.mark.slow
 def test_where_jax_finds_no_device_each_command_says_so_and_judges_no_file(finished, tmp_path):
     """A cluster's setting on a laptop. What needs no device works."""
     (workdir,) = (finished[0] / "runs").iterdir()
@@ -195,6 +198,7 @@ def in_a_container(command):
     return [sys.executable, "-c", code, *command]
 
 
+@pytest.mark.slow
 def test_a_user_without_a_name_and_a_home_can_run_everything_that_needs_neither(tmp_path):
     """As in containers. What is bundled needs no directory of data."""
     apart = ("HOME", "USER", "LOGNAME", "XDG_CACHE_HOME", "XLA_FLAGS", "MPLCONFIGDIR")
@@ -222,6 +226,7 @@ def test_default_directories_are_told_apart():
     assert named == ["runs/x_a_b-00000000", "runs/x_a_b_c-00000000"]
 
 
+@pytest.mark.slow
 def test_wandb_offline_records_the_run(tmp_path):
     result = run(
         QUICKSTART, *SHORT, "--config.wandb.mode=offline", "--workdir=run", cwd=tmp_path,
@@ -231,6 +236,7 @@ def test_wandb_offline_records_the_run(tmp_path):
     assert list(tmp_path.glob("run/wandb/offline-run-*/*.wandb"))
 
 
+@pytest.mark.slow
 def test_wandb_is_set_up_by_its_environment_and_a_resumed_run_goes_on_in_its_run(tmp_path):
     """What wandb wrote is read as bytes: names are in it as they are."""
     (tmp_path / "elsewhere").mkdir()
@@ -252,6 +258,7 @@ def test_wandb_is_set_up_by_its_environment_and_a_resumed_run_goes_on_in_its_run
     assert not (tmp_path / "run" / "wandb").exists()
 
 
+@pytest.mark.slow
 def test_wandb_that_fails_does_not_stop_the_run(tmp_path):
     """Online, with no key and nobody to ask for one."""
     env = {"HOME": str(tmp_path), "WANDB_API_KEY": "", "NETRC": str(tmp_path / "netrc")}
@@ -263,6 +270,7 @@ def test_wandb_that_fails_does_not_stop_the_run(tmp_path):
     assert (tmp_path / "run" / "report" / "curve.png").is_file()
 
 
+@pytest.mark.slow
 def test_a_damaged_cache_of_compiled_programs_is_mended_and_said_once(tmp_path):
     env = {"XDG_CACHE_HOME": str(tmp_path / "cache"), "PYTHONWARNINGS": "error"}
     said = []

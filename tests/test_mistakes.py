@@ -1,6 +1,7 @@
 """Wrong command lines, configs and files: one line that helps, status 2, and nothing touched.
 
-Each is a process of its own, as a user starts it.
+Each is a process of its own. The first of each command, and those with environment variables of
+their own, start as a user starts them; the others are forks of a process that has imported JAX.
 """
 
 import gzip
@@ -18,6 +19,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
+from tests.forks import ForkServer, Result
 from tests.helpers import ROOT, some_arrays, write_idx
 
 QUICKSTART = f"--config={ROOT / 'configs' / 'quickstart.py'}"
@@ -442,6 +444,12 @@ MISTAKES = [
     *FLAGS, *URLS, *WRONG_TYPES, *OUT_OF_RANGE, *DOES_NOT_FIT, *NAMES, *CONFIG_FILES,
     *RAISING_CONFIG_FILES, *SOURCES, *MATRICES, *WORKDIRS, *DATA, *EVALUATE, *REPORT, *DATASETS, *TICKETS,
 ]  # fmt: skip
+# The first of each command, and one that is found when JAX and the data are there.
+FIRST = [
+    DOES_NOT_FIT[0],
+    *(next(m for m in MISTAKES if m.module == module) for module in
+      ("main", "evaluate", "report", "datasets", "tickets", "sweep")),
+]  # fmt: skip
 
 
 def named(mistake):
@@ -453,24 +461,38 @@ def named(mistake):
 def finished_run(tmp_path_factory):
     """The run directory of a short ladder, which mistakes are made with."""
     folder = tmp_path_factory.mktemp("finished")
-    result = start("main", QUICKSTART, *SHORT, "--workdir=run", cwd=folder)
+    arguments = [QUICKSTART, *SHORT, "--workdir=run"]
+    result = start("main", arguments, folder, environment())
     assert result.returncode == 0, result.stderr
     return folder / "run"
 
 
-def start(module, *arguments, cwd, **env):
-    """Runs a command of the package to its end, as a user does."""
+@pytest.fixture(scope="module")
+def forks(tmp_path_factory):
+    """Forks of one process that has imported JAX."""
+    server = ForkServer(tmp_path_factory.mktemp("forks"), environment())
+    yield server
+    server.close()
+
+
+def environment():
+    """What a user's process has around it."""
     # A config file in the directory would leave Python's cache of it there.
     usual = {
         "JAX_COMPILATION_CACHE_DIR": os.environ["LOTTERY_JAX_TESTS_CACHE"],
         "PYTHONDONTWRITEBYTECODE": "1",
-        "TFDS_DATA_DIR": str(cwd / "data"),
     }
-    return subprocess.run(
+    return {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"} | usual
+
+
+def start(module, arguments, cwd, env):
+    """Runs a command of the package to its end, as a user does."""
+    used = cpu_seconds()
+    result = subprocess.run(
         [sys.executable, "-m", f"lottery_jax.{module}", *arguments],
-        cwd=cwd, capture_output=True, text=True, timeout=120,
-        env={k: v for k, v in os.environ.items() if k != "XLA_FLAGS"} | usual | env,
+        cwd=cwd, capture_output=True, text=True, timeout=120, env=env,
     )  # fmt: skip
+    return Result(result.returncode, result.stdout, result.stderr, cpu_seconds() - used)
 
 
 def init_state(folder):
@@ -490,12 +512,17 @@ def cpu_seconds():
 
 
 @pytest.mark.parametrize("mistake", MISTAKES, ids=named)
-def test_a_mistake_is_one_line_that_helps_and_nothing_is_touched(tmp_path, finished_run, mistake):
+def test_a_mistake_is_one_line_that_helps_and_nothing_is_touched(
+    tmp_path, finished_run, forks, mistake
+):
     if mistake.given:
         mistake.given(tmp_path, finished_run)
-    before, used = init_state(tmp_path), cpu_seconds()
-    result = start(mistake.module, *mistake.arguments, cwd=tmp_path, **mistake.env)
-    used = cpu_seconds() - used
+    before = init_state(tmp_path)
+    env = {"TFDS_DATA_DIR": str(tmp_path / "data"), **mistake.env}
+    if mistake.env or mistake in FIRST:
+        result = start(mistake.module, mistake.arguments, tmp_path, environment() | env)
+    else:
+        result = forks.run(mistake.module, mistake.arguments, tmp_path, env)
     assert (result.returncode, result.stdout) == (2, ""), result.stderr
     assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1, result.stderr
     message = result.stderr.removesuffix("\n")
@@ -503,4 +530,4 @@ def test_a_mistake_is_one_line_that_helps_and_nothing_is_touched(tmp_path, finis
     for text in mistake.says:
         assert text in message, message
     assert init_state(tmp_path) == before
-    assert used < CPU_SECONDS
+    assert result.cpu_seconds < CPU_SECONDS

@@ -14,6 +14,7 @@ def test_there_are_the_notebooks_of_the_readme():
     assert expected <= {path.stem for path in NOTEBOOKS}
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 def test_a_notebook_runs_and_has_its_outputs(path, tmp_path, monkeypatch):

@@ -42,6 +42,7 @@ def test_both_sides_have_the_same_networks(train_step):
         train_step.check_same_network(model)
 
 
+@pytest.mark.slow
 def test_both_sides_train_alike(reference):
     """LeNet-300-100 from the same weights with half a mask: three masked steps of SGD."""
     shape, batch = (28, 28, 1), 16
@@ -95,6 +96,7 @@ def test_both_sides_train_alike(reference):
         np.testing.assert_allclose(layer.weight.detach().numpy(), ours, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_benchmark_runs_and_writes_its_table(tmp_path):
     command = [
         sys.executable, str(FOLDER / "train_step.py"), "--models=lenet_300_100", "--batches=8",
@@ -107,6 +109,7 @@ def test_a_benchmark_runs_and_writes_its_table(tmp_path):
     assert "| lenet_300_100 | float32 | 8 |" in (tmp_path / "train_step.md").read_text()
 
 
+@pytest.mark.slow
 def test_the_benchmark_of_images_runs(tmp_path):
     command = [
         sys.executable, str(FOLDER / "images.py"), "--images=16", "--batch=8", "--repeats=1",

@@ -180,6 +180,7 @@ def equal(left, right):
     )
 
 
+@pytest.mark.slow
 def test_imagenet_is_prepared_by_its_real_builder(stream):
     assert (stream.num_train, stream.num_val, stream.num_test) == (21, 0, 5)
     assert (stream.num_classes, stream.image_shape) == (1000, SHAPE)
@@ -199,6 +200,7 @@ def synset_order():
     return (folder / "labels.txt").read_text().split()
 
 
+@pytest.mark.slow
 def test_places365_is_prepared_by_its_real_builder(data_dir):
     stream = open_stream("places365_small", data_dir)
     assert (stream.num_train, stream.num_test, stream.num_classes) == (6, 3, 365)
@@ -212,6 +214,7 @@ def test_places365_is_prepared_by_its_real_builder(data_dir):
     assert counted.all() and labels[order].tolist() == [7, 0, 364]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("processes, workers", [(1, 0), (2, 0), (4, 0), (2, 2)])
 def test_batches_are_the_same_for_any_number_of_processes_and_workers(stream, processes, workers):
     expected = whole(stream, 3, 1, batch_size=8)
@@ -221,6 +224,7 @@ def test_batches_are_the_same_for_any_number_of_processes_and_workers(stream, pr
         assert equal(whole(stream, 3, 1, processes=processes, **options), expected[first:])
 
 
+@pytest.mark.slow
 def test_large_batches_are_made_of_pieces_in_order(stream, monkeypatch):
     expected = whole(stream, 3, 1, batch_size=20)
     monkeypatch.setattr("lottery_jax.datasets.workers._CHUNK", 3)
@@ -229,6 +233,7 @@ def test_large_batches_are_made_of_pieces_in_order(stream, monkeypatch):
     assert equal(whole(stream, 3, 1, batch_size=20, workers=2), expected)
 
 
+@pytest.mark.slow
 def test_an_epoch_uses_every_image_once_but_for_the_remainder(stream):
     left_out = set()
     for epoch in range(8):
@@ -239,6 +244,7 @@ def test_an_epoch_uses_every_image_once_but_for_the_remainder(stream):
     assert len(left_out) > 2  # not the same one in every epoch
 
 
+@pytest.mark.slow
 def test_order_and_crops_are_of_the_seed_and_the_epoch(stream):
     def order(seed, epoch):
         ((images, _),) = train_batches(stream, seed, epoch, batch_size=21)
@@ -254,6 +260,7 @@ def test_order_and_crops_are_of_the_seed_and_the_epoch(stream):
         assert not np.array_equal(changed[np.argsort(again)], images[np.argsort(first)])
 
 
+@pytest.mark.slow
 def test_half_of_the_images_are_mirrored_and_none_is_without_flip(stream):
     def mirrored(augment):
         count = 0
@@ -269,6 +276,7 @@ def test_half_of_the_images_are_mirrored_and_none_is_without_flip(stream):
     assert 170 <= mirrored("flip") <= 250
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("processes, workers", [(1, 0), (2, 0), (1, 2)])
 def test_every_test_image_is_counted_once(stream, processes, workers):
     seen, steps = [], set()
@@ -294,6 +302,7 @@ def test_every_test_image_is_counted_once(stream, processes, workers):
     assert [synsets[label] for _, label in sorted(seen)] == official
 
 
+@pytest.mark.slow
 def test_validation_images_are_held_out_of_training(data_dir):
     stream = open_stream("imagenet2012", data_dir, input_shape=SHAPE, validation_fraction=0.25)
     assert (stream.num_train, stream.num_val, stream.num_test) == (16, 5, 5)
@@ -306,6 +315,7 @@ def test_validation_images_are_held_out_of_training(data_dir):
             open_stream("imagenet2012", data_dir, validation_fraction=fraction)
 
 
+@pytest.mark.slow
 def test_a_sample_is_of_different_images_in_their_middle(stream):
     images, labels = streams.sample(stream, [1, 2], 3, 5)
     assert images.shape == (3, 5, *SHAPE) and labels.shape == (3, 5) and labels.dtype == np.int32
@@ -397,6 +407,7 @@ def test_a_damaged_image_is_an_error_that_names_it(tmp_path):
         assert "n01440764_3.JPEG can't be decoded: " in message and "\n" not in message
 
 
+@pytest.mark.slow
 def test_workers_leave_signals_alone_and_one_that_is_killed_is_an_error(stream, monkeypatch):
     monkeypatch.setattr("lottery_jax.datasets.workers._CHUNK", 1)
     jax.block_until_ready(jnp.ones(8) + 1)  # workers start beside JAX's threads
@@ -418,6 +429,7 @@ def test_workers_leave_signals_alone_and_one_that_is_killed_is_an_error(stream, 
     assert not [p for p in multiprocessing.active_children() if "grain" in p.name]
 
 
+@pytest.mark.slow
 def test_an_epoch_that_is_left_ends_its_workers(stream):
     batches = train_batches(stream, 0, 0, batch_size=2, workers=2)
     next(batches)
@@ -446,6 +458,7 @@ def is_running(pid):
         return False
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc").exists(), reason="looks at processes in /proc")
 @pytest.mark.parametrize("how", ["exit", "wait"])
 def test_no_worker_outlives_the_process_it_works_for(data_dir, tmp_path, how):
@@ -504,12 +517,14 @@ def test_what_was_prepared_otherwise_is_an_error(tmp_path):
             open_stream("imagenet2012", folder)
 
 
+@pytest.mark.slow
 def test_missing_packages_are_named_with_their_extra(data_dir, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(DataError, match=r"needs grain; pip install 'lottery_jax\[streaming\]'"):
         open_stream("imagenet2012", data_dir)
 
 
+@pytest.mark.slow
 def test_a_way_to_resize_changes_nothing_and_that_is_said(stream, data_dir):
     other = open_stream("imagenet2012", data_dir, input_shape=SHAPE, resize="bilinear")
     (note,) = other.notes
@@ -520,6 +535,7 @@ def test_a_way_to_resize_changes_nothing_and_that_is_said(stream, data_dir):
     assert other.chance == pytest.approx(0.001 + 2 * (0.001 * 0.999 / other.num_test) ** 0.5)
 
 
+@pytest.mark.slow
 def test_leftovers_in_the_folder_of_a_version_are_no_data(data_dir, tmp_path):
     shutil.copytree(data_dir / "imagenet2012", tmp_path / "imagenet2012")
     first = open_stream("imagenet2012", tmp_path)
@@ -528,6 +544,7 @@ def test_leftovers_in_the_folder_of_a_version_are_no_data(data_dir, tmp_path):
     assert open_stream("imagenet2012", tmp_path) == first
 
 
+@pytest.mark.slow
 def test_the_list_says_what_is_prepared(data_dir, tmp_path, capsys):
     for folder, state in ((data_dir, "ready"), (tmp_path, "not here yet")):
         assert datasets_command.main(["--data_dir", str(folder), "list"]) == 0
@@ -535,6 +552,7 @@ def test_the_list_says_what_is_prepared(data_dir, tmp_path, capsys):
         assert lines["imagenet2012"] == lines["places365_small"] == state
 
 
+@pytest.mark.slow
 def test_other_data_have_another_sha256(data_dir, tmp_path):
     first = open_stream("imagenet2012", data_dir)
     shutil.copytree(data_dir / "imagenet2012", tmp_path / "imagenet2012")
@@ -555,6 +573,7 @@ def test_other_data_have_another_sha256(data_dir, tmp_path):
         open_stream("imagenet2012", tmp_path)
 
 
+@pytest.mark.slow
 def test_batches_that_can_not_be_are_errors(stream, data_dir):
     with pytest.raises(ConfigError, match="batch_size: 22 is more than the 21 training images"):
         train_batches(stream, 0, 0, batch_size=22)
@@ -581,6 +600,7 @@ def states_equal(a, b):
     return jax.tree.all(jax.tree.map(np.array_equal, jax.device_get(a), jax.device_get(b)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["resnet20", "lenet_300_100"])
 def test_the_train_step_can_not_tell_streamed_batches_from_a_set_on_the_device(data_dir, model):
     """The same images, once as they come and once all there with a table of batches."""
@@ -616,6 +636,7 @@ def whole_epochs(setup, count):
     ]
 
 
+@pytest.mark.slow
 def test_a_training_on_streamed_data_stopped_in_mid_epoch_goes_on_bit_for_bit(data_dir):
     setup = set_up(tiny(data_dir), jax.devices()[:1])
     program, key = setup.program, jax.random.key(1)
@@ -634,6 +655,7 @@ def test_a_training_on_streamed_data_stopped_in_mid_epoch_goes_on_bit_for_bit(da
     assert states_equal(whole, state)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("draw", [{}, {"ladder.scores": "snip", "ladder.draw": "init"}])
 def test_a_ladder_on_streamed_data(data_dir, tmp_path, quiet, draw):
     """A ladder with scores that see images, with held-out images, and then `evaluate`."""
@@ -652,6 +674,7 @@ def test_a_ladder_on_streamed_data(data_dir, tmp_path, quiet, draw):
     assert measured.accuracy == rows[1]["test_accuracy"]
 
 
+@pytest.mark.slow
 def test_two_processes_feed_the_shares_of_one_batch(data_dir, tmp_path):
     """Each decodes its own rows: the same tickets as of one process that decodes all."""
     overrides = {

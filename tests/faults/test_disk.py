@@ -58,7 +58,7 @@ def without_privileges(command):
     return ["setpriv", "--bounding-set=-all", "--inh-caps=-all", *command]
 
 
-@pytest.mark.parametrize("blocks", [1, 100])
+@pytest.mark.parametrize("blocks", [pytest.param(1, marks=pytest.mark.slow), 100])
 def test_files_that_may_not_grow(begun, tmp_path, blocks):
     """A limit of the shell's, in KiB: at first no row can be written, then no array."""
     workdir, env, expected = begun
@@ -104,6 +104,7 @@ def test_a_full_disk(begun, tmp_path, record_property):
     record_property("measured", f"a full disk met {len(failed)} times in one run")
 
 
+@pytest.mark.slow
 def test_a_directory_that_may_not_be_written_to(begun, tmp_path):
     workdir, env, expected = begun
     before = contents(workdir)
@@ -120,6 +121,7 @@ def test_a_directory_that_may_not_be_written_to(begun, tmp_path):
     assert_resumes(workdir, env, expected, tmp_path)
 
 
+@pytest.mark.slow
 def test_a_place_where_no_run_can_begin(tmp_path, undisturbed):
     _, env = undisturbed
     place = tmp_path / "place"
@@ -130,6 +132,7 @@ def test_a_place_where_no_run_can_begin(tmp_path, undisturbed):
     assert list(place.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_data_that_are_gone_when_a_run_goes_on(tmp_path, undisturbed):
     _, env = undisturbed
     data, workdir = tmp_path / "data", tmp_path / "run"
@@ -155,6 +158,7 @@ def test_data_that_are_gone_when_a_run_goes_on(tmp_path, undisturbed):
     assert runs.outcome(workdir) == runs.outcome(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_data_that_have_changed_when_a_run_goes_on(tmp_path, undisturbed):
     """One label is enough; with the old data back the run goes on."""
     _, env = undisturbed
@@ -179,6 +183,7 @@ def test_data_that_have_changed_when_a_run_goes_on(tmp_path, undisturbed):
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.slow
 def test_a_clock_that_jumps_back(begun, tmp_path):
     """What is there is from the future, and the clock goes back a day every second."""
     workdir, env, expected = begun
@@ -194,6 +199,7 @@ def test_a_clock_that_jumps_back(begun, tmp_path):
     assert runs.outcome(workdir) == expected
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_is_damaged_is_named_and_can_be_removed(tmp_path, undisturbed):
     expected, env = undisturbed
     workdir = tmp_path / "run"
@@ -211,6 +217,7 @@ def test_a_checkpoint_that_is_damaged_is_named_and_can_be_removed(tmp_path, undi
     assert_resumes(workdir, env, expected, tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "moment",
     [
@@ -231,6 +238,7 @@ def test_a_rewind_point_that_was_removed_is_made_again(tmp_path, undisturbed, mo
     assert rewind.is_dir()
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_leaves_the_last_good_checkpoint(tmp_path, undisturbed):
     """Weight decay so strong that with a rising rate weights grow, from epoch to epoch faster."""
     _, env = undisturbed

@@ -66,6 +66,7 @@ def finish(workdir, overrides, env, cwd):
     return runs.outcome(workdir)
 
 
+@pytest.mark.slow
 def test_killed_at_the_moments_that_matter(tmp_path, undisturbed, record_property):
     """One run, killed at one moment after another; each is reached, in each process."""
     expected, env = undisturbed({})

@@ -51,12 +51,24 @@ def stop(number, lines, workdir, env, cwd, after=0.02):
     return process.returncode, out, error
 
 
-def test_a_stopped_run_is_saved_within_the_epoch_and_goes_on_bit_for_bit(tmp_path, undisturbed):
-    """At first in the dense network, then in a ticket; the epoch's mean loss is of both parts."""
+@pytest.mark.parametrize(
+    "stops",
+    [
+        [(signal.SIGTERM, 4)],
+        pytest.param(
+            [(signal.SIGUSR1, 1), (signal.SIGINT, 2), (signal.SIGTERM, 4), (signal.SIGHUP, 5)],
+            marks=pytest.mark.slow,
+        ),
+    ],
+    ids=["once", "again and again"],
+)
+def test_a_stopped_run_is_saved_within_the_epoch_and_goes_on_bit_for_bit(
+    tmp_path, undisturbed, stops
+):
+    """In the dense network, in a ticket; the epoch's mean loss is of both parts."""
     expected, env = undisturbed
     assert len(expected.rows) == 3 + 3
     workdir = tmp_path / "run"
-    stops = [(signal.SIGUSR1, 1), (signal.SIGINT, 2), (signal.SIGTERM, 4), (signal.SIGHUP, 5)]
     for number, lines in stops:
         status, out, error = stop(number, lines, workdir, env, tmp_path)
         assert status == STATUS[number]
@@ -72,6 +84,7 @@ def test_a_stopped_run_is_saved_within_the_epoch_and_goes_on_bit_for_bit(tmp_pat
     assert runs.outcome(workdir) == expected
 
 
+@pytest.mark.slow
 def test_a_run_whose_terminal_is_closed_is_saved(tmp_path, undisturbed):
     """What it then says reaches nobody, which is no failure of its own."""
     _, env = undisturbed
@@ -89,6 +102,7 @@ def test_a_run_whose_terminal_is_closed_is_saved(tmp_path, undisturbed):
     assert checkpoints.latest_step(workdir / "seed_0/level_00/state/winning") >= STEPS
 
 
+@pytest.mark.slow
 def test_in_a_program_of_ones_own_sigterm_saves_and_then_ends_it_as_always(tmp_path, undisturbed):
     """No handler is needed: `run_ladder` puts the signal off until the state is on the disk."""
     expected, env = undisturbed
@@ -112,6 +126,7 @@ def test_in_a_program_of_ones_own_sigterm_saves_and_then_ends_it_as_always(tmp_p
     assert runs.outcome(workdir) == expected
 
 
+@pytest.mark.slow
 def test_with_one_step_an_epoch_a_stop_does_not_wait_for_the_end(tmp_path, undisturbed):
     _, env = undisturbed
     whole_set = {**SLOW, "train.batch_size": "1438", "train.epochs": "400"}
@@ -132,6 +147,7 @@ def test_with_one_step_an_epoch_a_stop_does_not_wait_for_the_end(tmp_path, undis
     assert runs.outcome(workdir) == runs.outcome(tmp_path / "whole")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "moment, kept",
     [

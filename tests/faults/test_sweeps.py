@@ -45,6 +45,7 @@ def check_same_as_by_themselves(workdir, env, folder, cores=1):
     assert alone == {name: sweeps.found(workdir / name) for name in alone}
 
 
+@pytest.mark.slow
 def test_a_run_that_crashes_a_run_that_is_killed_and_the_sweep_killed(tmp_path, cache):
     names = [f"seeds={seed}" for seed in range(3)]
     workdir, env, command = disturbed(tmp_path, cache, ["--grid", "seeds=0,1,2"], names)
@@ -59,6 +60,7 @@ def test_a_run_that_crashes_a_run_that_is_killed_and_the_sweep_killed(tmp_path, 
     assert sum(map(len, sweeps.statuses(workdir).values())) == 5
 
 
+@pytest.mark.slow
 def test_what_keeps_failing_is_given_up_and_named_and_the_rest_goes_on(tmp_path, cache):
     """`b` crashes each time, `c` needs it, the loss of `d` is not finite."""
     for name, settings in {
@@ -94,6 +96,7 @@ def test_what_keeps_failing_is_given_up_and_named_and_the_rest_goes_on(tmp_path,
     assert sweeps.statuses(workdir) == {"a": [0], "b": [1, 1, 0], "c": [0], "d": [2, 2]}
 
 
+@pytest.mark.slow
 def test_ctrl_c_has_the_runs_save_and_the_same_command_goes_on(tmp_path, cache):
     """As in a terminal: it is sent to all the processes that were started from there."""
     workdir, env = tmp_path / "sweep", runs.environment(cache)
@@ -150,6 +153,7 @@ def test_eight_ladders(tmp_path, cache, record_property):
     check_same_as_by_themselves(workdir, env, tmp_path)
 
 
+@pytest.mark.slow
 def test_on_a_cluster_a_run_that_is_preempted_saves_and_is_requeued(tmp_path, cache):
     """SLURM warns every process of the job; the job outlives the sweep; it is submitted once."""
     workdir, jobs = tmp_path / "sweep", tmp_path / "slurm"

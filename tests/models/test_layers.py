@@ -63,7 +63,7 @@ def convolutions(draw):
 
 @settings(max_examples=20)
 @given(convolutions())
-@pytest.mark.parametrize("formula", ["chosen", "taps"])
+@pytest.mark.parametrize("formula", ["chosen", pytest.param("taps", marks=pytest.mark.slow)])
 def test_a_convolution_is_the_sum_it_should_be(formula, shape):
     """Any size, odd or not square, stride and padding: values and both gradients."""
     height, width, count, stride, padding = shape
@@ -157,7 +157,7 @@ def step_and_arguments(name="vgg19", batch=8):
     return program.train_step, (state, to_mesh(program.mesh, MetricSums.zero()), data, order, key)
 
 
-@pytest.mark.parametrize("platform", ["cuda", "tpu"])
+@pytest.mark.parametrize("platform", ["cuda", pytest.param("tpu", marks=pytest.mark.slow)])
 def test_on_gpu_and_tpu_every_convolution_is_the_librarys(platform):
     """VGG19 has 16: forward, kernel gradient, and all but the first an input gradient."""
     step, arguments = step_and_arguments()

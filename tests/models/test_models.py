@@ -107,11 +107,19 @@ def test_golden_multiply_adds(name, stem, millions):
     assert round(total / 1e6, 1) == millions
 
 
+# One of each family; the others are `slow`.
+SMALL = ("lenet_300_100", "conv2", "vgg11", "resnet20", "alexnet")
+
+
 @pytest.mark.parametrize(
     "name, dtype",
-    [(name, "float32") for name in MODELS]
-    + [(name, "bfloat16") for name in ("conv2", "vgg11", "resnet20", "alexnet")],
-)
+    [
+        *(pytest.param(name, "float32", marks=[pytest.mark.slow] * (name not in SMALL))
+          for name in MODELS),
+        *((name, "bfloat16") for name in ("conv2", "resnet20")),
+        *(pytest.param(name, "bfloat16", marks=pytest.mark.slow) for name in ("vgg11", "alexnet")),
+    ],
+)  # fmt: skip
 def test_a_narrow_one_gives_finite_logits_from_float32_parameters(name, dtype):
     model = build_model(name, 7, width=0.05, dtype=dtype)
     shapes = abstract_variables(model, (32, 32, 3))

@@ -59,13 +59,21 @@ def quiet_console():
     return Console(quiet=True)
 
 
-@pytest.mark.parametrize("devices, together", [(2, 0), (3, 0), (1, 3)])
+@pytest.mark.parametrize(
+    "devices, together",
+    [
+        (2, 0),
+        pytest.param(3, 0, marks=pytest.mark.slow),
+        pytest.param(1, 3, marks=pytest.mark.slow),
+    ],
+)
 def test_together_they_find_what_they_find_one_by_one(tmp_path, one_by_one, devices, together):
     """Bit for bit: weights, masks, optimizer steps, every row; also where a place is left over."""
     run(tmp_path / "run", devices, **{"train.together": together})
     assert runs.outcome(tmp_path / "run") == one_by_one
 
 
+@pytest.mark.slow
 def test_replicates_that_are_at_different_points_go_on_alike(tmp_path, one_by_one):
     """As if a run had been killed at a bad moment, then gone on with in other groups."""
     workdir = tmp_path / "run"
@@ -82,6 +90,7 @@ def test_replicates_that_are_at_different_points_go_on_alike(tmp_path, one_by_on
     assert runs.outcome(workdir) == one_by_one
 
 
+@pytest.mark.slow
 def test_a_replicate_ahead_of_the_others_does_not_change_them(tmp_path, one_by_one):
     """Stopped where one has a checkpoint and another has not."""
     workdir = tmp_path / "run"
@@ -128,11 +137,11 @@ def test_one_compilation_serves_all_levels_seeds_and_controls(tmp_path, quiet):
 @pytest.mark.parametrize(
     "model, replica, vmapped",
     [
-        ("lenet_300_100", 1, True),
+        pytest.param("lenet_300_100", 1, True, marks=pytest.mark.slow),
         ("lenet_300_100", 2, True),
-        ("lenet_300_100", 8, False),
-        ("vgg11", 2, False),
-        ("vgg11", 2, True),
+        pytest.param("lenet_300_100", 8, False, marks=pytest.mark.slow),
+        pytest.param("vgg11", 2, False, marks=pytest.mark.slow),
+        pytest.param("vgg11", 2, True, marks=pytest.mark.slow),
     ],
 )
 def test_a_stacked_step_is_each_one_by_itself(model, replica, vmapped):
@@ -191,6 +200,7 @@ def test_a_stacked_step_is_each_one_by_itself(model, replica, vmapped):
         assert measured.loss[i] == pytest.approx(own.loss, rel=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("when", ["training", "saving"])
 def test_a_replicate_that_fails_does_not_take_the_others_with_it(tmp_path, one_by_one, when):
     """One of seed 1's weights is infinite from level 1 on; it is named, and the others are kept."""
@@ -235,6 +245,7 @@ def test_a_replicate_that_fails_does_not_take_the_others_with_it(tmp_path, one_b
     assert runs.outcome(workdir) == one_by_one
 
 
+@pytest.mark.slow
 def test_a_stop_that_comes_while_one_fails_is_not_lost(tmp_path, one_by_one):
     """The others would be trained without it, but are saved."""
     workdir, real = tmp_path / "run", trials.fit
@@ -258,6 +269,7 @@ def test_a_stop_that_comes_while_one_fails_is_not_lost(tmp_path, one_by_one):
     assert runs.outcome(workdir) == one_by_one
 
 
+@pytest.mark.slow
 def test_a_rewind_point_made_again_leaves_later_checkpoints_alone(tmp_path, one_by_one):
     """Of a replicate that is beyond it, while another one is only at its start."""
     workdir, config = tmp_path / "run", make_tiny_config(**{**SEVERAL, "ladder.rewind": "1ep"})

@@ -246,6 +246,7 @@ def without_offsets(variables):
     )
 
 
+@pytest.mark.slow
 def test_synflow_is_conserved_from_layer_to_layer(vgg):
     """Tanaka et al., theorem 1: every layer's scores sum to the same R; here with BatchNorm."""
     model, variables = vgg

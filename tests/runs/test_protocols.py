@@ -53,6 +53,7 @@ def remaining(rows):
     return [row["weights_remaining"] / row["weights_total"] for row in rows]
 
 
+@pytest.mark.slow
 def test_iterative_pruning(ladder):
     workdir, rows = ladder
     assert [row["control"] for row in rows[-2:]] == ["random", "reinit"]
@@ -60,12 +61,14 @@ def test_iterative_pruning(ladder):
     assert load_ticket(workdir, 0, 1).metadata["rewind_step"] == 2  # the end of epoch 1
 
 
+@pytest.mark.slow
 def test_train(tmp_path):
     (row,) = run(shortened("dense", "vgg19_cifar10"), tmp_path)
     assert row["level"] == 0 and row["density"] == 1
     assert (tmp_path / "seed_0" / "rewind").is_dir()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "stem, left",
     [("snip", [1, 0.512, 0.8**10]), ("oneshot", [1, 0.512, 0.8**10]),
@@ -78,6 +81,7 @@ def test_snip_train_oneshot_lt_and_iterative_snip(stem, left, tmp_path):
     assert load_ticket(tmp_path, 0, 1).metadata["rewind_step"] == rewind
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "stem, argument",
     [("transfer_vgg19", "cifar100_to_cifar10"), ("transfer_sgd_to_adam", "vgg19_cifar10")],
@@ -93,6 +97,7 @@ def test_transfers_of_data_and_of_optimizers(stem, argument, ladder, tmp_path):
     assert new_head == (stem == "transfer_vgg19")
 
 
+@pytest.mark.slow
 def test_evaluation_prints_the_share_of_pruned_weights_and_the_accuracy(ladder, capsys):
     ticket = Trial(ladder[0], 0, 2, "winning").ticket_dir
     assert evaluate.main([f"--ticket={ticket}"]) == 0

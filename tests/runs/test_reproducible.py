@@ -21,14 +21,18 @@ def usual(tmp_path_factory):
     return runs.undisturbed(tmp_path_factory.mktemp("usual"), SMALL)
 
 
+def slow(**around):
+    return pytest.param(around, marks=pytest.mark.slow)
+
+
 @pytest.mark.parametrize(
     "around",
     [
         {"PYTHONHASHSEED": "1", "TZ": "Pacific/Chatham"},
-        {"PYTHONHASHSEED": "2", "TZ": "America/St_Johns", "LC_ALL": "C.UTF-8"},
+        slow(PYTHONHASHSEED="2", TZ="America/St_Johns", LC_ALL="C.UTF-8"),
         # No UTF-8 anywhere: what is not ASCII can't be printed as it is.
-        {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"},
-        {"PYTHONIOENCODING": "latin-1", "LC_ALL": "POSIX", "PYTHONUTF8": "0"},
+        slow(LC_ALL="C", PYTHONCOERCECLOCALE="0", PYTHONUTF8="0"),
+        slow(PYTHONIOENCODING="latin-1", LC_ALL="POSIX", PYTHONUTF8="0"),
         {
             "JAX_DEFAULT_PRNG_IMPL": "rbg",
             "JAX_THREEFRY_PARTITIONABLE": "0",
@@ -37,7 +41,7 @@ def usual(tmp_path_factory):
             "JAX_NUMPY_DTYPE_PROMOTION": "strict",
             "JAX_NUMPY_RANK_PROMOTION": "raise",
         },
-        {"OMP_NUM_THREADS": "1", "COLUMNS": "40", "PYTHONDONTWRITEBYTECODE": "1"},
+        slow(OMP_NUM_THREADS="1", COLUMNS="40", PYTHONDONTWRITEBYTECODE="1"),
     ],
     ids=lambda around: "-".join(around),
 )
@@ -51,6 +55,7 @@ def test_what_is_around_does_not_matter(tmp_path, usual, around):
     assert runs.outcome(cwd / "run") == expected
 
 
+@pytest.mark.slow
 def test_the_order_of_devices_does_not_matter(tmp_path):
     """Of eight: masks and counts are the same, weights and rows to the bit."""
     devices = jax.devices()

@@ -94,6 +94,7 @@ def test_the_sources_tickets_are_trained_bit_for_bit(source, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_images_are_resized_to_the_ticket_and_for_its_evaluation(source, data_dir, tmp_path):
     """Images of 10 x 7 pixels for tickets of 8 x 8: averaged down one way, enlarged the other."""
     config = target_config(
@@ -186,6 +187,7 @@ def test_a_new_head_can_keep_its_density(source, data_dir, tmp_path):
     assert not (kept[2] & ~kept[1]).any() and kept[2].sum() < kept[1].sum()
 
 
+@pytest.mark.slow
 def test_reinit_draws_a_new_head_even_where_the_classes_agree(source, tmp_path):
     configs = {
         policy: target_config(
@@ -206,6 +208,7 @@ def test_reinit_draws_a_new_head_even_where_the_classes_agree(source, tmp_path):
     assert not (ours == old).any() and (ours != 0).all()
 
 
+@pytest.mark.slow
 def test_a_new_head_is_not_the_one_that_the_source_began_with(tmp_path):
     """Rewound to step 0 the source's head is what its key drew: the new one is of another key."""
     common = {"ladder.levels": 0, "train.epochs": 1, "ladder.rewind": 0, "model.width": 0.3}
@@ -269,6 +272,7 @@ def test_a_head_that_does_not_fit_can_not_be_kept(source, data_dir, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_another_source_at_the_same_place_is_refused(source, tmp_path):
     config = {"ladder.levels": 0, "train.epochs": 1, "model.width": 0.5, "ladder.rewind": 0}
     for seeds in ((1,), (1, 2)):

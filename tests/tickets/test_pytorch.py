@@ -186,7 +186,10 @@ def test_at_full_size_names_and_shapes_are_those_there(name, classes):
     assert {key: value.shape for key, value in state.items()} == expected
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.slow] * (name != "alexnet")) for name in NETWORKS],
+)
 def test_networks_compute_the_same_after_import_and_after_export(name, tmp_path):
     module = network(name)
     there = logits_there(module)

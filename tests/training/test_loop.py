@@ -231,6 +231,7 @@ def test_another_key_gives_another_training(digits):
     np.testing.assert_array_equal(params(0), params(0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["vgg11", "alexnet"])
 def test_one_and_eight_devices_agree(digits, name):
     """BatchNorm over the global batch, augmentation and dropout all give the same numbers."""
