@@ -20,6 +20,7 @@ import jax
 import pytest
 from rich.console import Console
 
+from tests import forks
 from tests.helpers import make_tiny_config
 
 # Many tests train the same network: it is compiled once, as for a user's second run, in whichever of
@@ -74,8 +75,9 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(scope="module", autouse=True)
 def forget_programs():
-    """Free the compiled programs of a file at its end: those of all files would fill gigabytes."""
+    """Free what a file has compiled at its end: the programs of all files would fill gigabytes."""
     yield
+    forks.close()
     jax.clear_caches()
     gc.collect()
     if sys.platform == "linux":  # what is freed goes back to the system

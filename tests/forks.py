@@ -1,7 +1,7 @@
-"""Commands of the package in forks of one process that has imported JAX: most of a start is imports.
+"""Commands in forks of one process that has imported JAX, since most of a short run is imports.
 
-A fork runs a command's module as `python -m` does, and ends as a process does. The process that is
-forked has used no device, and so has none of JAX's threads.
+A fork runs a module or a script as `python` does, and ends as a process does: it can be killed,
+fill a disk, print. The process that is forked has used no device, and so has none of JAX's threads.
 """
 
 import gc
@@ -12,15 +12,16 @@ import runpy
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
 from jax._src import xla_bridge
 
 import lottery_jax
-from tests.helpers import ROOT
 
-SECONDS = 120
+ROOT = Path(__file__).parent.parent
+SECONDS = 300
 
 
 class Result(NamedTuple):
@@ -33,48 +34,73 @@ class Result(NamedTuple):
 
 
 class ForkServer:
-    """The process that is forked; `run` is `subprocess.run` of a command of the package."""
+    """A process with an environment, which forks itself for each command."""
 
-    def __init__(self, folder: Path, env: dict[str, str]) -> None:
-        """Starts it with an environment; what commands write goes through files in `folder`."""
-        self._folder = folder
+    def __init__(self, env):
+        self._folder = tempfile.TemporaryDirectory(prefix="forks_")
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.forks"],
             cwd=ROOT, env=env, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         )  # fmt: skip
 
-    def run(self, module: str, arguments: list[str], cwd: Path, env: dict[str, str]) -> Result:
-        """Runs `python -m lottery_jax.MODULE ARGUMENTS...` with more environment variables."""
-        outputs = [self._folder / name for name in ("stdout", "stderr")]
-        request = [module, list(arguments), str(cwd), env, *map(str, outputs)]
+    def run(self, arguments, cwd, more):
+        """Runs `python ARGUMENTS...` with more environment variables, to its end."""
+        outputs = [Path(self._folder.name, name) for name in ("stdout", "stderr")]
+        request = [list(map(str, arguments)), str(cwd), more, *map(str, outputs)]
         self._process.stdin.write(json.dumps(request) + "\n")
         self._process.stdin.flush()
         status, used = json.loads(self._process.stdout.readline())
-        return Result(status, *(file.read_text() for file in outputs), used)
+        return Result(status, *(file.read_text(errors="replace") for file in outputs), used)
 
-    def close(self) -> None:
-        """Ends the process."""
+    def close(self):
         self._process.communicate(timeout=10)
-        assert self._process.returncode == 0
+        self._folder.cleanup()
 
 
-def _become(module, arguments, cwd, env, stdout, stderr):
+_servers = {}
+
+
+def run(command, env, cwd, **more):
+    """Runs a command of Python to its end, in a fork of a process with that environment.
+
+    JAX and Python read their variables when they start, which is before the fork. What differs
+    from command to command, and is read later, goes into `more`.
+    """
+    assert command[0] == sys.executable
+    env = {name: value for name, value in env.items() if name != "PYTEST_CURRENT_TEST"}
+    key = frozenset(env.items())
+    if key not in _servers:
+        _servers[key] = ForkServer(env)
+    return _servers[key].run(command[1:], cwd, more)
+
+
+def close():
+    """Ends the processes that are forked."""
+    while _servers:
+        _servers.popitem()[1].close()
+
+
+def _become(arguments, cwd, more, stdout, stderr):
     """Runs the command in this process, a fork, up to where Python ends."""
     signal.alarm(SECONDS)
     os.chdir(cwd)
-    os.environ.update(env)
+    os.environ.update(more)
     for number, file in enumerate((os.devnull, stdout, stderr)):
         opened = os.open(file, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
         os.dup2(opened, number)
         os.close(opened)
-    sys.path[0] = cwd
-    sys.argv = [module, *arguments]
-    runpy.run_module(f"lottery_jax.{module}", run_name="__main__", alter_sys=True)
+    if arguments[0] == "-m":
+        sys.path[0], sys.argv = cwd, arguments[1:]
+        runpy.run_module(arguments[1], run_name="__main__", alter_sys=True)
+    else:
+        sys.path[0], sys.argv = str(Path(arguments[0]).parent), arguments
+        runpy.run_path(arguments[0], run_name="__main__")
 
 
 def main():
     # What commands import, but for the modules that are commands themselves.
-    importlib.import_module("sklearn.datasets")
+    for name in ("matplotlib.pyplot", "sklearn.datasets"):
+        importlib.import_module(name)
     for name in {*lottery_jax.__all__} - {"evaluate_ticket"}:
         getattr(lottery_jax, name)
     assert not xla_bridge.backends_are_initialized(), "JAX has threads, which a fork would lack"

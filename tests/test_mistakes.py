@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from tests.forks import ForkServer, Result
+from tests import forks
 from tests.helpers import ROOT, some_arrays, write_idx
 
 QUICKSTART = f"--config={ROOT / 'configs' / 'quickstart.py'}"
@@ -461,18 +461,9 @@ def named(mistake):
 def finished_run(tmp_path_factory):
     """The run directory of a short ladder, which mistakes are made with."""
     folder = tmp_path_factory.mktemp("finished")
-    arguments = [QUICKSTART, *SHORT, "--workdir=run"]
-    result = start("main", arguments, folder, environment())
+    result = start(command("main", QUICKSTART, *SHORT, "--workdir=run"), environment(), folder)
     assert result.returncode == 0, result.stderr
     return folder / "run"
-
-
-@pytest.fixture(scope="module")
-def forks(tmp_path_factory):
-    """Forks of one process that has imported JAX."""
-    server = ForkServer(tmp_path_factory.mktemp("forks"), environment())
-    yield server
-    server.close()
 
 
 def environment():
@@ -485,14 +476,15 @@ def environment():
     return {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"} | usual
 
 
-def start(module, arguments, cwd, env):
-    """Runs a command of the package to its end, as a user does."""
+def command(module, *arguments):
+    return [sys.executable, "-m", f"lottery_jax.{module}", *arguments]
+
+
+def start(command, env, cwd):
+    """Runs a command to its end, as a user does."""
     used = cpu_seconds()
-    result = subprocess.run(
-        [sys.executable, "-m", f"lottery_jax.{module}", *arguments],
-        cwd=cwd, capture_output=True, text=True, timeout=120, env=env,
-    )  # fmt: skip
-    return Result(result.returncode, result.stdout, result.stderr, cpu_seconds() - used)
+    result = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=120, env=env)
+    return forks.Result(result.returncode, result.stdout, result.stderr, cpu_seconds() - used)
 
 
 def init_state(folder):
@@ -512,17 +504,16 @@ def cpu_seconds():
 
 
 @pytest.mark.parametrize("mistake", MISTAKES, ids=named)
-def test_a_mistake_is_one_line_that_helps_and_nothing_is_touched(
-    tmp_path, finished_run, forks, mistake
-):
+def test_a_mistake_is_one_line_that_helps_and_nothing_is_touched(tmp_path, finished_run, mistake):
     if mistake.given:
         mistake.given(tmp_path, finished_run)
     before = init_state(tmp_path)
-    env = {"TFDS_DATA_DIR": str(tmp_path / "data"), **mistake.env}
+    given = command(mistake.module, *mistake.arguments)
+    data = {"TFDS_DATA_DIR": str(tmp_path / "data")}
     if mistake.env or mistake in FIRST:
-        result = start(mistake.module, mistake.arguments, tmp_path, environment() | env)
+        result = start(given, environment() | data | mistake.env, tmp_path)
     else:
-        result = forks.run(mistake.module, mistake.arguments, tmp_path, env)
+        result = forks.run(given, environment(), tmp_path, **data)
     assert (result.returncode, result.stdout) == (2, ""), result.stderr
     assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1, result.stderr
     message = result.stderr.removesuffix("\n")

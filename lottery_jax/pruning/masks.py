@@ -88,6 +88,9 @@ def ones_like(params: PyTree) -> PyTree:
     return jax.tree.map(lambda p: np.ones(p.shape, bool), params)
 
 
+dense = ones_like  # its name before 0.2
+
+
 @functools.partial(jax.jit, inline=True)  # one program, not one for each shape
 def apply(mask: PyTree, params: PyTree) -> PyTree:
     """Return `params` with exactly +0.0 where `mask` is False.

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from lottery_jax import tickets
 from lottery_jax.system.files import is_temporary
+from tests import forks
 
 ROOT = Path(__file__).parent.parent.parent
 QUICKSTART = ROOT / "configs" / "quickstart.py"
@@ -117,6 +118,6 @@ def outcome(workdir):
 def undisturbed(folder, overrides=None):
     """What a run finds out to which nothing happens, and the environment with its compiled programs."""
     env = environment()
-    done = run(command(folder / "run", overrides), env, folder)
+    done = forks.run(command(folder / "run", overrides), env, folder)
     assert done.returncode == 0, done.stderr
     return outcome(folder / "run"), env

@@ -11,6 +11,7 @@ import pytest
 
 from lottery_jax.datasets import write_npz
 from lottery_jax.datasets.in_memory import read_digits
+from tests import forks
 from tests.faults import runs
 from tests.faults.test_kills import KILLED
 
@@ -28,7 +29,7 @@ def begun(tmp_path, undisturbed):
     expected, env = undisturbed
     killing = {"KILL_AT": "os.rename */level_01/.ticket.* 2", "KILL_BELOW": str(tmp_path)}
     command = runs.command(tmp_path / "run", under=(KILLED, "lottery_jax.main"))
-    assert runs.run(command, {**env, **killing}, tmp_path).returncode == -signal.SIGKILL
+    assert forks.run(command, env, tmp_path, **killing).returncode == -signal.SIGKILL
     return tmp_path / "run", env, expected
 
 
@@ -46,7 +47,7 @@ def assert_one_line(done, *says):
 
 
 def assert_resumes(workdir, env, expected, cwd):
-    done = runs.run(runs.command(workdir), env, cwd)
+    done = forks.run(runs.command(workdir), env, cwd)
     assert (done.returncode, done.stderr) == (0, "")
     assert runs.outcome(workdir) == expected
 
@@ -138,7 +139,7 @@ def test_data_that_are_gone_when_a_run_goes_on(tmp_path, undisturbed):
     data, workdir = tmp_path / "data", tmp_path / "run"
     write_npz(data / "mine.npz", read_digits())
     mine = {"data.name": "mine", "data.dir": str(data), "data.augment": "none", "seeds": "0"}
-    whole = runs.run(runs.command(tmp_path / "whole", mine), env, tmp_path)
+    whole = forks.run(runs.command(tmp_path / "whole", mine), env, tmp_path)
     assert whole.returncode == 0, whole.stderr
 
     process = runs.start(runs.command(workdir, mine), env, tmp_path)
@@ -147,13 +148,13 @@ def test_data_that_are_gone_when_a_run_goes_on(tmp_path, undisturbed):
     assert process.wait() == -signal.SIGKILL
     data.rename(tmp_path / "elsewhere")
     before = contents(workdir)
-    done = runs.run(runs.command(workdir, mine), env, tmp_path)
+    done = forks.run(runs.command(workdir, mine), env, tmp_path)
     assert_one_line(done, "config.data.name: unknown value 'mine'", str(data / "mine.npz"))
     assert contents(workdir) == before
 
     # Where data are does not matter.
     moved = {**mine, "data.dir": str(tmp_path / "elsewhere")}
-    done = runs.run(runs.command(workdir, moved), env, tmp_path)
+    done = forks.run(runs.command(workdir, moved), env, tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert runs.outcome(workdir) == runs.outcome(tmp_path / "whole")
 
@@ -168,18 +169,18 @@ def test_data_that_have_changed_when_a_run_goes_on(tmp_path, undisturbed):
     mine = {"data.name": "mine", "data.dir": str(data), "data.augment": "none", "seeds": "0"}
     killing = {"KILL_AT": "os.rename */level_01/.ticket.* 2", "KILL_BELOW": str(workdir)}
     command = runs.command(workdir, mine, under=(KILLED, "lottery_jax.main"))
-    assert runs.run(command, {**env, **killing}, tmp_path).returncode == -signal.SIGKILL
+    assert forks.run(command, env, tmp_path, **killing).returncode == -signal.SIGKILL
 
     changed = arrays["y_test"].copy()
     changed[0] = (changed[0] + 1) % 10
     write_npz(data / "mine.npz", {**arrays, "y_test": changed})
     before = contents(workdir)
-    done = runs.run(runs.command(workdir, mine), env, tmp_path)
+    done = forks.run(runs.command(workdir, mine), env, tmp_path)
     assert_one_line(done, str(workdir), "was begun with other data of this name")
     assert contents(workdir) == before
 
     write_npz(data / "mine.npz", arrays)
-    done = runs.run(runs.command(workdir, mine), env, tmp_path)
+    done = forks.run(runs.command(workdir, mine), env, tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
 
 
@@ -205,7 +206,7 @@ def test_a_checkpoint_that_is_damaged_is_named_and_can_be_removed(tmp_path, undi
     workdir = tmp_path / "run"
     killing = {"KILL_AT": "os.rename */level_01/.ticket.* 2", "KILL_BELOW": str(tmp_path)}
     command = runs.command(workdir, under=(KILLED, "lottery_jax.main"))
-    assert runs.run(command, {**env, **killing}, tmp_path).returncode == -signal.SIGKILL
+    assert forks.run(command, env, tmp_path, **killing).returncode == -signal.SIGKILL
     (checkpoint,) = (workdir / "seed_0" / "level_01" / "state" / "winning").iterdir()
     largest = max(checkpoint.rglob("*"), key=lambda p: p.stat().st_size if p.is_file() else 0)
     damaged = bytearray(largest.read_bytes())
@@ -231,7 +232,7 @@ def test_a_rewind_point_that_was_removed_is_made_again(tmp_path, undisturbed, mo
     workdir = tmp_path / "run"
     killing = {"KILL_AT": moment, "KILL_BELOW": str(tmp_path)}
     command = runs.command(workdir, under=(KILLED, "lottery_jax.main"))
-    assert runs.run(command, {**env, **killing}, tmp_path).returncode == -signal.SIGKILL
+    assert forks.run(command, env, tmp_path, **killing).returncode == -signal.SIGKILL
     (rewind,) = (workdir / "seed_0" / "rewind").iterdir()
     shutil.rmtree(rewind)
     assert_resumes(workdir, env, expected, tmp_path)
@@ -253,7 +254,7 @@ def test_a_loss_that_is_not_finite_leaves_the_last_good_checkpoint(tmp_path, und
         "ladder.rewind": "0",
     }
     workdir = tmp_path / "run"
-    done = runs.run(runs.command(workdir, overrides), env, tmp_path)
+    done = forks.run(runs.command(workdir, overrides), env, tmp_path)
     assert_one_line(done, "seed 0, level 0, winning", "step ", "learning rate ", "a lower config.")
     checkpoints = workdir / "seed_0" / "level_00" / "state" / "winning"
     rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]

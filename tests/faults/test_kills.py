@@ -10,6 +10,7 @@ import pytest
 
 from lottery_jax.datasets import read_npz
 from lottery_jax.system.files import is_temporary
+from tests import forks
 from tests.faults import runs
 from tests.helpers import some_arrays
 
@@ -43,7 +44,7 @@ def undisturbed(tmp_path_factory):
     def of(overrides):
         name = overrides.get("model.name", "lenet")
         if name not in known:
-            done = runs.run(runs.command(folder / name, overrides), env, folder)
+            done = forks.run(runs.command(folder / name, overrides), env, folder)
             assert done.returncode == 0, done.stderr
             known[name] = runs.outcome(folder / name)
         return known[name], env
@@ -54,13 +55,13 @@ def undisturbed(tmp_path_factory):
 def killed_at(moment, workdir, overrides, env, cwd):
     """Runs until that moment; whether the run was killed before it came to its end."""
     command = runs.command(workdir, overrides, under=(KILLED, "lottery_jax.main"))
-    done = runs.run(command, {**env, "KILL_AT": moment, "KILL_BELOW": str(workdir)}, cwd)
+    done = forks.run(command, env, cwd, KILL_AT=moment, KILL_BELOW=str(workdir))
     assert done.returncode in (0, -signal.SIGKILL), done.stderr
     return done.returncode != 0
 
 
 def finish(workdir, overrides, env, cwd):
-    done = runs.run(runs.command(workdir, overrides), env, cwd)
+    done = forks.run(runs.command(workdir, overrides), env, cwd)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     return runs.outcome(workdir)
@@ -103,7 +104,7 @@ def test_killed_before_any_change_of_a_file(tmp_path, undisturbed, seed, record_
     count = tmp_path / "count"
     command = runs.command(tmp_path / "counted", {}, under=(KILLED, "lottery_jax.main"))
     counting = {"KILL_AT": "any * 1000000", "KILL_BELOW": str(tmp_path), "KILL_COUNT": str(count)}
-    assert runs.run(command, {**env, **counting}, tmp_path).returncode == 0
+    assert forks.run(command, env, tmp_path, **counting).returncode == 0
     changes, chance = int(count.read_text()), random.Random(seed)
     kills = 0
     while killed_at(

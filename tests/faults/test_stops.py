@@ -19,6 +19,7 @@ import pytest
 from lottery_jax.runs import checkpoints
 from lottery_jax.system import signals
 from lottery_jax.system.signals import defer_signals
+from tests import forks
 from tests.faults import runs
 
 # Epochs of 1438 steps, so that a signal comes within one.
@@ -79,7 +80,7 @@ def test_a_stopped_run_is_saved_within_the_epoch_and_goes_on_bit_for_bit(
             workdir / "seed_0" / where.replace(" ", "_0") / "state/winning"
         ) == int(step)
         assert not (workdir / ".lock").exists()
-    done = runs.run(runs.command(workdir, SLOW), env, tmp_path)
+    done = forks.run(runs.command(workdir, SLOW), env, tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert runs.outcome(workdir) == expected
 
@@ -121,7 +122,7 @@ def test_in_a_program_of_ones_own_sigterm_saves_and_then_ends_it_as_always(tmp_p
     process.send_signal(signal.SIGTERM)
     assert process.wait() == -signal.SIGTERM
     assert checkpoints.latest_step(workdir / "seed_0" / "level_00" / "state" / "winning") % STEPS
-    done = runs.run(runs.command(workdir, SLOW), env, tmp_path)
+    done = forks.run(runs.command(workdir, SLOW), env, tmp_path)
     assert done.returncode == 0, done.stderr
     assert runs.outcome(workdir) == expected
 
@@ -130,7 +131,7 @@ def test_in_a_program_of_ones_own_sigterm_saves_and_then_ends_it_as_always(tmp_p
 def test_with_one_step_an_epoch_a_stop_does_not_wait_for_the_end(tmp_path, undisturbed):
     _, env = undisturbed
     whole_set = {**SLOW, "train.batch_size": "1438", "train.epochs": "400"}
-    whole = runs.run(runs.command(tmp_path / "whole", whole_set), env, tmp_path)
+    whole = forks.run(runs.command(tmp_path / "whole", whole_set), env, tmp_path)
     assert whole.returncode == 0, whole.stderr
     workdir = tmp_path / "run"
     process = runs.start(
@@ -142,7 +143,7 @@ def test_with_one_step_an_epoch_a_stop_does_not_wait_for_the_end(tmp_path, undis
     assert process.returncode == 143
     step = int(re.search(r"level 0, winning: saved at step (\d+)", out)[1])
     assert 50 <= step == runs.lines_of(workdir) < 400
-    done = runs.run(runs.command(workdir, whole_set), env, tmp_path)
+    done = forks.run(runs.command(workdir, whole_set), env, tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert runs.outcome(workdir) == runs.outcome(tmp_path / "whole")
 
@@ -163,9 +164,9 @@ def test_what_is_being_kept_when_a_signal_comes_is_kept(tmp_path, undisturbed, m
     stopping = {"KILL_AT": moment, "KILL_BELOW": str(workdir), "KILL_BY": "SIGTERM"}
     killed = runs.ROOT / "tests" / "faults" / "killed.py"
     command = runs.command(workdir, SLOW, under=(killed, "lottery_jax.main"))
-    assert runs.run(command, {**env, **stopping}, tmp_path).returncode == 143
+    assert forks.run(command, env, tmp_path, **stopping).returncode == 143
     assert (workdir / kept).is_dir()
-    done = runs.run(runs.command(workdir, SLOW), env, tmp_path)
+    done = forks.run(runs.command(workdir, SLOW), env, tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert runs.outcome(workdir) == expected
 
@@ -175,7 +176,7 @@ def test_stopped_at_any_time(tmp_path, undisturbed, record_property):
     """Also while Python starts, where nothing is there yet that could answer in another way."""
     _, env = undisturbed
     longer = {"seeds": "0,1,2", "ladder.levels": "3"}
-    whole = runs.run(runs.command(tmp_path / "whole", {**SLOW, **longer}), env, tmp_path)
+    whole = forks.run(runs.command(tmp_path / "whole", {**SLOW, **longer}), env, tmp_path)
     assert whole.returncode == 0, whole.stderr
     chance, workdir, stops = random.Random(3), tmp_path / "run", 0
     while True:
@@ -194,7 +195,7 @@ def test_stopped_at_any_time(tmp_path, undisturbed, record_property):
         assert stops < 60
     assert stops >= 3
     record_property("measured", f"{stops} stops by Ctrl-C or SIGTERM survived")
-    done = runs.run(runs.command(workdir, {**SLOW, **longer}), env, tmp_path)
+    done = forks.run(runs.command(workdir, {**SLOW, **longer}), env, tmp_path)
     assert done.returncode == 0, done.stderr
     assert runs.outcome(workdir) == runs.outcome(tmp_path / "whole")
 
