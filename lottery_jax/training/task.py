@@ -1,4 +1,4 @@
-"""What the rest of the package may know of a loss, and losses as functions of the weights."""
+"""The interface of a loss, and the losses that scores differentiate."""
 
 from __future__ import annotations
 
@@ -65,11 +65,11 @@ class BatchLoss:
     """The loss of a network on a batch as a function of the weights, for `scores.snip` and others.
 
     In training mode BatchNorm normalises by the batch; the updated statistics are dropped. Equal
-    ones share compiled programs.
+    instances share compiled programs.
 
     Attributes:
-        network: float32 in its computation, for scores that do not depend on the training's dtype.
-        task: whose loss it is.
+        network: computes in float32, so that scores do not depend on the training's dtype.
+        task: the task whose loss is taken.
         temperature: a number by which the outputs are divided.
     """
 
@@ -88,7 +88,7 @@ class SummedOutput:
     """The sum of a network's outputs in evaluation mode, for `scores.synflow`.
 
     Attributes:
-        network: float64 in its computation.
+        network: computes in float64.
     """
 
     network: Network
