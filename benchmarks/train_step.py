@@ -65,13 +65,13 @@ def ours(model: str, batch: int, dtype: str) -> Side:
     )
     variables = jax.jit(lambda key: init_variables(network, key, shape))(jax.random.key(0))
     state = init_device_state(program, variables, masks.ones_like(variables["params"]), 0)
-    totals, data = to_mesh(mesh, (MetricSums.zero(), DeviceData(images, labels)))
+    sums, data = to_mesh(mesh, (MetricSums.zero(), DeviceData(images, labels)))
     key = jax.random.key(1)
     order = epoch_order(key, np.int32(0), examples=len(labels), batch_size=batch)
 
     def step() -> None:
-        nonlocal state, totals
-        state, totals = program.train_step(state, totals, data, order, key)
+        nonlocal state, sums
+        state, sums = program.train_step(state, sums, data, order, key)
         jax.block_until_ready(state)
 
     began = time.perf_counter()

@@ -173,7 +173,7 @@ def set_up_process(config: ConfigDict) -> None:
         devices = cpu_devices(
             len(config.seeds),
             len(host.cores()),
-            dense=config.model.name in FULLY_CONNECTED,
+            fully_connected=config.model.name in FULLY_CONNECTED,
             max_stacked=config.train.together,
         )
         jax.config.update("jax_num_cpu_devices", devices)

@@ -77,7 +77,7 @@ def programs(name, batch, *, replicas=1, stacked=0, vmapped=False, dtype="float3
     state = init_state(
         program.optimizer, UntrainedTicket(masks.ones_like(variables["params"]), variables, 0)
     )
-    totals, key = jax.device_get(MetricSums.zero()), jax.random.key(0)
+    sums, key = jax.device_get(MetricSums.zero()), jax.random.key(0)
     images = batch if streamed else examples
     data = DeviceData(np.zeros((images, *shape), np.uint8), np.zeros(images, np.int32))
     order = None if streamed else np.zeros((3, batch), np.int32)
@@ -87,7 +87,7 @@ def programs(name, batch, *, replicas=1, stacked=0, vmapped=False, dtype="float3
         return jax.tree.map(lambda leaf: jnp.stack([leaf] * stacked), tree) if stacked else tree
 
     of = program.stacked if stacked else program
-    own = several((state, totals, order, key))
+    own = several((state, sums, order, key))
     yield "step", of.train_step, (*own[:2], data, own[2], own[3], 1)
     yield "order", of.epoch_order, (own[3], np.int32(0))
     yield "evaluation", of.eval_pass, (own[0].params, own[0].batch_stats, data, *cover)

@@ -35,9 +35,6 @@ ROOMS = {
     "sweep": {"config", "curve", "errors", "report", "runs", "system", "tickets"},
 }  # fmt: skip
 
-# What masks, scores and schedules may import of the package.
-ALONE = {"pruning.masks", "types.PyTree"}
-
 # Third-party packages that these files or rooms alone may know.
 ONLY = {"orbax": {"tickets/orbax_io.py"}, "tensorstore": {"tickets"}, "wandb": {"runs/tracking.py"},
         "tensorflow_datasets": {"datasets/tfds.py"}, "sklearn": {"datasets/in_memory.py"},
@@ -124,13 +121,6 @@ def test_files_have_no_circle():
         for module, path in modules.items()
     }
     assert not sorted_out(needs)
-
-
-def test_the_mathematics_stands_alone():
-    """Masks, scores and schedules know nothing of networks, runs or files."""
-    for name in ("masks", "scores", "schedule"):
-        own, _ = imports_of(PACKAGE / "pruning" / f"{name}.py")
-        assert {".".join(each.split(".")[:2]) for each in own} <= ALONE, name
 
 
 def test_reports_need_no_jax():

@@ -129,7 +129,8 @@ GROUPS: dict[str, dict[str, Key]] = {
         "train.together": Key(0, whole(0),
             "The largest number of replicates (seeds, and controls of a level) that train "
             "together. 0: the fastest, as measured for the network and the devices; 1: one after "
-            "another.", affects_results=False),
+            "another. A larger limit stacks as many as it allows; of networks with convolutions, "
+            "those that share a device are computed one after another.", affects_results=False),
     },
     "Ladder": {
         "ladder.levels": Key(30, whole(0, 1000),

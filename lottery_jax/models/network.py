@@ -1,7 +1,8 @@
-"""The interface of a network to the rest of the package, and its adapter for Flax's Linen modules.
+"""The interface through which the package uses a network, and its implementation for Linen modules.
 
-Training, evaluation, scores and connectivity call a `Network` and nothing else. All names that
-belong to Linen or to the modules of this package (collections, `kernel`, `head`) are in this file.
+Training, evaluation and connectivity call a `Network` and nothing else of Flax. Names of Linen's
+collections and the default output layer are here; `pruning.masks.is_kernel` is the same rule for
+trees without a network.
 """
 
 from __future__ import annotations
@@ -143,7 +144,10 @@ class LinenNetwork:
             order.extend(self._layers_of(self.init(jax.random.key(0))["params"], ""))
 
         jax.eval_shape(record)
-        assert sorted(order) == sorted(self._layers_of(self.abstract_variables()["params"], ""))
+        if sorted(order) != sorted(self._layers_of(self.abstract_variables()["params"], "")):
+            raise RuntimeError(
+                "the layers of the initialisation differ from those of the parameters"
+            )
         return order
 
     def _layers_of(self, tree: dict[str, Any], prefix: str) -> list[str]:

@@ -37,7 +37,7 @@ class Layout(NamedTuple):
 
 
 def choose_layout(
-    replicates: int, devices: int, platform: str, *, dense: bool, max_stacked: int = 0
+    replicates: int, devices: int, platform: str, *, fully_connected: bool, max_stacked: int = 0
 ) -> Layout:
     """Return the layout that `benchmarks/replicates.py` found to be fastest, within the limit.
 
@@ -45,32 +45,35 @@ def choose_layout(
     accelerators they train by `vmap`. On CPU each trains on a device (a core) of its own, since
     `vmap` gains little there and sharing a batch costs more than it gains. A convolution under
     `vmap` becomes a grouped one, which is slow, so networks with convolutions train together only
-    if each has a device.
+    if each has a device. With a limit, as many of them as it allows are stacked; those that share a
+    device are computed one after another.
 
     Args:
         replicates: the number of seeds.
         devices: the number of devices.
         platform: `cpu`, `gpu` or `tpu`.
-        dense: whether the network is fully connected, without a convolution.
+        fully_connected: whether the network has no convolution.
         max_stacked: the largest number of replicates that train together; 0 for no limit.
 
-    >>> choose_layout(8, 2, "cpu", dense=True)
+    >>> choose_layout(8, 2, "cpu", fully_connected=True)
     Layout(replica=2, stack_size=8, vmapped=False)
-    >>> choose_layout(6, 8, "gpu", dense=False)  # three times two, each on four devices
+    >>> choose_layout(6, 8, "gpu", fully_connected=False)  # three times two, each on four devices
     Layout(replica=2, stack_size=2, vmapped=False)
-    >>> choose_layout(6, 1, "gpu", dense=False)  # one after another
+    >>> choose_layout(6, 1, "gpu", fully_connected=False)  # one after another
     Layout(replica=1, stack_size=1, vmapped=False)
     """
     most = min(replicates, max_stacked or replicates)
     sizes = [r for r in range(1, min(most, devices) + 1) if devices % r == 0]
-    if dense and platform == "cpu":
+    if fully_connected and platform == "cpu":
         replica = max(sizes)
         return Layout(replica, _round_up(most, replica, max_stacked) if replica > 1 else 1, False)
     # First, fill the last round with as few repetitions as possible; then use as few devices for
     # each replicate as possible, which saves communication.
     replica = min(sizes, key=lambda r: (-(-replicates // r) * r, -r))
-    stack_size = _round_up(most, replica, max_stacked) if dense or max_stacked else replica
-    return Layout(replica, stack_size, dense and stack_size > 1)
+    stack_size = (
+        _round_up(most, replica, max_stacked) if fully_connected or max_stacked else replica
+    )
+    return Layout(replica, stack_size, fully_connected and stack_size > 1)
 
 
 def _round_up(count: int, multiple: int, limit: int) -> int:
@@ -79,13 +82,13 @@ def _round_up(count: int, multiple: int, limit: int) -> int:
     return above if not limit or above <= limit else above - multiple
 
 
-def cpu_devices(replicates: int, cores: int, *, dense: bool, max_stacked: int = 0) -> int:
+def cpu_devices(replicates: int, cores: int, *, fully_connected: bool, max_stacked: int = 0) -> int:
     """Return the number of devices that a CPU should be split into for `choose_layout`.
 
-    >>> cpu_devices(8, 2, dense=True), cpu_devices(8, 2, dense=False)
+    >>> cpu_devices(8, 2, fully_connected=True), cpu_devices(8, 2, fully_connected=False)
     (2, 1)
     """
-    return min(replicates, cores, max_stacked or cores) if dense else 1
+    return min(replicates, cores, max_stacked or cores) if fully_connected else 1
 
 
 def map_replicates(

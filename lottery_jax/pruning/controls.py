@@ -54,48 +54,48 @@ class ControlInputs(NamedTuple):
 Control = Callable[[UntrainedTicket, jax.Array, ControlInputs], UntrainedTicket]
 
 
-def reinit(start: UntrainedTicket, key: jax.Array, others: ControlInputs) -> UntrainedTicket:
+def reinit(start: UntrainedTicket, key: jax.Array, inputs: ControlInputs) -> UntrainedTicket:
     """Return the winning mask on newly drawn weights (Frankle & Carbin 2019)."""
-    return UntrainedTicket(start.mask, others.init(key), 0)
+    return UntrainedTicket(start.mask, inputs.init(key), 0)
 
 
 def shuffle_layers(
-    start: UntrainedTicket, key: jax.Array, others: ControlInputs
+    start: UntrainedTicket, key: jax.Array, inputs: ControlInputs
 ) -> UntrainedTicket:
     """Return the winner with its mask permuted within each layer (Morcos et al. 2019, appendix)."""
-    return start._replace(mask=others.permute(start.mask, key, "layer"))
+    return start._replace(mask=inputs.permute(start.mask, key, "layer"))
 
 
 def shuffle_global(
-    start: UntrainedTicket, key: jax.Array, others: ControlInputs
+    start: UntrainedTicket, key: jax.Array, inputs: ControlInputs
 ) -> UntrainedTicket:
     """Return the winner with its mask permuted over all layers."""
-    return start._replace(mask=others.permute(start.mask, key, "global"))
+    return start._replace(mask=inputs.permute(start.mask, key, "global"))
 
 
-def random(start: UntrainedTicket, key: jax.Array, others: ControlInputs) -> UntrainedTicket:
+def random(start: UntrainedTicket, key: jax.Array, inputs: ControlInputs) -> UntrainedTicket:
     """Return the random ticket of Morcos et al. (2019): new weights, a mask permuted over all layers.
 
     All weights are drawn anew, so that none at the mask's new places is a zero from the old mask.
     """
     weights_key, mask_key = jax.random.split(key)
-    return reinit(shuffle_global(start, mask_key, others), weights_key, others)
+    return reinit(shuffle_global(start, mask_key, inputs), weights_key, inputs)
 
 
 def random_preserved(
-    start: UntrainedTicket, key: jax.Array, others: ControlInputs
+    start: UntrainedTicket, key: jax.Array, inputs: ControlInputs
 ) -> UntrainedTicket:
     """Return new weights under a mask permuted within each layer, which keeps layers' densities."""
     weights_key, mask_key = jax.random.split(key)
-    return reinit(shuffle_layers(start, mask_key, others), weights_key, others)
+    return reinit(shuffle_layers(start, mask_key, inputs), weights_key, inputs)
 
 
-def init(start: UntrainedTicket, key: jax.Array, others: ControlInputs) -> UntrainedTicket:
+def init(start: UntrainedTicket, key: jax.Array, inputs: ControlInputs) -> UntrainedTicket:
     """Return the winning mask on the weights of step 0 instead of those of the rewind point."""
-    return UntrainedTicket(start.mask, others.initial, 0)
+    return UntrainedTicket(start.mask, inputs.initial, 0)
 
 
-def dense_sign(start: UntrainedTicket, key: jax.Array, others: ControlInputs) -> UntrainedTicket:
+def dense_sign(start: UntrainedTicket, key: jax.Array, inputs: ControlInputs) -> UntrainedTicket:
     """Return the winner with one magnitude a layer for its weights, signs kept (Zhou et al. 2019).
 
     The magnitude is the standard deviation of the layer's kernel at the rewind point, pruned
@@ -107,9 +107,9 @@ def dense_sign(start: UntrainedTicket, key: jax.Array, others: ControlInputs) ->
         return np.where(np.signbit(kernel), -kernel.std(), kernel.std())
 
     params = start.variables["params"]
-    kernels = masks.kernels(params, prunable=others.prunable)
+    kernels = masks.kernels(params, prunable=inputs.prunable)
     signs = {name: constant(kernel) for name, kernel in kernels.items()}
-    params = masks.with_kernels(params, signs, prunable=others.prunable)
+    params = masks.with_kernels(params, signs, prunable=inputs.prunable)
     return start._replace(variables={**start.variables, "params": params})
 
 

@@ -6,7 +6,6 @@ import jax
 import numpy as np
 
 from lottery_jax.errors import ConfigError
-from lottery_jax.models.network import HEAD as HEAD
 from lottery_jax.pruning import masks, scores
 from lottery_jax.types import PyTree
 
@@ -31,13 +30,13 @@ def replaces_head(policy: str, source_classes: int, target_classes: int) -> bool
     return policy == "reinit" or source_classes != target_classes
 
 
-def with_new_head(params: PyTree, fresh: PyTree, *, layer: str = HEAD) -> PyTree:
+def with_new_head(params: PyTree, fresh: PyTree, *, layer: str) -> PyTree:
     """Return `params` with the output layer of `fresh`; `layer` is its name."""
     return {**params, layer: fresh[layer]}
 
 
 def mask_for_new_head(
-    mask: PyTree, head: PyTree, head_mask: str, key: jax.Array, *, layer: str = HEAD
+    mask: PyTree, head: PyTree, head_mask: str, key: jax.Array, *, layer: str
 ) -> PyTree:
     """Return a ticket's mask for a network with another output layer.
 
@@ -45,16 +44,16 @@ def mask_for_new_head(
         mask: the ticket's mask.
         head: the new output layer's parameters.
         head_mask: `dense` prunes nothing of the new layer. `density` makes it as dense as the old
-            one: with the same mask if the shape is the same, else with as many weights at random
-            places.
+            one: with the same mask if the shape is the same, else with that share of its weights,
+            at random places.
         key: typed PRNG key for those places; with one key they nest from level to level.
         layer: the name of the output layer.
     """
     new = {layer: masks.ones_like(head)}
     old = np.asarray(masks.kernels(mask)[layer])
     if head_mask != "dense":
-        places = masks.kernels(scores.random({layer: head}, key))[layer]
-        count = round(old.mean() * places.size)
-        drawn = masks.keep_largest(places.ravel(), count).reshape(places.shape)
+        ranks = masks.kernels(scores.random({layer: head}, key))[layer]
+        count = round(old.mean() * ranks.size)
+        drawn = masks.keep_largest(ranks.ravel(), count).reshape(ranks.shape)
         new = masks.with_kernels(new, {layer: old if old.shape == drawn.shape else drawn})
     return {**mask, **new}

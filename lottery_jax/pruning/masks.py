@@ -2,8 +2,9 @@
 
 A mask is a pytree of bool arrays with the full structure of the parameters. It is True where a
 weight is kept, and everywhere in the leaves that are never pruned (biases, BatchNorm scales and
-biases). By default the *prunable* leaves are the kernels of convolutions and dense layers; every
-function takes another predicate as `prunable`. Counts and densities count prunable weights only.
+biases). By default the *prunable* leaves are the kernels of convolutions and dense layers; functions
+that must tell them apart take another predicate as `prunable`. Counts and densities count
+prunable weights only.
 
 Masks are drawn on the host: the number of weights to keep is a Python int, ties are broken by
 index, and the same scores give the same mask on every backend. The index order is that of the
@@ -13,7 +14,7 @@ layers' names, then of the weights within a kernel in C order.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -65,21 +66,27 @@ def kernels(
     {'0/w': 1}
     """
     found = {name: leaf for name, leaf in _named_leaves(tree, prunable) if name is not None}
-    if missing := set(skip) - set(found):
-        raise ValueError(f"no prunable layer named {', '.join(sorted(missing))}")
+    _check_names(skip, found)
     return {name: leaf for name, leaf in found.items() if name not in skip}
+
+
+def _check_names(names: Iterable[str], found: Iterable[str | None]) -> None:
+    if missing := set(names) - set(found):
+        raise ValueError(f"no prunable layer named {', '.join(sorted(missing))}")
 
 
 def with_kernels(tree: PyTree, new: Mapping[str, Any], *, prunable: Prunable = is_kernel) -> PyTree:
     """Return `tree` with the prunable leaves of the layers named in `new` replaced.
 
+    Raises:
+        ValueError: `new` names a layer without a prunable leaf.
+
     >>> with_kernels({"a": {"kernel": 1, "bias": 2}}, {"a": 7})
     {'a': {'bias': 2, 'kernel': 7}}
     """
-    leaves = [
-        leaf if name is None else new.get(name, leaf)
-        for name, leaf in _named_leaves(tree, prunable)
-    ]
+    named = _named_leaves(tree, prunable)
+    _check_names(new, (name for name, _ in named))
+    leaves = [leaf if name is None else new.get(name, leaf) for name, leaf in named]
     return jax.tree.unflatten(jax.tree.structure(tree), leaves)
 
 
@@ -91,7 +98,8 @@ def ones_like(params: PyTree) -> PyTree:
 dense = ones_like  # its name before 0.2
 
 
-@functools.partial(jax.jit, inline=True)  # one program, not one for each shape
+# Inlined when traced; by itself one program for the whole tree, not one for each shape.
+@functools.partial(jax.jit, inline=True)
 def apply(mask: PyTree, params: PyTree) -> PyTree:
     """Return `params` with exactly +0.0 where `mask` is False.
 
@@ -133,15 +141,15 @@ def _keep_largest(scores: list[Array], alive: list[Array], count: int) -> list[A
 
     The arrays are read one after the other and never joined, since one layer fits into the caches.
     """
-    n = sum(int(np.count_nonzero(a)) for a in alive)
-    if not 0 <= count <= n:
-        raise ValueError(f"can't keep {count} of {n} weights")
+    alive_count = sum(int(np.count_nonzero(a)) for a in alive)
+    if not 0 <= count <= alive_count:
+        raise ValueError(f"can't keep {count} of {alive_count} weights")
     pairs = list(zip(scores, alive, strict=True))
     if any((np.isnan(s) & a).any() for s, a in pairs):
         raise ValueError("scores contain NaN")
-    if count in (0, n):
-        return [a & (count == n) for a in alive]
-    threshold = _nth_largest(pairs, count, n)
+    if count in (0, alive_count):
+        return [a & (count == alive_count) for a in alive]
+    threshold = _nth_largest(pairs, count, alive_count)
     kept = [(s > threshold) & a for s, a in pairs]
     ties = count - sum(int(np.count_nonzero(k)) for k in kept)
     for layer, (s, a) in zip(kept, pairs, strict=True):
@@ -155,26 +163,26 @@ def _keep_largest(scores: list[Array], alive: list[Array], count: int) -> list[A
 _SAMPLE = 2**16
 
 
-def _nth_largest(pairs: list[tuple[Array, Array]], n: int, count: int) -> Any:
-    """Return the n-th largest of the `count` scores that are alive (after Floyd & Rivest, 1975).
+def _nth_largest(pairs: list[tuple[Array, Array]], rank: int, alive: int) -> Any:
+    """Return the score of a rank among the `alive` scores that are alive; rank 1 is the largest.
 
-    Two values of a sample are almost surely above and below it. All scores are compared with these
-    two, and only the scores between them are sorted. If the n-th largest is not between them, or if
-    there are few scores, all scores that are alive are sorted.
+    Two values of a sample are chosen that almost surely enclose it. All scores are compared with
+    these two, and only the scores between them are sorted. If the score is not between them, or if
+    there are few scores, all scores that are alive are sorted (after Floyd & Rivest, 1975).
     """
     step = max(1, sum(s.size for s, _ in pairs) // _SAMPLE)
     sample = np.sort(np.concatenate([s[::step][a[::step]] for s, a in pairs]))
     if step > 4 and sample.size:
-        place, share = sample.size * (1 - n / count), n / count
+        place, share = sample.size * (1 - rank / alive), rank / alive
         # Four standard deviations of a binomial count, and two more for the ends of the sample.
         margin = 4 * (sample.size * share * (1 - share)) ** 0.5 + 2
         low = sample[max(0, int(place - margin))]
         high = sample[min(sample.size - 1, int(place + margin))]
         above = sum(int(np.count_nonzero((s > high) & a)) for s, a in pairs)
         near = np.concatenate([s[(s >= low) & (s <= high) & a] for s, a in pairs])
-        if above < n <= above + near.size:
-            return np.partition(near, near.size - n + above)[near.size - n + above]
-    return np.partition(np.concatenate([s[a] for s, a in pairs]), count - n)[count - n]
+        if above < rank <= above + near.size:
+            return np.partition(near, near.size - rank + above)[near.size - rank + above]
+    return np.partition(np.concatenate([s[a] for s, a in pairs]), alive - rank)[alive - rank]
 
 
 def ranking_groups(

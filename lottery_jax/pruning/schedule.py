@@ -11,7 +11,7 @@ from lottery_jax.types import PyTree
 KeptCounts = Mapping[tuple[str, ...], int]
 
 
-def kept_per_level(
+def kept_at_level(
     sizes: KeptCounts, level: int, *, prune_fraction: float, sparsities: Sequence[float] = ()
 ) -> dict[tuple[str, ...], int]:
     """Return how many weights each group keeps at a level.
@@ -22,9 +22,9 @@ def kept_per_level(
         prune_fraction: the share of the remaining weights that each level prunes.
         sparsities: if given, the share of all weights that is pruned at level 1, 2, ...
 
-    >>> kept_per_level({("a",): 1000}, 2, prune_fraction=0.2)
+    >>> kept_at_level({("a",): 1000}, 2, prune_fraction=0.2)
     {('a',): 640}
-    >>> kept_per_level({("a",): 1000}, 2, prune_fraction=0.2, sparsities=(0.5, 0.97))
+    >>> kept_at_level({("a",): 1000}, 2, prune_fraction=0.2, sparsities=(0.5, 0.97))
     {('a',): 30}
     """
     counts = dict(sizes)

@@ -1,12 +1,12 @@
 """Scores: how important each weight is. Pure functions from arrays to a tree of scores.
 
 A tree of scores has the structure of the params; `masks.prune` ranks its prunable leaves, and a
-larger score is more important. Weights that are already pruned must be 0.0 in `params`. No function
-here changes an array that it is given.
+weight with a larger score is more important. Weights that are already pruned must be 0.0 in
+`params`. No function here changes an array that it is given.
 
 Scores that look at data take a *loss*, any pure function `(params, batch) -> scalar` that JAX can
-differentiate, and any number of *batches*, pytrees of arrays. Its gradient is compiled once for
-all equal losses and shapes: make a loss once, and put into the batches whatever differs.
+differentiate, and any number of *batches*, pytrees of arrays. The loss's gradient is compiled
+once for all equal losses and shapes: make a loss once, and put into the batches whatever differs.
 """
 
 from __future__ import annotations
@@ -234,7 +234,7 @@ SCORES: dict[str, Callable[[ScoreInputs], PyTree]] = {
     "random": lambda s: random(s.params, s.key),
     "erk": lambda s: erk(s.params, s.key),
 }
-# The number of rounds in which a score reaches a sparsity, where it is not one.
+# Default rounds of scores that need more than one.
 OWN_ROUNDS = {"synflow": 100}
 # Scores that set the densities of the layers and so must be ranked over all of them together.
 GLOBAL_ONLY = {"erk"}

@@ -98,7 +98,7 @@ def load_state(folder: str | os.PathLike[str], template: TrainState) -> Checkpoi
 def _as_dict(checkpoint: Checkpoint) -> dict[str, PyTree]:
     # The optimizer's state is a nest of tuples. Orbax gives back a plain dict of its leaves,
     # whatever the types of these tuples are called in another version of optax.
-    state, (totals, seconds) = checkpoint
+    state, (sums, seconds) = checkpoint
     opt_state = {f"{i:04}": leaf for i, leaf in enumerate(jax.tree.leaves(state.opt_state))}
     return {
         "step": state.step,
@@ -106,7 +106,7 @@ def _as_dict(checkpoint: Checkpoint) -> dict[str, PyTree]:
         "batch_stats": state.batch_stats,
         "opt_state": opt_state,
         "mask": state.mask,
-        "totals": {"loss": totals.loss, "correct": totals.correct, "count": totals.count},
+        "totals": {"loss": sums.loss, "correct": sums.correct, "count": sums.count},
         "seconds": np.array(seconds, np.float64),
     }
 

@@ -125,7 +125,7 @@ def make_experiment(config: ConfigDict, devices: list[jax.Device]) -> Experiment
         len(config.seeds) if in_memory else 1,
         len(devices),
         devices[0].platform,
-        dense=fully_connected,
+        fully_connected=fully_connected,
         max_stacked=config.train.together,
     )
     augment = config.data.augment

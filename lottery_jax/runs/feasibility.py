@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from lottery_jax.errors import ConfigError, lookup
 from lottery_jax.pruning import masks
 from lottery_jax.pruning.controls import CONTROLS
-from lottery_jax.pruning.schedule import KeptCounts, kept_per_level
+from lottery_jax.pruning.schedule import KeptCounts, kept_at_level
 from lottery_jax.pruning.scores import GLOBAL_ONLY, SCORES
 from lottery_jax.system import host
 from lottery_jax.training.program import Program
@@ -124,7 +124,7 @@ def check_ladder(ladder: ConfigDict, params: PyTree, skip: Sequence[str]) -> Non
 
 def kept_at(ladder: ConfigDict, sizes: KeptCounts, level: int) -> KeptCounts:
     """Return how many weights each group of layers keeps at a level of `config.ladder`."""
-    return kept_per_level(
+    return kept_at_level(
         sizes, level, prune_fraction=ladder.prune_fraction, sparsities=ladder.sparsities
     )
 

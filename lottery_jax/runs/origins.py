@@ -159,13 +159,14 @@ class TransferredLadder:
         self._store = store
         self._source = source
         self.rewind_step: int | None = source.metadata.get("rewind_step")
+        self._output_layer = experiment.program.network.output_layer
         transfer = experiment.config.transfer
         self._new_head = heads.replaces_head(
             transfer.head, source.num_classes, experiment.dataset.num_classes
         )
         self._head_mask = transfer.head_mask
         dense_head = self._new_head and self._head_mask == "dense"
-        self.skip = (*experiment.skip, heads.HEAD) if dense_head else experiment.skip
+        self.skip = (*experiment.skip, self._output_layer) if dense_head else experiment.skip
 
     def rewind_points(self, seeds: Sequence[int]) -> dict[int, RewindPoint]:
         """Load the weights at the source's rewind point, with a new output layer if asked for."""
@@ -177,7 +178,9 @@ class TransferredLadder:
         if self._new_head:
             # Another key: the seed's own would give the head that the source began with.
             fresh = jax.device_get(init(jax.random.fold_in(key, 1)))
-            params = heads.with_new_head(variables["params"], fresh["params"])
+            params = heads.with_new_head(
+                variables["params"], fresh["params"], layer=self._output_layer
+            )
             variables = {**variables, "params": params}
         return RewindPoint(variables=variables, initial=jax.device_get(init(key)), state=None)
 
@@ -186,8 +189,9 @@ class TransferredLadder:
         mask = self._store.load_ticket(self._source.ticket_dir(trial.seed, trial.level)).mask
         if not self._new_head:
             return mask
-        head = point.variables["params"][heads.HEAD]
-        return heads.mask_for_new_head(mask, head, self._head_mask, Keys.of(trial.seed).score)
+        layer, key = self._output_layer, Keys.of(trial.seed).score
+        head = point.variables["params"][layer]
+        return heads.mask_for_new_head(mask, head, self._head_mask, key, layer=layer)
 
     def found_by(self, trial: Trial) -> dict[str, Any]:
         """Return what the source's ticket says of itself."""

@@ -159,7 +159,7 @@ def _train_stacked(
     def stop_if_asked(state: TrainState, progress: EpochProgress) -> None:
         if not should_stop():
             return
-        replicates = unstack(to_host((state, progress.totals)), count, size)
+        replicates = unstack(to_host((state, progress.sums)), count, size)
         store.save_checkpoints(
             [
                 (trial, own, EpochProgress(sums, progress.seconds / count))
@@ -182,7 +182,7 @@ def _train_stacked(
         stack_keys([Keys.of(trial.seed).train for trial in trials], size),
         until=until,
         progress=EpochProgress(
-            stack([checkpoint.progress.totals for checkpoint in checkpoints], size),
+            stack([checkpoint.progress.sums for checkpoint in checkpoints], size),
             sum(float(checkpoint.progress.seconds) for checkpoint in checkpoints),
         ),
         on_epoch=end_epoch,

@@ -1,8 +1,9 @@
 """From arrays in memory to batches on the device.
 
-The device holds the whole data set as uint8, if it fits. A batch is a gather by index; augmentation
-and normalisation are part of the compiled step. The order of batches is a function of (key, epoch),
-the augmentation of (key, step): nothing else is needed to resume.
+A set that is loaded into memory lies on the devices as uint8; a streamed one
+(`registry.Info.streamed`) comes batch by batch. A batch is a gather by index; augmentation and
+normalisation are part of the compiled step. The order of batches is a function of (key, epoch), the
+augmentation of (key, step): nothing else is needed to resume.
 """
 
 from __future__ import annotations

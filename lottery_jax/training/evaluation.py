@@ -23,12 +23,12 @@ from lottery_jax.training.state import EvalMetrics, MetricSums
 from lottery_jax.training.task import Task
 from lottery_jax.types import PyTree
 
-# (params, batch_stats, data, index, counted) -> totals
+# (params, batch_stats, data, index, counted) -> sums
 EvalPass = Callable[..., MetricSums]
 
 
 def make_eval_pass(network: Network, task: Task, preprocess: Preprocess, mesh: Mesh) -> EvalPass:
-    """Return the function `(params, batch_stats, data, index, counted) -> totals` over all `data`.
+    """Return the function `(params, batch_stats, data, index, counted) -> sums` over all `data`.
 
     `index` and `counted` are those of `batches.eval_order`. Without `index`, `data` is one batch.
     """
@@ -40,17 +40,17 @@ def make_eval_pass(network: Network, task: Task, preprocess: Preprocess, mesh: M
         index: jax.Array | None,
         counted: jax.Array,
     ) -> MetricSums:
-        def add(totals: MetricSums, batch: DeviceData, counted: jax.Array) -> MetricSums:
+        def add(sums: MetricSums, batch: DeviceData, counted: jax.Array) -> MetricSums:
             images = preprocess(jax.random.key(0), batch.images, False)
             outputs = network.apply_eval(params, batch_stats, images)
-            return totals + task.metric_sums(outputs, batch.labels, counted)
+            return sums + task.metric_sums(outputs, batch.labels, counted)
 
         def add_rows(
-            totals: MetricSums, rows: tuple[jax.Array, jax.Array]
+            sums: MetricSums, rows: tuple[jax.Array, jax.Array]
         ) -> tuple[MetricSums, None]:
             index, counted = rows
             counted = jax.lax.with_sharding_constraint(counted, batch_sharded(mesh))
-            return add(totals, gather_batch(data, index, mesh), counted), None
+            return add(sums, gather_batch(data, index, mesh), counted), None
 
         if index is None:
             return add(MetricSums.zero(), data, counted)
@@ -77,12 +77,12 @@ def evaluate(
     """
     if isinstance(data, DeviceData):
         order = eval_order(data.labels.shape[0], batch_size)
-        totals = eval_pass(params, batch_stats, data, *order)
+        sums = eval_pass(params, batch_stats, data, *order)
     else:
         with contextlib.closing(data()) as batches:
             parts = [
                 eval_pass(params, batch_stats, batch, None, counted) for batch, counted in batches
             ]
-        totals = functools.reduce(operator.add, parts)
-    totals = to_host(totals)
-    return EvalMetrics(totals.loss / totals.count, totals.correct / totals.count)
+        sums = functools.reduce(operator.add, parts)
+    sums = to_host(sums)
+    return EvalMetrics(sums.loss / sums.count, sums.correct / sums.count)

@@ -27,7 +27,7 @@ from lottery_jax.training.state import (
     init_state,
 )
 
-# The parts of a training loop under one name, whichever file they are in.
+# Names that were in this module before 0.2 and are imported from it by scripts.
 __all__ = ["LOWER_RATE", "EpochProgress", "EpochReport", "EvalMetrics", "MetricSums", "Program",
            "TrainState", "compiled", "evaluate", "first_not_finite", "fit", "init_device_state",
            "init_state", "make_eval_pass", "make_program"]  # fmt: skip
@@ -43,8 +43,8 @@ class EpochReport:
     Attributes:
         epoch: the number of complete epochs.
         step: the number of steps taken.
-        train_loss: the mean over the examples of this epoch, those of `progress` included; an
-            array for replicates that train together.
+        train_loss: the mean over the examples that this training has seen in the epoch, those of
+            `progress` included; an array for replicates that train together.
         learning_rate: the rate of the epoch's last step.
         images_per_s: training images a second of each replicate, without evaluation and saving.
         seconds: the time that training took, without evaluation and saving.
@@ -97,37 +97,40 @@ def fit(
     order_key, step_key = split(key)
     functions = program.stacked if is_stacked else program
     per_epoch = program.steps_per_epoch
+    in_memory = isinstance(data, DeviceData)
     # A batch from the disk is for one step.
-    per_dispatch = program.steps_per_dispatch if isinstance(data, DeviceData) else 1
+    per_dispatch = program.steps_per_dispatch if in_memory else 1
     zero = jax.tree.map(lambda a: np.zeros(state.step.shape, a.dtype), MetricSums.zero())
     step = int(np.ravel(to_host(state.step))[0])
 
-    def order_of(epoch: int) -> jax.Array:
-        return functions.epoch_order(order_key, np.int32(epoch))
+    def order_of(epoch: int) -> jax.Array | None:
+        # A stream has an order of its own.
+        return functions.epoch_order(order_key, np.int32(epoch)) if in_memory else None
 
     next_order = order_of(step // per_epoch)
     while step < until:
         epoch = step // per_epoch
         stop = min(until, (epoch + 1) * per_epoch)
         order = next_order
-        totals, seconds = progress or EpochProgress(zero, 0.0)
+        sums, seconds = progress or EpochProgress(zero, 0.0)
         progress = None
-        totals = to_mesh(program.mesh, totals, REPLICA_SPEC if is_stacked else None)
+        sums = to_mesh(program.mesh, sums, REPLICA_SPEC if is_stacked else None)
         began = time.perf_counter() - seconds
         with contextlib.closing(_step_inputs(data, order, epoch, step % per_epoch)) as inputs:
             while step < stop:
                 count = min(per_dispatch, stop - step)
-                state, totals = functions.train_step(state, totals, *next(inputs), step_key, count)
+                state, sums = functions.train_step(state, sums, *next(inputs), step_key, count)
                 step += count
                 if on_step is not None and step < stop:
-                    if (
-                        per_dispatch > 1
-                    ):  # else the epoch is dispatched before `on_step` can stop it
-                        jax.block_until_ready(totals)
-                    on_step(state, EpochProgress(totals, time.perf_counter() - began))
+                    if per_dispatch > 1:
+                        # Wait: otherwise all dispatches of the epoch are queued before a stop is
+                        # seen.
+                        jax.block_until_ready(sums)
+                    on_step(state, EpochProgress(sums, time.perf_counter() - began))
         if stop < until:
             next_order = order_of(epoch + 1)  # computed while the steps still run
-        sums = to_host(totals)  # the only time in an epoch that the host waits
+        # Without `on_step`, the only time in an epoch that the host waits.
+        sums = to_host(sums)
         seconds = time.perf_counter() - began
         report = EpochReport(
             epoch=step // per_epoch,
@@ -163,7 +166,7 @@ def _check_finite(report: EpochReport) -> None:
 
 
 def _step_inputs(
-    data: DeviceData | TrainBatches, order: jax.Array, epoch: int, first_step: int
+    data: DeviceData | TrainBatches, order: jax.Array | None, epoch: int, first_step: int
 ) -> Generator[tuple[DeviceData, jax.Array | None], None, None]:
     """Yield the arguments `data` and `order` of each of an epoch's train steps."""
     if isinstance(data, DeviceData):

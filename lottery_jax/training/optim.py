@@ -41,12 +41,12 @@ def adamw(
     return optax.chain(optax.scale_by_adam(b1, b2), optax.add_decayed_weights(weight_decay))
 
 
-_MOMENTS = ("b1", "b2", "weight_decay")
+_ADAM_OPTIONS = ("b1", "b2", "weight_decay")
 # name -> (function, the options it takes)
 OPTIMIZERS: dict[str, tuple[Callable[..., optax.GradientTransformation], tuple[str, ...]]] = {
     "sgd": (sgd, ("momentum", "nesterov", "weight_decay")),
-    "adam": (adam, _MOMENTS),
-    "adamw": (adamw, _MOMENTS),
+    "adam": (adam, _ADAM_OPTIONS),
+    "adamw": (adamw, _ADAM_OPTIONS),
 }
 
 
@@ -64,9 +64,10 @@ def make_optimizer(name: str, **options: float | bool) -> optax.GradientTransfor
     return function(**{key: value for key, value in options.items() if key in takes})
 
 
-# Optax has these schedules too, but rounds otherwise: under `jit` in float32 its cosine and its
-# linear warm-up differ from these in the last bit at many steps, and its steps from the third drop
-# on. Runs that were begun with these formulas must end with the same weights, to the bit.
+# Optax's own schedules are not used, because under `jit` in float32 they round differently: its
+# cosine and its linear warm-up differ from these formulas in the last bit at many steps, and its
+# step schedule differs from the third drop on. Runs that began with these formulas must end with
+# the same weights, to the bit.
 def _step_factor(
     steps: jax.Array, *, total: int, milestones: Sequence[int], decay: float
 ) -> jax.Array:

@@ -34,7 +34,7 @@ from lottery_jax.training.state import EvalMetrics, MetricSums, TrainState, init
 from lottery_jax.training.task import CLASSIFICATION, Task
 from lottery_jax.types import PyTree
 
-# (state, totals, data, order, key, count) -> (state, totals)
+# (state, sums, data, order, key, count) -> (state, sums)
 TrainStep = Callable[..., tuple[TrainState, MetricSums]]
 
 
@@ -63,9 +63,9 @@ class Program:
         examples: size of the training set.
         steps_per_dispatch: the largest number of steps that one call of `train_step` takes.
         epoch_order: `(key, epoch) -> order`, the batches of an epoch.
-        train_step: `(state, totals, data, order, key, count) -> (state, totals)`, `count` steps.
-        eval_pass: `(params, batch_stats, data, index, counted) -> totals`.
-        stacked: the last three for stacked replicates.
+        train_step: `(state, sums, data, order, key, count) -> (state, sums)`, `count` steps.
+        eval_pass: `(params, batch_stats, data, index, counted) -> sums`.
+        stacked: `epoch_order`, `train_step` and `eval_pass` for replicates that are stacked.
     """
 
     network: Network
@@ -153,9 +153,11 @@ def make_program(
         eval_pass=compiled(eval_pass, mesh),
         stacked=StackedProgram(
             epoch_order=compiled(jax.vmap(order, (0, None)), mesh, out_shardings=per_replica),
+            # Replicates share `data` and `count`.
             train_step=compiled(
                 stacked(train_step, 2, 5), mesh, donate_argnums=(0, 1), out_shardings=per_replica
             ),
+            # Replicates share `data`, `index` and `counted`.
             eval_pass=compiled(stacked(eval_pass, 2, 3, 4), mesh, out_shardings=per_replica),
         ),
     )
@@ -171,7 +173,7 @@ def make_train_step(
     *,
     steps_per_dispatch: int = 1,
 ) -> TrainStep:
-    """Return the function `(state, totals, data, order, key, count) -> (state, totals)`.
+    """Return the function `(state, sums, data, order, key, count) -> (state, sums)`.
 
     It takes `count` steps; with `steps_per_dispatch=1` one step, whatever `count` is. `order` holds
     the epoch's batches, int32 `[steps_per_epoch, batch_size]`, and the state's step selects one;
@@ -188,7 +190,7 @@ def make_train_step(
 
     def step(
         state: TrainState,
-        totals: MetricSums,
+        sums: MetricSums,
         data: DeviceData,
         order: jax.Array | None,
         key: jax.Array,
@@ -209,21 +211,21 @@ def make_train_step(
         rate = schedule(state.step)
         params = jax.tree.map(lambda p, d: p - (rate * d).astype(p.dtype), state.params, direction)
         params = masks.apply(state.mask, params)
-        totals += task.metric_sums(outputs, labels, jnp.ones(labels.shape[:1], bool))
-        return TrainState(state.step + 1, params, batch_stats, opt_state, state.mask), totals
+        sums += task.metric_sums(outputs, labels, jnp.ones(labels.shape[:1], bool))
+        return TrainState(state.step + 1, params, batch_stats, opt_state, state.mask), sums
 
     def steps(
         state: TrainState,
-        totals: MetricSums,
+        sums: MetricSums,
         data: DeviceData,
         order: jax.Array | None,
         key: jax.Array,
         count: jax.Array | int = 1,
     ) -> tuple[TrainState, MetricSums]:
         if steps_per_dispatch == 1:
-            return step(state, totals, data, order, key)
+            return step(state, sums, data, order, key)
         return jax.lax.fori_loop(
-            0, count, lambda _, carry: step(carry[0], carry[1], data, order, key), (state, totals)
+            0, count, lambda _, carry: step(carry[0], carry[1], data, order, key), (state, sums)
         )
 
     return steps

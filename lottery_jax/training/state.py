@@ -1,4 +1,4 @@
-"""The state and the metrics of training: pytrees that steps take and return."""
+"""The state of a training and its metrics, as pytrees."""
 
 from __future__ import annotations
 
@@ -69,11 +69,11 @@ class EpochProgress(NamedTuple):
     """Progress within an unfinished epoch, saved so that training can resume.
 
     Attributes:
-        totals: over the epoch's steps so far; `MetricSums.zero()` at its start.
+        sums: over the epoch's steps so far; `MetricSums.zero()` at its start.
         seconds: the time that these steps took.
     """
 
-    totals: MetricSums
+    sums: MetricSums
     seconds: float
 
 

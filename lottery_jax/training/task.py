@@ -1,4 +1,4 @@
-"""The interface of a loss to the rest of the package, and losses as functions of the weights."""
+"""The interface of a loss, and the losses that scores differentiate."""
 
 from __future__ import annotations
 
@@ -64,12 +64,12 @@ CLASSIFICATION = Task(cross_entropy, classification_sums)
 class BatchLoss:
     """The loss of a network on a batch as a function of the weights, for `scores.snip` and others.
 
-    The network runs in training mode, in which BatchNorm normalises by the batch, and the updated
-    statistics are dropped. Equal instances share compiled programs.
+    In training mode BatchNorm normalises by the batch; the updated statistics are dropped. Equal
+    instances share compiled programs.
 
     Attributes:
-        network: the network; scores use one that computes in float32.
-        task: the task whose loss is computed.
+        network: computes in float32, so that scores do not depend on the training's dtype.
+        task: the task whose loss is taken.
         temperature: a number by which the outputs are divided.
     """
 
@@ -88,7 +88,7 @@ class SummedOutput:
     """The sum of a network's outputs in evaluation mode, for `scores.synflow`.
 
     Attributes:
-        network: the network; SynFlow needs one that computes in float64.
+        network: computes in float64.
     """
 
     network: Network

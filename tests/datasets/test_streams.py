@@ -619,12 +619,12 @@ def test_the_train_step_can_not_tell_streamed_batches_from_a_set_on_the_device(d
         key,
         until=10,
     )
-    state, totals = (
+    state, sums = (
         init_device_state(program, variables, mask, 0),
         put_on_devices(program.mesh, MetricSums.zero()),
     )
     for _ in range(10):
-        state, totals = program.train_step(state, totals, resident, table, jax.random.split(key)[1])
+        state, sums = program.train_step(state, sums, resident, table, jax.random.split(key)[1])
     assert states_equal(streamed, state)
 
 

@@ -304,26 +304,28 @@ def test_networks_without_a_convolution_are_known():
     st.integers(0, 40),
 )  # fmt: skip
 def test_a_layout_uses_all_devices_and_asks_for_no_more_than_is_allowed(
-    replicates, devices, platform, dense, together
+    replicates, devices, platform, fully_connected, together
 ):
-    layout = choose_layout(replicates, devices, platform, dense=dense, max_stacked=together)
+    layout = choose_layout(
+        replicates, devices, platform, fully_connected=fully_connected, max_stacked=together
+    )
     # No place is idle for want of replicates, and unless that is asked for none has two that convolve.
     assert devices % layout.replica == layout.stack_size % layout.replica == 0 < layout.stack_size
     assert layout.replica <= replicates
-    assert dense or together or layout.stack_size == layout.replica
+    assert fully_connected or together or layout.stack_size == layout.replica
     if together:
         assert layout.stack_size <= together
-    assert not (layout.vmapped and (platform == "cpu" or not dense))
+    assert not (layout.vmapped and (platform == "cpu" or not fully_connected))
     if together == 1 or replicates == 1:
         assert layout == Layout(1, 1, False)
 
 
 def test_a_cpu_is_as_many_devices_as_replicates_need():
-    assert cpu_devices(8, 4, dense=True) == 4
-    assert cpu_devices(3, 4, dense=True) == 3
-    assert cpu_devices(8, 4, dense=True, max_stacked=2) == 2
-    assert cpu_devices(8, 4, dense=False) == 1
-    assert cpu_devices(1, 4, dense=True) == 1
+    assert cpu_devices(8, 4, fully_connected=True) == 4
+    assert cpu_devices(3, 4, fully_connected=True) == 3
+    assert cpu_devices(8, 4, fully_connected=True, max_stacked=2) == 2
+    assert cpu_devices(8, 4, fully_connected=False) == 1
+    assert cpu_devices(1, 4, fully_connected=True) == 1
 
 
 def test_a_mesh_has_replicas_outside_and_shares_of_batches_inside():

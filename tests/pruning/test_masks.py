@@ -75,6 +75,16 @@ def network(rng, sizes=((3, 3, 1, 4), (16, 5), (5, 2))):
     } | {"bn": {"scale": np.full(4, 1e-9, np.float32), "bias": np.zeros(4, np.float32)}}
 
 
+def test_layers_without_a_prunable_leaf_are_refused():
+    """A name that is misspelt must not leave the tree as it was."""
+    params = network(np.random.default_rng(0))
+    for name in ("layer9", "bn"):
+        with pytest.raises(ValueError, match=f"no prunable layer named {name}"):
+            masks.with_kernels(params, {name: 0.0})
+        with pytest.raises(ValueError, match=f"no prunable layer named {name}"):
+            masks.kernels(params, [name])
+
+
 @settings(max_examples=30)
 @given(st.integers(0, 2**32 - 1), st.floats(0.01, 0.6), st.sampled_from(masks.SCOPES))
 def test_a_ladder_of_masks_nests_with_exact_counts(seed, fraction, scope):

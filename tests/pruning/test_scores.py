@@ -409,7 +409,7 @@ def test_rounds_by_layer_keep_each_layers_count():
 @pytest.mark.parametrize("sparsity", [0.9, 0.97, 0.999])
 def test_sparsities_are_exact_counts_of_all_weights(sparsity):
     sizes = {("a",): 20_024_000}
-    (count,) = schedule.kept_per_level(
+    (count,) = schedule.kept_at_level(
         sizes, 1, prune_fraction=0.2, sparsities=(sparsity,)
     ).values()  # fmt: skip
     assert count == round(20_024_000 * (1000 - round(sparsity * 1000)) / 1000)

@@ -251,14 +251,14 @@ def test_checkpoints_come_back_and_only_the_latest_is_kept(tmp_path):
     assert checkpoints.latest_step(tmp_path) == 1000
     state, begun = checkpoints.load_state(tmp_path, like)
     assert_same(state, checkpoint_state(1000))
-    assert int(begun.totals.count) == begun.seconds == 0
+    assert int(begun.sums.count) == begun.seconds == 0
 
 
 def test_a_checkpoint_keeps_the_sums_of_an_epoch_that_has_begun(tmp_path):
-    totals = MetricSums(np.array(1.5, np.float32), np.array(7, np.int32), np.array(9, np.int32))
-    checkpoints.save_state(tmp_path, checkpoint_state(3), EpochProgress(totals, 0.25))
+    sums = MetricSums(np.array(1.5, np.float32), np.array(7, np.int32), np.array(9, np.int32))
+    checkpoints.save_state(tmp_path, checkpoint_state(3), EpochProgress(sums, 0.25))
     assert_same(
-        checkpoints.load_state(tmp_path, checkpoint_state(0)).progress, EpochProgress(totals, 0.25)
+        checkpoints.load_state(tmp_path, checkpoint_state(0)).progress, EpochProgress(sums, 0.25)
     )
 
 

@@ -273,14 +273,14 @@ def test_evaluation_counts_every_test_image_once(digits):
     )
 
 
-def test_totals_leave_out_what_is_not_counted():
+def test_sums_leave_out_what_is_not_counted():
     logits = jnp.array([[2.0, 0.0], [0.0, 2.0], [jnp.nan, 0.0]])
     labels = jnp.array([0, 0, 0])
     counted = jnp.array([True, True, False])
-    totals = MetricSums.zero() + CLASSIFICATION.metric_sums(logits, labels, counted)
-    assert (int(totals.correct), int(totals.count)) == (1, 2)
+    sums = MetricSums.zero() + CLASSIFICATION.metric_sums(logits, labels, counted)
+    assert (int(sums.correct), int(sums.count)) == (1, 2)
     expected = optax.softmax_cross_entropy_with_integer_labels(logits[:2], labels[:2]).sum()
-    assert float(totals.loss) == pytest.approx(float(expected))
+    assert float(sums.loss) == pytest.approx(float(expected))
 
 
 def test_a_loss_that_is_not_finite_stops_with_step_and_rate(digits):
