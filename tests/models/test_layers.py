@@ -112,6 +112,7 @@ def test_taps_keep_the_dtype_and_add_up_in_at_least_float32(dtype):
         )
 
 
+@pytest.mark.slow
 def test_a_gradient_can_be_differentiated_again():
     """GraSP needs forward over reverse mode; compared with differences of gradients."""
     x, kernel = normal(2, 4, 4, 3), normal(3, 3, 3, 4)

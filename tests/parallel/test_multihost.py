@@ -139,6 +139,7 @@ def test_when_one_answers_no_more_the_other_ends(tmp_path, cache, record_propert
     assert last.startswith("error: another process of this run has ended or can't be reached")
 
 
+@pytest.mark.slow
 def test_tasks_of_slurm_find_each_other(tmp_path, cache):
     workdir, short = tmp_path / "run", {**SMALL, "train.epochs": "2", "controls": "()"}
     tasks = start_processes(workdir, short, devices(cache, 1), tmp_path, slurm=True)

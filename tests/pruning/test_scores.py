@@ -257,6 +257,7 @@ def test_synflow_is_conserved_from_layer_to_layer(vgg):
     np.testing.assert_allclose(sums, sums[0], rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_synflow_survives_what_overflows_float32(vgg):
     model, variables = vgg
     variables = without_offsets(variables)
@@ -322,6 +323,7 @@ def test_snip_agrees_with_pytorch_autograd(vgg):
         )
 
 
+@pytest.mark.slow
 def test_snip_with_dropout_is_a_function_of_the_key():
     """AlexNet: the same key gives the same scores, another key others."""
     model = build_model("alexnet", CLASSES, width=0.01)

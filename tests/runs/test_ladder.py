@@ -68,8 +68,13 @@ def run(config, traces, tmp_path_factory):
     return workdir, rows
 
 
-def rewind_state(config, workdir, seed):
-    setup = experiment.set_up(config, jax.devices()[:1])
+@pytest.fixture(scope="module")
+def setup(config):
+    """What the config means, to train by hand what the run has trained."""
+    return experiment.set_up(config, jax.devices()[:1])
+
+
+def rewind_state(setup, workdir, seed):
     variables = setup.init(jax.random.key(0))
     like = init_device_state(setup.program, variables, masks.ones_like(variables["params"]), 0)
     return checkpoints.load_state(workdir / f"seed_{seed}" / "rewind", like).state
@@ -122,9 +127,9 @@ def test_each_mask_keeps_the_largest_trained_weights_of_the_level_before(run):
         assert values[new].min() >= values[old & ~new].max()
 
 
-def test_weights_and_statistics_are_rewound_bit_for_bit(run, config):
+def test_weights_and_statistics_are_rewound_bit_for_bit(run, setup):
     workdir, _ = run
-    rewind = rewind_state(config, workdir, 3)
+    rewind = rewind_state(setup, workdir, 3)
     assert int(rewind.step) == 7
     for level in range(LEVELS + 1):
         ticket = load(workdir, 3, level)
@@ -132,7 +137,7 @@ def test_weights_and_statistics_are_rewound_bit_for_bit(run, config):
         assert_same(ticket.params, start)
         assert_same(ticket.batch_stats, rewind.batch_stats)
         assert ticket.metadata["rewind_step"] == 7
-    fresh = rewind_state(config, workdir, 4)
+    fresh = rewind_state(setup, workdir, 4)
     assert not np.array_equal(fresh.params["head"]["kernel"], rewind.params["head"]["kernel"])
 
 
@@ -145,10 +150,9 @@ def test_trained_weights_are_exactly_zero_where_pruned(run):
         assert not np.array_equal(ticket.trained["head"]["kernel"], ticket.params["head"]["kernel"])
 
 
-def test_the_dense_level_is_an_ordinary_training(run, config):
+def test_the_dense_level_is_an_ordinary_training(run, setup):
     """Saving the rewind point changes nothing: level 0 equals one uninterrupted fit."""
     workdir, _ = run
-    setup = experiment.set_up(config, jax.devices()[:1])
     init_key, train_key, _ = jax.random.split(jax.random.key(3), 3)
     variables = setup.init(init_key)
     state = init_device_state(setup.program, variables, masks.ones_like(variables["params"]), 0)
@@ -156,9 +160,8 @@ def test_the_dense_level_is_an_ordinary_training(run, config):
     assert_same(load(workdir, 3, 0).trained, jax.device_get(state.params))
 
 
-def test_controls_with_new_weights_train_from_step_0(run, config):
+def test_controls_with_new_weights_train_from_step_0(run, setup):
     workdir, _ = run
-    setup = experiment.set_up(config, jax.devices()[:1])
     _, train_key, _ = jax.random.split(jax.random.key(4), 3)
     ticket = load(workdir, 4, 2, "random")
     state = init_device_state(setup.program, ticket.variables, ticket.mask, step=0)
@@ -166,9 +169,8 @@ def test_controls_with_new_weights_train_from_step_0(run, config):
     assert_same(ticket.trained, jax.device_get(state.params))
 
 
-def test_a_ticket_trains_from_the_rewind_step_with_fresh_momentum(run, config):
+def test_a_ticket_trains_from_the_rewind_step_with_fresh_momentum(run, setup):
     workdir, _ = run
-    setup = experiment.set_up(config, jax.devices()[:1])
     _, train_key, _ = jax.random.split(jax.random.key(4), 3)
     ticket = load(workdir, 4, 2)
     state = init_device_state(setup.program, ticket.variables, ticket.mask, step=7)
@@ -197,9 +199,8 @@ def test_controls_have_the_density_but_not_the_weights_or_the_mask(run):
     assert not np.array_equal(again, load(workdir, 4, 2, "reinit").params["head"]["kernel"])
 
 
-def test_reinitialised_weights_come_from_the_models_initialisers(config):
+def test_reinitialised_weights_come_from_the_models_initialisers(setup):
     """The same distribution as a fresh network's, layer by layer."""
-    setup = experiment.set_up(config, jax.devices()[:1])
     variables = jax.device_get(setup.init(jax.random.key(0)))
     start = UntrainedTicket(masks.ones_like(variables["params"]), variables, 7)
     for control in ("reinit", "random", "random_preserved"):

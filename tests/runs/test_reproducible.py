@@ -28,7 +28,7 @@ def slow(**around):
 @pytest.mark.parametrize(
     "around",
     [
-        {"PYTHONHASHSEED": "1", "TZ": "Pacific/Chatham"},
+        slow(PYTHONHASHSEED="1", TZ="Pacific/Chatham"),
         slow(PYTHONHASHSEED="2", TZ="America/St_Johns", LC_ALL="C.UTF-8"),
         # No UTF-8 anywhere: what is not ASCII can't be printed as it is.
         slow(LC_ALL="C", PYTHONCOERCECLOCALE="0", PYTHONUTF8="0"),

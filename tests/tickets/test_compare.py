@@ -158,6 +158,7 @@ def resnet_mask(density, seed=3):
     return random_mask(model, shape, density, seed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("density, seed", [(0.05, 3), (0.15, 4), (0.4, 5), (1.0, 6)])
 def test_paths_around_shortcuts_and_through_overlapping_windows(density, seed):
     mask = resnet_mask(density, seed)
@@ -168,6 +169,7 @@ def test_paths_around_shortcuts_and_through_overlapping_windows(density, seed):
     assert not outer.any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tap", [(0, 0), (0, 6), (3, 3), (6, 5)])
 def test_every_tap_of_the_stem_counts_whichever_pixel_a_window_takes(tap):
     """One tap a filter: at the border it meets padding, and so only some pixels carry it."""
@@ -180,6 +182,7 @@ def test_every_tap_of_the_stem_counts_whichever_pixel_a_window_takes(tap):
     np.testing.assert_array_equal(found["stem"], stem)
 
 
+@pytest.mark.slow
 def test_a_dead_branch_leaves_the_shortcut():
     mask = resnet_mask(1.0)
     whole = check(resnet18, *RESNET, mask, stem="imagenet")
