@@ -1,0 +1,104 @@
+"""The checks of the project, one session each: `nox -l` lists them, `nox -s lint types` runs two.
+
+    pip install -e '.[test]' torch nox
+
+All sessions but two run in the environment that nox was started from, and install nothing. `oldest`
+and `newest` test other versions in environments of their own, below `.nox`.
+"""
+
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+import nox
+
+nox.options.default_venv_backend = "none"
+nox.options.error_on_missing_interpreters = True
+nox.options.sessions = ["lint", "types", "docs", "tests"]
+
+QUICKSTART = ["-m", "lottery_jax.main", "--config=configs/quickstart.py"]
+# Tests that look at what differs between versions: of NumPy and optax, of Orbax, of JAX.
+ON_THE_OLDEST = [
+    "tests/pruning/test_masks.py", "tests/pruning/test_scores.py", "tests/training/test_optim.py",
+    "tests/training/test_batches.py", "tests/report/test_report.py", "tests/tickets/test_store.py",
+    "tests/tickets/test_portable.py", "tests/tickets/test_compare.py", "tests/runs/test_directory.py",
+]  # fmt: skip
+ON_THE_NEWEST = [
+    "tests/models/test_xla_options.py", "tests/training/test_loop.py", "tests/runs/test_ladder.py",
+    "tests/tickets/test_store.py", "tests/tickets/test_portable.py",
+    "tests/parallel/test_replicates.py", "tests/parallel/test_multihost.py",
+    "tests/faults/test_stops.py",
+]  # fmt: skip
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style and format."""
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Check the types of the package."""
+    session.run("mypy")
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Check the documents' links and names, and the examples in docstrings."""
+    session.run("pytest", "-n", "0", "tests/test_docs.py", "lottery_jax", *session.posargs)
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Run the fast tests: the core, in a few minutes."""
+    session.run("pytest", *session.posargs)
+
+
+@nox.session
+def slow(session: nox.Session) -> None:
+    """Run the slow tests: several processes, large networks, notebooks; but not `bench`."""
+    session.run("pytest", "-m", "slow", "--ignore=tests/benchmarks", *session.posargs)
+
+
+@nox.session(name="long")
+def at_length(session: nox.Session) -> None:
+    """Kill, fuzz and train at length."""
+    session.run("pytest", "-m", "long", *session.posargs)
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Run each benchmark in small, and hold its two sides against each other."""
+    session.run("pytest", "-m", "not long", "tests/benchmarks", *session.posargs)
+
+
+@nox.session(venv_backend="venv")
+def oldest(session: nox.Session) -> None:
+    """Train and test with the oldest versions that setup.cfg allows."""
+    session.install("-r", ".ci/floors.txt", "-e", ".")
+    short = ["--config.seeds=0", "--config.ladder.levels=2"]
+    with tempfile.TemporaryDirectory() as folder:
+        session.run("python", *QUICKSTART, f"--workdir={folder}/run", *short)
+    # Old versions warn of what newer ones have mended.
+    session.run("python", "-m", "pytest", "-W", "default", "-m", "not long", *ON_THE_OLDEST)
+
+
+def python_3_13() -> str:
+    """Where Python 3.13 is: on the path, or one of pyenv's."""
+    of_pyenv = sorted(Path.home().glob(".pyenv/versions/3.13*/bin/python"))
+    for candidate in (shutil.which("python3.13"), *map(str, of_pyenv)):
+        if candidate and subprocess.run([candidate, "-c", ""], capture_output=True).returncode == 0:
+            return candidate
+    return "3.13"  # for nox to look for, and to say if it is missing
+
+
+@nox.session(venv_backend="venv", python=python_3_13())
+def newest(session: nox.Session) -> None:
+    """Train and test with the newest versions, on Python 3.13."""
+    session.install("-e", ".", "pytest", "pytest-xdist", "hypothesis")
+    with tempfile.TemporaryDirectory() as folder:
+        session.run("python", *QUICKSTART, f"--workdir={folder}/run")
+    session.run("python", "-m", "pytest", "-m", "not long", *ON_THE_NEWEST)
