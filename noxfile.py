@@ -1,100 +1,104 @@
-"""What a contributor runs, and CI with it: `nox -s SESSION [-- ARGUMENTS]`; `nox -l` lists the sessions.
+"""The checks of the project, one session each: `nox -l` lists them, `nox -s lint types` runs two.
 
-All but `oldest` and `newest` use the environment in which nox itself is installed: after
-`pip install -e '.[test]'` nothing more is needed.
+    pip install -e '.[test]' torch nox
+
+All sessions but two run in the environment that nox was started from, and install nothing. `oldest`
+and `newest` test other versions in environments of their own, below `.nox`.
 """
 
+import shutil
+import subprocess
+import tempfile
 from pathlib import Path
 
 import nox
 
-nox.options.sessions = ["lint", "types", "tests"]
 nox.options.default_venv_backend = "none"
+nox.options.error_on_missing_interpreters = True
+nox.options.sessions = ["lint", "types", "docs", "tests"]
 
-# Tests that need no PyTorch and little else, for the oldest versions.
-OLDEST = [
-    "tests/pruning/test_masks.py",
-    "tests/pruning/test_scores.py",
-    "tests/training/test_batches.py",
-    "tests/training/test_optim.py",
-    "tests/tickets/test_compare.py",
-    "tests/tickets/test_portable.py",
-    "tests/tickets/test_store.py",
-    "tests/report/test_report.py",
-    "tests/runs/test_directory.py",
-]
-# The core of the suite, for the newest versions.
-NEWEST = [
-    "tests/models/test_xla_options.py",
-    "tests/parallel",
-    "tests/runs/test_ladder.py",
-    "tests/tickets/test_portable.py",
-    "tests/tickets/test_store.py",
-    "tests/training/test_loop.py",
+QUICKSTART = ["-m", "lottery_jax.main", "--config=configs/quickstart.py"]
+# Tests that look at what differs between versions: of NumPy and optax, of Orbax, of JAX.
+ON_THE_OLDEST = [
+    "tests/pruning/test_masks.py", "tests/pruning/test_scores.py", "tests/training/test_optim.py",
+    "tests/training/test_batches.py", "tests/report/test_report.py", "tests/tickets/test_store.py",
+    "tests/tickets/test_portable.py", "tests/tickets/test_compare.py", "tests/runs/test_directory.py",
+]  # fmt: skip
+ON_THE_NEWEST = [
+    "tests/models/test_xla_options.py", "tests/training/test_loop.py", "tests/runs/test_ladder.py",
+    "tests/tickets/test_store.py", "tests/tickets/test_portable.py",
+    "tests/parallel/test_replicates.py", "tests/parallel/test_multihost.py",
     "tests/faults/test_stops.py",
-]
-QUICKSTART = ["python", "-m", "lottery_jax.main", "--config=configs/quickstart.py"]
-
-
-@nox.session
-def tests(session: nox.Session) -> None:
-    """The tests and doctests that a change is tried with."""
-    session.run("pytest", *session.posargs)
-
-
-@nox.session
-def slow(session: nox.Session) -> None:
-    """Several processes, large networks, whole experiments, notebooks."""
-    session.run("pytest", "-m", "slow", *session.posargs)
-
-
-@nox.session
-def long(session: nox.Session) -> None:
-    """Kills, hostile files and long ladders, at length."""
-    session.run("pytest", "-m", "long", *session.posargs)
+]  # fmt: skip
 
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """The linter and the formatter."""
+    """Check style and format."""
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
 
 
 @nox.session
 def types(session: nox.Session) -> None:
-    """The type checker."""
+    """Check the types of the package."""
     session.run("mypy")
 
 
 @nox.session
 def docs(session: nox.Session) -> None:
-    """Links, names and generated pages of the documents."""
-    session.run("pytest", "-n", "0", "tests/test_docs.py", "tests/test_architecture.py")
+    """Check the documents' links and names, and the examples in docstrings."""
+    session.run("pytest", "-n", "0", "tests/test_docs.py", "lottery_jax", *session.posargs)
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Run the fast tests: the core, in a few minutes."""
+    session.run("pytest", *session.posargs)
+
+
+@nox.session
+def slow(session: nox.Session) -> None:
+    """Run the slow tests: several processes, large networks, notebooks; but not `bench`."""
+    session.run("pytest", "-m", "slow", "--ignore=tests/benchmarks", *session.posargs)
+
+
+@nox.session(name="long")
+def at_length(session: nox.Session) -> None:
+    """Kill, fuzz and train at length."""
+    session.run("pytest", "-m", "long", *session.posargs)
 
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """A benchmark: `nox -s bench -- masks.py`; without a name, all but those that need a TPU."""
-    named = session.posargs[:1] or ["masks.py", "train_step.py", "ladder.py", "startup.py"]
-    for name in named:
-        session.run("python", f"benchmarks/{name}", *session.posargs[1:])
+    """Run each benchmark in small, and hold its two sides against each other."""
+    session.run("pytest", "-m", "not long", "tests/benchmarks", *session.posargs)
 
 
 @nox.session(venv_backend="venv")
 def oldest(session: nox.Session) -> None:
-    """The oldest versions that setup.cfg allows."""
-    session.install("--quiet", "-r", ".ci/floors.txt", "-e", ".")
-    workdir = Path(session.create_tmp()) / "run"
-    session.run(*QUICKSTART, f"--workdir={workdir}", "--config.seeds=0", "--config.ladder.levels=2")
+    """Train and test with the oldest versions that setup.cfg allows."""
+    session.install("-r", ".ci/floors.txt", "-e", ".")
+    short = ["--config.seeds=0", "--config.ladder.levels=2"]
+    with tempfile.TemporaryDirectory() as folder:
+        session.run("python", *QUICKSTART, f"--workdir={folder}/run", *short)
     # Old versions warn of what newer ones have mended.
-    session.run("python", "-m", "pytest", "-W", "default", *OLDEST)
+    session.run("python", "-m", "pytest", "-W", "default", *ON_THE_OLDEST)
 
 
-@nox.session(venv_backend="venv", python="3.13")
+def python_3_13() -> str:
+    """Where Python 3.13 is: on the path, or one of pyenv's."""
+    of_pyenv = sorted(Path.home().glob(".pyenv/versions/3.13*/bin/python"))
+    for candidate in (shutil.which("python3.13"), *map(str, of_pyenv)):
+        if candidate and subprocess.run([candidate, "-c", ""], capture_output=True).returncode == 0:
+            return candidate
+    return "3.13"  # for nox to look for, and to say if it is missing
+
+
+@nox.session(venv_backend="venv", python=python_3_13())
 def newest(session: nox.Session) -> None:
-    """The newest versions, on a newer Python: the quickstart, and the core of the tests."""
-    session.install("--quiet", "-e", ".", "pytest", "pytest-xdist", "hypothesis")
-    workdir = Path(session.create_tmp()) / "run"
-    session.run(*QUICKSTART, f"--workdir={workdir}")
-    session.run("python", "-m", "pytest", "-m", "not long", *NEWEST)
+    """Train and test with the newest versions, on Python 3.13."""
+    session.install("-e", ".", "pytest", "pytest-xdist", "hypothesis")
+    with tempfile.TemporaryDirectory() as folder:
+        session.run("python", *QUICKSTART, f"--workdir={folder}/run")
+    session.run("python", "-m", "pytest", "-m", "not long", *ON_THE_NEWEST)

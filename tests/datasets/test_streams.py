@@ -396,6 +396,7 @@ def test_every_kind_of_jpeg_becomes_rgb(mode):
     assert image.shape == SHAPE and numbers(image[None]) == [5]
 
 
+@pytest.mark.slow
 def test_a_damaged_image_is_an_error_that_names_it(tmp_path):
     to_mesh(tmp_path, imagenet_archives(damaged=[3]))
     assert datasets_command.main(["--data_dir", str(tmp_path), "prepare", "imagenet2012"]) == 0
@@ -503,6 +504,7 @@ def test_what_is_not_prepared_is_an_error_that_says_how(tmp_path, capsys):
         open_stream("imagenet", tmp_path)
 
 
+@pytest.mark.slow
 def test_what_was_prepared_otherwise_is_an_error(tmp_path):
     import tensorflow_datasets as tfds
 
