@@ -108,10 +108,7 @@ def main() -> None:
     images = [made_up(i) for i in range(min(DIFFERENT, args.images))]
     steps, warmup = max(1, args.images // args.batch), 2
     spawn = multiprocessing.get_context("spawn")
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        spawn.Pool(cores, _set_images, (images,)) as pool,
-    ):
+    with tempfile.TemporaryDirectory() as folder, spawn.Pool(cores, _set_images, (images,)) as pool:
         stream = prepare(Path(folder), images, args.batch * (steps + warmup))
 
         def alone(resize: bool) -> float:

@@ -15,100 +15,44 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # so that type checkers and editors see what is imported when it is used
-    from lottery_jax import (
-        config as config,
-    )
-    from lottery_jax import (
-        datasets as datasets,
-    )
-    from lottery_jax import (
-        errors as errors,
-    )
-    from lottery_jax import (
-        models as models,
-    )
-    from lottery_jax import (
-        recipes as recipes,
-    )
-    from lottery_jax import (
-        report as report,
-    )
-    from lottery_jax import (
-        tickets as tickets,
-    )
+    from lottery_jax import config as config
+    from lottery_jax import datasets as datasets
+    from lottery_jax import errors as errors
+    from lottery_jax import models as models
+    from lottery_jax import recipes as recipes
+    from lottery_jax import report as report
+    from lottery_jax import tickets as tickets
     from lottery_jax.config import default_config as default_config
     from lottery_jax.datasets.in_memory import load_dataset as load_dataset
     from lottery_jax.datasets.streams import open_stream as open_stream
     from lottery_jax.evaluate import evaluate_ticket as evaluate_ticket
     from lottery_jax.models import build_model as build_model
-    from lottery_jax.models.network import (
-        LinenNetwork as LinenNetwork,
-    )
-    from lottery_jax.models.network import (
-        Network as Network,
-    )
-    from lottery_jax.pruning import (
-        connectivity as connectivity,
-    )
-    from lottery_jax.pruning import (
-        controls as controls,
-    )
-    from lottery_jax.pruning import (
-        masks as masks,
-    )
-    from lottery_jax.pruning import (
-        schedule as schedule,
-    )
-    from lottery_jax.pruning import (
-        scores as scores,
-    )
+    from lottery_jax.models.network import LinenNetwork as LinenNetwork
+    from lottery_jax.models.network import Network as Network
+    from lottery_jax.pruning import connectivity as connectivity
+    from lottery_jax.pruning import controls as controls
+    from lottery_jax.pruning import masks as masks
+    from lottery_jax.pruning import schedule as schedule
+    from lottery_jax.pruning import scores as scores
     from lottery_jax.report import write_report as write_report
-    from lottery_jax.runs import (
-        directory as directory,
-    )
-    from lottery_jax.runs import (
-        experiment as experiment,
-    )
-    from lottery_jax.runs import (
-        ladder as ladder,
-    )
-    from lottery_jax.runs import (
-        matrix as matrix,
-    )
-    from lottery_jax.runs import (
-        transfer as transfer,
-    )
-    from lottery_jax.runs import (
-        trials as trials,
-    )
+    from lottery_jax.runs import directory as directory
+    from lottery_jax.runs import experiment as experiment
+    from lottery_jax.runs import ladder as ladder
+    from lottery_jax.runs import matrix as matrix
+    from lottery_jax.runs import transfer as transfer
+    from lottery_jax.runs import trials as trials
     from lottery_jax.runs.experiment import set_up as set_up
     from lottery_jax.runs.ladder import run_ladder as run_ladder
     from lottery_jax.runs.matrix import run_matrix as run_matrix
-    from lottery_jax.tickets import (
-        Ticket as Ticket,
-    )
-    from lottery_jax.tickets import (
-        load_ticket as load_ticket,
-    )
-    from lottery_jax.tickets import (
-        save_ticket as save_ticket,
-    )
-    from lottery_jax.training import (
-        batches as batches,
-    )
-    from lottery_jax.training import (
-        loop as loop,
-    )
-    from lottery_jax.training import (
-        optim as optim,
-    )
+    from lottery_jax.tickets import Ticket as Ticket
+    from lottery_jax.tickets import load_ticket as load_ticket
+    from lottery_jax.tickets import save_ticket as save_ticket
+    from lottery_jax.training import batches as batches
+    from lottery_jax.training import loop as loop
+    from lottery_jax.training import optim as optim
     from lottery_jax.training.loop import fit as fit
-    from lottery_jax.training.program import (
-        init_device_state as init_device_state,
-    )
-    from lottery_jax.training.program import (
-        make_program as make_program,
-    )
+    from lottery_jax.training.program import init_device_state as init_device_state
+    from lottery_jax.training.program import make_program as make_program
     from lottery_jax.training.state import TrainState as TrainState
     from lottery_jax.training.task import Task as Task
 

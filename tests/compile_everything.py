@@ -24,13 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lottery_jax.models import (
-    FULLY_CONNECTED,
-    MODELS,
-    abstract_variables,
-    build_model,
-    xla_options,
-)
+from lottery_jax.models import FULLY_CONNECTED, MODELS, abstract_variables, build_model, xla_options
 from lottery_jax.models.network import LinenNetwork
 from lottery_jax.parallel.mesh import make_mesh
 from lottery_jax.parallel.replicates import map_replicates

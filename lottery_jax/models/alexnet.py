@@ -63,5 +63,5 @@ def _build(
 
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
-    "alexnet": partial(_build, (64, 192, 384, 256, 256), (4096, 4096)),
+    "alexnet": partial(_build, (64, 192, 384, 256, 256), (4096, 4096))
 }

@@ -152,8 +152,7 @@ def make_experiment(config: ConfigDict, devices: list[jax.Device]) -> Experiment
         vmapped=layout.vmapped,
     )
     init = jax.jit(
-        network.init,
-        compiler_options=compiler_options(jax.default_backend(), run_once=True),
+        network.init, compiler_options=compiler_options(jax.default_backend(), run_once=True)
     )
     feasibility.check_memory(config, init, program, layout.stack_size // layout.replica)
     rewind_step = configuration.rewind_step(config.ladder.rewind, steps_per_epoch)

@@ -31,12 +31,7 @@ from lottery_jax.curve import WINNING
 from lottery_jax.errors import ConfigError
 from lottery_jax.parallel import multihost
 from lottery_jax.parallel.mesh import find_devices
-from lottery_jax.pruning.controls import (
-    CONTROLS,
-    FROM_REWIND_POINT,
-    ControlInputs,
-    UntrainedTicket,
-)
+from lottery_jax.pruning.controls import CONTROLS, FROM_REWIND_POINT, ControlInputs, UntrainedTicket
 from lottery_jax.runs import results
 from lottery_jax.runs.directory import Row, Trial
 from lottery_jax.runs.experiment import Experiment, make_experiment
@@ -154,11 +149,7 @@ def draw_level(
 
 
 def _begin(
-    experiment: Experiment,
-    origin: Origin,
-    trial: Trial,
-    start: UntrainedTicket,
-    point: RewindPoint,
+    experiment: Experiment, origin: Origin, trial: Trial, start: UntrainedTicket, point: RewindPoint
 ) -> PendingTrial:
     """Return how a trial of a level begins, given the start of its winning ticket."""
     restore = experiment.config.ladder.optimizer_state == "restored"
@@ -174,11 +165,7 @@ def _begin(
 
 
 def apply_control(
-    experiment: Experiment,
-    origin: Origin,
-    trial: Trial,
-    start: UntrainedTicket,
-    point: RewindPoint,
+    experiment: Experiment, origin: Origin, trial: Trial, start: UntrainedTicket, point: RewindPoint
 ) -> UntrainedTicket:
     """Return the ticket that a control makes of the winning one.
 

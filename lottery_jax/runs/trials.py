@@ -20,12 +20,7 @@ from lottery_jax.runs.experiment import Experiment
 from lottery_jax.runs.store import RunStore
 from lottery_jax.system import settings
 from lottery_jax.training.loop import EpochReport, first_not_finite, fit
-from lottery_jax.training.state import (
-    EpochProgress,
-    MetricSums,
-    TrainState,
-    init_state,
-)
+from lottery_jax.training.state import EpochProgress, MetricSums, TrainState, init_state
 
 T = TypeVar("T")
 

@@ -15,12 +15,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 
 from lottery_jax.sweep import states
-from lottery_jax.sweep.attempts import (
-    MISTAKE,
-    describe_end,
-    read_attempts,
-    write_submission,
-)
+from lottery_jax.sweep.attempts import MISTAKE, describe_end, read_attempts, write_submission
 from lottery_jax.sweep.grid import PlannedRun
 from lottery_jax.sweep.jobs import Job, Jobs, run_command
 from lottery_jax.sweep.plan import Sweep

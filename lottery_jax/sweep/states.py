@@ -91,9 +91,7 @@ class RunStatus:
 
 
 def inspect(
-    sweep: Sweep,
-    run: PlannedRun,
-    is_pending: Callable[[Submission, tuple[Attempt, ...]], bool],
+    sweep: Sweep, run: PlannedRun, is_pending: Callable[[Submission, tuple[Attempt, ...]], bool]
 ) -> RunStatus:
     """Return the status of a run.
 

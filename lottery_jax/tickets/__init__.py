@@ -12,12 +12,7 @@ from lottery_jax.tickets.compare import Comparison, Overlap, compare_tickets
 from lottery_jax.tickets.metadata import FORMAT_VERSION
 from lottery_jax.tickets.portable import is_portable, save_portable
 from lottery_jax.tickets.pytorch import export_pytorch, import_pytorch
-from lottery_jax.tickets.store import (
-    is_complete,
-    load_ticket,
-    read_metadata,
-    save_ticket,
-)
+from lottery_jax.tickets.store import is_complete, load_ticket, read_metadata, save_ticket
 from lottery_jax.tickets.ticket import Ticket, model_of, tree_hash
 
 __all__ = [

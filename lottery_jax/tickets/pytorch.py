@@ -31,13 +31,7 @@ from lottery_jax.tickets.checkpoints import (
     read_checkpoint,
     some,
 )
-from lottery_jax.tickets.layouts import (
-    from_kernel,
-    head_name,
-    to_kernel,
-    torch_names,
-    torch_shape,
-)
+from lottery_jax.tickets.layouts import from_kernel, head_name, to_kernel, torch_names, torch_shape
 from lottery_jax.tickets.statedicts import NUM_BATCHES, read_masks, read_names
 from lottery_jax.tickets.ticket import Ticket, check_finite, complete, leaves, map_leaves
 from lottery_jax.types import PyTree

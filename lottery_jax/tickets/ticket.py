@@ -223,11 +223,7 @@ def check_finite(where: PathLike, arrays: dict[str, Any], *, allow_nonfinite: bo
 
 
 def verify(
-    where: PathLike,
-    arrays: dict[str, PyTree],
-    metadata: Metadata,
-    *,
-    allow_nonfinite: bool = False,
+    where: PathLike, arrays: dict[str, PyTree], metadata: Metadata, *, allow_nonfinite: bool = False
 ) -> Ticket:
     """Return the ticket of arrays that were read, if they are the ones that were written.
 

@@ -250,11 +250,7 @@ def compiled(function: Callable[..., PyTree], mesh: Mesh, **options: Any) -> Cal
 
 
 def init_device_state(
-    program: Program,
-    variables: PyTree,
-    mask: PyTree,
-    step: int,
-    restored: TrainState | None = None,
+    program: Program, variables: PyTree, mask: PyTree, step: int, restored: TrainState | None = None
 ) -> TrainState:
     """Return `state.init_state` on the devices: a state at `step`, masked.
 

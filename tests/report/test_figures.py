@@ -172,10 +172,7 @@ def test_a_users_own_settings_of_matplotlib_change_nothing(tmp_path):
     """A user may have a style for papers, which may even need LaTeX."""
     (tmp_path / "matplotlibrc").write_text(_RC)  # Matplotlib reads it from the working directory
     drawn = []
-    for name, cwd, more in (
-        ("as_it_is", ROOT, {}),
-        ("own", tmp_path, {"MPLBACKEND": "nonsense"}),
-    ):
+    for name, cwd, more in (("as_it_is", ROOT, {}), ("own", tmp_path, {"MPLBACKEND": "nonsense"})):
         (tmp_path / name).mkdir()
         env = {k: v for k, v in os.environ.items() if not k.startswith("MPL")}
         env |= {"PYTHONPATH": os.pathsep.join([str(ROOT), env.get("PYTHONPATH", "")]), **more}

@@ -33,8 +33,7 @@ def source(tmp_path_factory):
     """A finished ladder on digits, found by SGD and rewound to step 5."""
     workdir = tmp_path_factory.mktemp("source") / "run"
     config = make_tiny_config(
-        seeds=(0, 1),
-        **{"ladder.rewind": "5st", "ladder.prune_fraction": 0.6, "model.width": 0.5},
+        seeds=(0, 1), **{"ladder.rewind": "5st", "ladder.prune_fraction": 0.6, "model.width": 0.5}
     )
     run_ladder(config, workdir, devices=jax.devices()[:1], console=quiet_console())
     return workdir

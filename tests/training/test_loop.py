@@ -73,10 +73,7 @@ def test_a_step_is_masked_sgd_written_out(digits):
 
     index = np.asarray(
         epoch_order(
-            jax.random.split(key)[0],
-            np.int32(0),
-            examples=len(digits.x_train),
-            batch_size=BATCH,
+            jax.random.split(key)[0], np.int32(0), examples=len(digits.x_train), batch_size=BATCH
         )
     )[0]
     images = (digits.x_train[index] / 255.0 - digits.mean[0]) / digits.std[0]
