@@ -239,16 +239,16 @@ def test_a_finished_run_does_nothing(run, config):
     before = state_of_files()
     with pytest.MonkeyPatch.context() as patch:
         # Neither data nor a compiled program is needed any more.
-        patch.setattr(ladder, "set_up", None)
+        patch.setattr(ladder, "make_experiment", None)
         assert run_ladder(config, workdir, console=quiet_console()) == rows
     assert state_of_files() == before
     assert not list(workdir.glob("seed_*/level_*/state"))
 
 
 def test_config_json_says_what_made_the_run(run, config):
-    record = json.loads((run[0] / "config.json").read_text())
-    assert record["config"]["ladder"]["rewind"] == "7st"
-    assert set(record["versions"]) >= {"lottery_jax", "jax", "flax", "optax"}
+    written = json.loads((run[0] / "config.json").read_text())
+    assert written["config"]["ladder"]["rewind"] == "7st"
+    assert set(written["versions"]) >= {"lottery_jax", "jax", "flax", "optax"}
     assert record.read_config(run[0]).to_dict() == config.to_dict()
 
 
