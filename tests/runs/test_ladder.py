@@ -18,7 +18,7 @@ from lottery_jax.errors import ConfigError, LotteryError, TrainingError
 from lottery_jax.parallel.mesh import to_mesh
 from lottery_jax.pruning import masks
 from lottery_jax.pruning.controls import CONTROLS, ControlInputs, UntrainedTicket
-from lottery_jax.runs import checkpoints, directory, experiment, ladder, results
+from lottery_jax.runs import checkpoints, directory, experiment, ladder, record, results
 from lottery_jax.runs.ladder import run_ladder
 from lottery_jax.training.loop import fit
 from lottery_jax.training.program import init_device_state
@@ -448,9 +448,9 @@ def test_a_network_at_chance_is_told_by_accuracy_or_loss(losses, accuracy, signs
 def test_a_run_begun_before_a_key_was_added_goes_on(tmp_path, one_device):
     config = make_tiny_config(**{"ladder.levels": 1, "model.width": 0.2})
     rows = run_ladder(config, tmp_path, devices=one_device, console=quiet_console())
-    record = json.loads((tmp_path / "config.json").read_text())
-    del record["config"]["data"]["resize"]
-    (tmp_path / "config.json").write_text(json.dumps(record))
+    written = json.loads((tmp_path / "config.json").read_text())
+    del written["config"]["data"]["resize"]
+    (tmp_path / "config.json").write_text(json.dumps(written))
     shutil.rmtree(directory.Trial(tmp_path, 0, 1, WINNING).ticket_dir)
     again = run_ladder(config, tmp_path, devices=one_device, console=quiet_console())
     for row in (*rows, *again):
