@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, ParamSpec, TypeVar
 
 import jax
 import numpy as np
@@ -36,6 +36,7 @@ from lottery_jax.system import host
 from lottery_jax.system.signals import Terminated, defer_signals, handled_elsewhere, not_ignored
 
 T = TypeVar("T")
+P = ParamSpec("P")
 
 # The exit status after the loss of another process: sysexits.h's EX_TEMPFAIL, try again.
 OTHERS_ARE_GONE = 75
@@ -134,6 +135,16 @@ def broadcast_from_primary(action: Callable[..., T], *args: Any, **kwargs: Any) 
         error.reported = True
         raise error
     return result[0] if result else received["result"]
+
+
+def on_primary(function: Callable[P, T]) -> Callable[P, T]:
+    """Decorate a function with `broadcast_from_primary`; its result is as there."""
+
+    @functools.wraps(function)
+    def broadcast(*args: P.args, **kwargs: P.kwargs) -> T:
+        return broadcast_from_primary(function, *args, **kwargs)
+
+    return broadcast
 
 
 def run_on_primary(action: Callable[..., object], *args: Any, **kwargs: Any) -> None:

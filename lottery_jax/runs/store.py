@@ -18,6 +18,7 @@ from lottery_jax import tickets
 from lottery_jax.curve import WINNING
 from lottery_jax.errors import TrainingError
 from lottery_jax.parallel import multihost
+from lottery_jax.parallel.multihost import on_primary
 from lottery_jax.runs.checkpoints import Checkpoint, latest_step, load_state, save_state
 from lottery_jax.runs.directory import (
     Row,
@@ -160,9 +161,10 @@ class RunStore:
             if trial.seed in seeds and not trial.is_complete
         ]
 
+    @on_primary
     def is_complete(self, trial: Trial) -> bool:
         """Return whether a trial has a trained ticket."""
-        return multihost.broadcast_from_primary(tickets.is_complete, trial.ticket_dir)
+        return trial.is_complete
 
     def load_ticket(self, folder: Path) -> Ticket:
         """Return a ticket of this run or of another one.
@@ -172,15 +174,14 @@ class RunStore:
         """
         return Ticket(**multihost.broadcast_from_primary(_load_ticket, folder))
 
+    @on_primary
     def read_metadata(self, folder: Path) -> dict[str, Any]:
         """Return the metadata of a ticket of this run or of another one."""
-        return multihost.broadcast_from_primary(tickets.read_metadata, folder)
+        return tickets.read_metadata(folder)
 
+    @on_primary
     def save_tickets(self, trained: Sequence[tuple[Trial, Ticket]]) -> None:
         """Save the tickets of trials that are complete, and remove their checkpoints."""
-        multihost.run_on_primary(self._save_tickets, trained)
-
-    def _save_tickets(self, trained: Sequence[tuple[Trial, Ticket]]) -> None:
         self._metrics.sync()
         for trial, ticket in trained:
             tickets.save_ticket(trial.ticket_dir, ticket)
@@ -195,26 +196,24 @@ class RunStore:
             return None
         return _broadcast_tree(_load_state, template, folder, template)
 
+    @on_primary
     def save_rewind_states(self, reached: Sequence[tuple[Trial, TrainState]]) -> None:
         """Save the states at the rewind point.
 
         Raises:
             TrainingError: a state is not finite; the others are saved.
         """
-        multihost.run_on_primary(
-            self._save_states,
-            [
-                (trial, rewind_dir(self._workdir, trial.seed), state, None)
-                for trial, state in reached
-            ],
+        self._save_states(
+            (trial, rewind_dir(self._workdir, trial.seed), state, None) for trial, state in reached
         )
 
+    @on_primary
     def resume_step(self, trial: Trial, start_step: int, until: int) -> int:
         """Return the step at which a trial goes on: that of its checkpoint, or `start_step`.
 
         A checkpoint beyond `until` is of no use. There is one if a rewind point is made again.
         """
-        saved = multihost.broadcast_from_primary(latest_step, trial.checkpoint_dir)
+        saved = latest_step(trial.checkpoint_dir)
         return saved if start_step < saved <= until else start_step
 
     def load_checkpoint(self, trial: Trial, fallback: Checkpoint, until: int) -> Checkpoint:
@@ -232,6 +231,7 @@ class RunStore:
         assert saved is not None
         return saved
 
+    @on_primary
     def save_checkpoints(
         self, reached: Sequence[tuple[Trial, TrainState, EpochProgress | None]]
     ) -> None:
@@ -240,17 +240,10 @@ class RunStore:
         Raises:
             TrainingError: a state is not finite; the others are saved.
         """
-        multihost.run_on_primary(self._save_checkpoints, reached)
-
-    def _save_checkpoints(
-        self, reached: Sequence[tuple[Trial, TrainState, EpochProgress | None]]
-    ) -> None:
         self._save_states(
-            [
-                (trial, trial.checkpoint_dir, state, progress)
-                for trial, state, progress in reached
-                if int(state.step) > latest_step(trial.checkpoint_dir)
-            ]
+            (trial, trial.checkpoint_dir, state, progress)
+            for trial, state, progress in reached
+            if int(state.step) > latest_step(trial.checkpoint_dir)
         )
 
     def _save_states(
@@ -270,27 +263,21 @@ class RunStore:
         if failures:
             raise failures[0]
 
+    @on_primary
     def rows_of(self, trials: Sequence[Trial]) -> list[list[Row]]:
         """Return the rows of metrics.jsonl of each trial."""
-        return multihost.broadcast_from_primary(self._rows_of, trials)
-
-    def _rows_of(self, trials: Sequence[Trial]) -> list[list[Row]]:
         return [self._metrics.rows_of(t.seed, t.level, t.control) for t in trials]
 
+    @on_primary
     def write_rows(self, rows: Sequence[Row]) -> None:
         """Append rows to metrics.jsonl, and send them to Weights & Biases."""
-        multihost.run_on_primary(self._write_rows, rows)
-
-    def _write_rows(self, rows: Sequence[Row]) -> None:
         for row in rows:
             self._metrics.write(row)
             self._wandb.log(row)
 
+    @on_primary
     def finish_level(self, seeds: Iterable[int], level: int) -> None:
         """Update curve.csv, and show the level's accuracies."""
-        multihost.run_on_primary(self._finish_level, seeds, level)
-
-    def _finish_level(self, seeds: Iterable[int], level: int) -> None:
         write_curve(self._config, self._workdir)
         for seed in seeds:
             line = f"seed {seed}  level {level:2d}"
@@ -302,9 +289,10 @@ class RunStore:
                     line += f"   {trial.control} {metadata['result']['test_accuracy']:.2%}"
             self.display.say(line)
 
+    @on_primary
     def curve(self) -> list[Row]:
         """Return the rows of curve.csv."""
-        return multihost.broadcast_from_primary(write_curve, self._config, self._workdir)
+        return write_curve(self._config, self._workdir)
 
 
 def _load_ticket(folder: Path) -> dict[str, Any]:
