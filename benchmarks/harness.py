@@ -163,13 +163,14 @@ def write(out: Path, name: str, title: str, columns: Mapping[str, str], rows: li
 
     Args:
         out: folder of the results.
-        name: name of the benchmark.
+        name: name of the benchmark; where JAX has an accelerator, `_gpu` or `_tpu` is added.
         title: one line above the table.
         columns: for each key of the rows, `HEADING|FORMAT`, such as `ratio|.2f`.
         rows: the lines of the table.
     """
     out.mkdir(parents=True, exist_ok=True)
     about = machine()
+    name += "" if about["backend"] == "cpu" else f"_{about['backend']}"
     text = json.dumps({"machine": about, "rows": rows}, indent=1) + "\n"
     (out / f"{name}.json").write_text(text)
     headings = [column.partition("|")[0] for column in columns.values()]

@@ -157,9 +157,12 @@ def percentile_masks(model: nn.Module, masks: Masks, fraction: float) -> Masks:
     }
 
 
-def apply_masks(model: nn.Module, masks: Masks) -> None:
-    """Multiply the masks into the weights."""
+def apply_masks(model: nn.Module, masks: Masks, *, at_once: bool = False) -> None:
+    """Multiply the masks into the weights, in one call for all layers if `at_once`."""
     with torch.no_grad():
+        if at_once:
+            torch._foreach_mul_(list(prunable(model).values()), list(masks.values()))
+            return
         for name, weight in prunable(model).items():
             weight.mul_(masks[name])
 
@@ -171,6 +174,8 @@ def step(
     images: torch.Tensor,
     labels: torch.Tensor,
     dtype: torch.dtype,
+    *,
+    at_once: bool = False,
 ) -> torch.Tensor:
     """Do one masked training step and return the loss, still on its device."""
     optimizer.zero_grad(set_to_none=True)
@@ -178,7 +183,7 @@ def step(
         loss = functional.cross_entropy(model(images), labels)
     loss.backward()
     optimizer.step()
-    apply_masks(model, masks)
+    apply_masks(model, masks, at_once=at_once)
     return loss.detach()
 
 

@@ -7,6 +7,7 @@ weight with a larger score is more important. Weights that are already pruned mu
 Scores that look at data take a *loss*, any pure function `(params, batch) -> scalar` that JAX can
 differentiate, and any number of *batches*, pytrees of arrays. The loss's gradient is compiled
 once for all equal losses and shapes: make a loss once, and put into the batches whatever differs.
+Products of float32 numbers keep all their bits, also on accelerators that round them by default.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ def snip(
     params: PyTree,
     batches: Iterable[PyTree],
     *,
-    compiler_options: Mapping[str, str] | None = None,
+    compiler_options: Mapping[str, str | bool] | None = None,
 ) -> PyTree:
     """Return |gradient x weight|, connection sensitivity (SNIP; Lee, Ajanthan & Torr, ICLR 2019).
 
@@ -69,7 +70,7 @@ def grasp(
     batches: Iterable[PyTree],
     *,
     prunable: masks.Prunable = masks.is_kernel,
-    compiler_options: Mapping[str, str] | None = None,
+    compiler_options: Mapping[str, str | bool] | None = None,
 ) -> PyTree:
     """Return weight x (Hessian x gradient) (GraSP; Wang, Zhang & Grosse, ICLR 2020).
 
@@ -202,7 +203,7 @@ class ScoreInputs(NamedTuple):
     images: jax.Array
     labels: jax.Array
     key: jax.Array
-    compiler_options: Mapping[str, str]
+    compiler_options: Mapping[str, str | bool]
 
     def batches(self) -> list[ScoreBatch]:
         """Return the batches, each with a key of its own."""
@@ -257,7 +258,10 @@ def _mean(trees: Iterable[PyTree]) -> PyTree:
 
 
 def _gradient(loss: Loss, params: PyTree, batch: PyTree) -> PyTree:
-    return jax.grad(loss)(params, batch)
+    # Accelerators multiply float32 numbers with fewer bits unless asked; that reordered 1 to 4 % of
+    # the weights that SNIP keeps on an H200. Scores are computed once, so they can be exact.
+    with jax.default_matmul_precision("highest"):
+        return jax.grad(loss)(params, batch)
 
 
 def _hessian_product(loss: Loss, params: PyTree, direction: PyTree, batch: PyTree) -> PyTree:
@@ -266,11 +270,12 @@ def _hessian_product(loss: Loss, params: PyTree, direction: PyTree, batch: PyTre
     def gradient(params: PyTree) -> PyTree:
         return jax.grad(loss)(params, batch)
 
-    return jax.jvp(gradient, (params,), (direction,))[1]
+    with jax.default_matmul_precision("highest"):
+        return jax.jvp(gradient, (params,), (direction,))[1]
 
 
 def _compiled(
-    function: Callable[..., PyTree], options: Mapping[str, str] | None
+    function: Callable[..., PyTree], options: Mapping[str, str | bool] | None
 ) -> Callable[..., PyTree]:
     """Return `function` jitted, the loss static; the same one for the same options."""
     return _jitted(function, tuple((options or {}).items()))
@@ -278,7 +283,7 @@ def _compiled(
 
 @functools.cache
 def _jitted(
-    function: Callable[..., PyTree], options: tuple[tuple[str, str], ...]
+    function: Callable[..., PyTree], options: tuple[tuple[str, str | bool], ...]
 ) -> Callable[..., PyTree]:
     return jax.jit(function, static_argnums=0, compiler_options=dict(options))
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from lottery_jax import __version__
 from lottery_jax import config as configuration
 from lottery_jax.datasets.registry import BUILT_IN
 from lottery_jax.errors import ConfigError, DataError
@@ -49,7 +50,7 @@ def check_workdir(workdir: Path, config: ConfigDict, *, other_versions: bool = F
     if (format_version := record.get("format_version")) != FORMAT_VERSION:
         raise ConfigError(
             f"{workdir}: was made by lottery_jax {_made_with(record)}, whose run directories this "
-            f"version ({version('lottery_jax')}) can't resume (format {format_version}, here "
+            f"version ({__version__}) can't resume (format {format_version}, here "
             f"{FORMAT_VERSION}); choose another --workdir"
         )
     differ = configuration.differing_keys(ConfigDict(record["config"]), config)
@@ -181,7 +182,9 @@ def versions(config: Mapping[str, Any]) -> dict[str, str]:
     """Return the versions of the packages that can change a result of this config."""
     known = BUILT_IN.get(config["data"]["name"])
     streamed = _READ_WITH if known and known.streamed else ()
-    return {name: version(name) for name in (*_COMPUTED_WITH, *streamed, "orbax-checkpoint")}
+    packages = (*_COMPUTED_WITH, *streamed, "orbax-checkpoint")
+    # This package may be on the path without being installed.
+    return {name: __version__ if name == "lottery_jax" else version(name) for name in packages}
 
 
 def _read(workdir: Path) -> dict[str, Any]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from importlib.metadata import version
 from typing import Any
 
 import jax
 
+from lottery_jax import __version__
 from lottery_jax import config as configuration
 from lottery_jax.pruning import masks
 from lottery_jax.runs.directory import Row
@@ -63,7 +63,7 @@ def make_ticket(
             "optimizer": config.optimizer.to_dict(),
             "found_by": found_by,
             "config_fingerprint": configuration.fingerprint(config),
-            "lottery_jax_version": version("lottery_jax"),
+            "lottery_jax_version": __version__,
             "result": {
                 "test_accuracy": last["test_accuracy"],
                 "test_loss": last["test_loss"],

@@ -11,13 +11,13 @@ import hashlib
 import os
 import re
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
+from lottery_jax import __version__
 from lottery_jax.errors import ConfigError, TicketError, lookup, raise_if_environment
 from lottery_jax.models import abstract_variables, build_model, layer_names
 from lottery_jax.pruning import masks
@@ -275,7 +275,7 @@ def import_pytorch(
             "start": "the trained weights" if start is None else Path(start).name,
             **recognised,
         },
-        "lottery_jax_version": version("lottery_jax"),
+        "lottery_jax_version": __version__,
         "result": {},
     }
     ticket = Ticket(

@@ -68,3 +68,5 @@ def test_the_options_leave_alone_what_the_user_chose(this_jaxlib, monkeypatch):
     first, second = compiler_options("cpu")
     monkeypatch.setenv("XLA_FLAGS", f"--{first}=LIBRARY_FUSION_TYPE_REDUCE")
     assert set(compiler_options("cpu")) == {second}
+    monkeypatch.setenv("XLA_FLAGS", "--xla_gpu_deterministic_ops=false")
+    assert compiler_options("gpu") == {}

@@ -187,6 +187,21 @@ def test_equal_losses_share_one_compiled_gradient(mlp):
     assert len(traces) == 2
 
 
+def test_products_for_scores_keep_all_bits_of_float32(mlp):
+    """TF32 and bfloat16, the defaults of GPUs and TPUs, would reorder weights."""
+    model, params, images, labels = mlp
+    loss = BatchLoss(LinenNetwork(model), CLASSIFICATION)
+    batch = batches({}, images, labels)[0]
+    for compute in (
+        lambda p: scores.snip(loss, p, [batch]),
+        lambda p: scores.grasp(loss, p, masks.ones_like(params), [batch]),
+    ):
+        text = str(jax.make_jaxpr(compute)(params))
+        products = [line for line in text.splitlines() if "dot_general[" in line]
+        precisions = text.count("precision=(Precision.HIGHEST, Precision.HIGHEST)")
+        assert precisions == len(products) > 0
+
+
 def test_grasp_is_weight_times_hessian_times_gradient(mlp):
     """The Hessian's product with the gradient is computed by finite differences of gradients."""
     model, params, images, labels = mlp
