@@ -100,7 +100,11 @@ def test_what_keeps_failing_is_given_up_and_named_and_the_rest_goes_on(tmp_path,
 def test_ctrl_c_has_the_runs_save_and_the_same_command_goes_on(tmp_path, cache):
     """As in a terminal: it is sent to all the processes that were started from there."""
     workdir, env = tmp_path / "sweep", runs.environment(cache)
-    command = sweeps.command(workdir, "--grid", "seeds=0,1", "--at_once=2", "--cores=1")
+    # One training that nothing but a stop ends soon: a stop between two trainings saves nothing.
+    long = {**sweeps.SLOW, "train.epochs": "40", "ladder.levels": "0"}
+    command = sweeps.command(
+        workdir, "--grid", "seeds=0,1", "--at_once=2", "--cores=1", overrides=long
+    )
     driver = sweeps.start(command, env, tmp_path)
     both = [workdir / "seeds=0", workdir / "seeds=1"]
     sweeps.wait_until(lambda: min(map(runs.lines_of, both)) >= 1, driver)
