@@ -1,0 +1,84 @@
+"""Objects that a config names by import path, such as `mypkg.data:load`."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+from lottery_jax.errors import ConfigError, describe_unknown, first_line, one_line
+
+
+def is_import_path(name: str) -> bool:
+    """Return whether a name is an import path and not that of something built in.
+
+    >>> is_import_path("mypkg.data:load"), is_import_path("cifar10")
+    (True, False)
+    """
+    return ":" in name
+
+
+def load_object(path: str, what: str) -> Any:
+    """Import a module and return an object of it.
+
+    This runs the module's code. Call it for what users wrote into a config of their own run, and
+    never for a name from a file that somebody else may have made, such as a ticket's metadata.
+
+    Args:
+        path: `package.module:name`, or `module:Class.method`. Besides installed modules, those in
+            the current directory are found, as with `python -m`.
+        what: the config key, with which messages begin.
+
+    Raises:
+        ConfigError: there is no such module or attribute, or the module fails when it is imported.
+
+    >>> load_object("math:sqrt", "config.model.name")(9.0)
+    3.0
+    """
+    module_name, _, attributes = path.partition(":")
+    parts = [*module_name.split("."), *attributes.split(".")]
+    if not all(part.isidentifier() for part in parts):
+        raise ConfigError(
+            f"{what}: {path!r} is not an import path; write package.module:name, such as "
+            "mypkg.data:load"
+        )
+    found = _import(module_name, what)
+    for name in attributes.split("."):
+        try:
+            found = getattr(found, name)
+        except AttributeError as error:
+            public = [each for each in dir(found) if not each.startswith("_")]
+            raise ConfigError(
+                one_line(describe_unknown(f"{what}: {module_name}", name, public, noun="name"))
+            ) from error
+    return found
+
+
+def _import(module_name: str, what: str) -> Any:
+    here = str(Path.cwd())
+    if not sys.flags.safe_path and not {"", here} & {*sys.path}:
+        sys.path.append(here)  # at the end, where it hides no installed module
+    importlib.invalidate_caches()  # a notebook may have written the module a moment ago
+    try:
+        return importlib.import_module(module_name)
+    except (Exception, SystemExit) as error:
+        if isinstance(error, ModuleNotFoundError) and _is_package_of(error.name, module_name):
+            raise ConfigError(
+                f"{what}: there is no module {error.name!r} in {here} or among the "
+                "installed packages; start the command in the directory that holds it, or set "
+                "PYTHONPATH"
+            ) from error
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        line = error.lineno if isinstance(error, SyntaxError) else frame.lineno
+        file = error.filename if isinstance(error, SyntaxError) else frame.filename
+        raise ConfigError(
+            f"{what}: the module {module_name} fails when it is imported: "
+            f"{one_line(first_line(error, with_type=True))} ({file}:{line})"
+        ) from error
+
+
+def _is_package_of(missing: str | None, module_name: str) -> bool:
+    """Return whether a missing module is the wanted one or a package around it."""
+    return missing is not None and f"{module_name}.".startswith(f"{missing}.")
