@@ -27,6 +27,7 @@ if TYPE_CHECKING:  # so that type checkers and editors see what is imported when
     from lottery_jax.datasets.streams import open_stream as open_stream
     from lottery_jax.evaluate import evaluate_ticket as evaluate_ticket
     from lottery_jax.models import build_model as build_model
+    from lottery_jax.models import networks as networks
     from lottery_jax.models.network import LinenNetwork as LinenNetwork
     from lottery_jax.models.network import Network as Network
     from lottery_jax.pruning import connectivity as connectivity
@@ -50,6 +51,7 @@ if TYPE_CHECKING:  # so that type checkers and editors see what is imported when
     from lottery_jax.training import batches as batches
     from lottery_jax.training import loop as loop
     from lottery_jax.training import optim as optim
+    from lottery_jax.training import tasks as tasks
     from lottery_jax.training.loop import fit as fit
     from lottery_jax.training.program import init_device_state as init_device_state
     from lottery_jax.training.program import make_program as make_program
@@ -95,10 +97,12 @@ _MODULES = {
     "masks": "pruning.masks",
     "matrix": "runs.matrix",
     "models": "models",
+    "networks": "models.networks",
     "optim": "training.optim",
     "recipes": "recipes",
     "report": "report",
     "schedule": "pruning.schedule",
+    "tasks": "training.tasks",
     "scores": "pruning.scores",
     "tickets": "tickets",
     "transfer": "runs.transfer",

@@ -9,48 +9,70 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import flax.linen as nn
 from rich.console import Console
 from rich.table import Table
 
-from lottery_jax.errors import DataError
-from lottery_jax.models.network import LinenNetwork
+from lottery_jax.curve import metric_of, show_metric
+from lottery_jax.datasets.in_memory import Dataset
+from lottery_jax.datasets.streams import Stream
+from lottery_jax.errors import DataError, TicketError
+from lottery_jax.models.network import LinenNetwork, Network
+from lottery_jax.models.networks import from_import_path
 from lottery_jax.parallel.mesh import make_mesh, to_mesh
 from lottery_jax.pruning import masks
 from lottery_jax.system import settings
 from lottery_jax.system.command_line import CommandParser, exit_status, path_argument
 from lottery_jax.tickets import Ticket, load_ticket, model_of
+from lottery_jax.tickets.metadata import Metadata
+from lottery_jax.tickets.ticket import compare_leaves, is_own_network, leaves
+from lottery_jax.training import tasks
 from lottery_jax.training.batches import make_preprocess
 from lottery_jax.training.evaluation import evaluate, make_eval_pass
-from lottery_jax.training.feeding import InputPipeline, open_data
+from lottery_jax.training.feeding import InputPipeline, fit_to_data, open_data
 from lottery_jax.training.program import compiled
 from lottery_jax.training.state import EvalMetrics
-from lottery_jax.training.task import CLASSIFICATION
+from lottery_jax.training.task import Task
 
 
 @settings.fixed()
 def evaluate_ticket(
-    ticket: Ticket, data_dir: str | Path = "", *, data: str = "", batch_size: int = 256
+    ticket: Ticket,
+    data_dir: str | Path = "",
+    *,
+    data: str | Dataset = "",
+    batch_size: int = 256,
+    model: nn.Module | Network | None = None,
+    task: Task | None = None,
 ) -> EvalMetrics:
     """Measure the ticket's trained weights on a whole test set.
 
     Args:
         ticket: from `load_ticket`.
         data_dir: the folder of data sets; empty for the default one.
-        data: the name of a data set; empty for the one that the ticket was trained on.
+        data: the name of a data set, or one in memory; empty for the one that the ticket was
+            trained on.
         batch_size: rounded up to a multiple of the number of devices.
+        model: the network, if this package does not have it.
+        task: the task, if this package does not have it.
 
     Raises:
-        DataError: the data can't be read, or has another number of classes than the ticket.
+        DataError: the data can't be read, or have another number of classes than the ticket.
+        TicketError: the network or the task is needed, or does not fit the ticket.
     """
     mesh = make_mesh()
     metadata = ticket.metadata
-    network = LinenNetwork(*model_of(metadata))
-    dataset = open_data(
-        data or metadata["data"],
-        data_dir,
-        input_shape=network.input_shape,
-        resize=metadata.get("resize", "pad"),  # as in training
-    )
+    shape = tuple(metadata["input_shape"])
+    if isinstance(data, str):
+        dataset = open_data(
+            data or metadata["data"],
+            data_dir,
+            input_shape=shape,
+            resize=metadata.get("resize", "pad"),  # as in training
+        )
+    else:
+        dataset = data
+    network, task = _network_of(ticket, dataset, model), task or _task_of(metadata)
     if dataset.num_classes != metadata["num_classes"]:
         raise DataError(
             f"{dataset.name} has {dataset.num_classes} classes, the ticket "
@@ -58,20 +80,60 @@ def evaluate_ticket(
         )
     # Pixels are scaled as in training, whatever data set they come from.
     preprocess = make_preprocess(tuple(metadata["mean"]), tuple(metadata["std"]), "none")
-    eval_pass = compiled(make_eval_pass(network, CLASSIFICATION, preprocess, mesh), mesh)
+    eval_pass = compiled(make_eval_pass(network, task, preprocess, mesh), mesh)
     variables = to_mesh(mesh, ticket.trained_variables)
     batch_size = -(-batch_size // mesh.size) * mesh.size
     test = InputPipeline(dataset, mesh, batch_size, augment="none", workers=-1).test()
     return evaluate(eval_pass, batch_size, variables["params"], variables["batch_stats"], test)
 
 
-def show(path: Path, data_dir: str, data: str, *, layers: bool) -> None:
+def _network_of(
+    ticket: Ticket, dataset: Dataset | Stream, model: nn.Module | Network | None
+) -> Network:
+    """Return the network of a ticket, which is the given one if there is one."""
+    metadata = ticket.metadata
+    if model is None:
+        if is_own_network(metadata):
+            raise TicketError(
+                f"the ticket is of the network {metadata['model'].get('name')}, which this package "
+                "does not have; pass model=..., or --model=package.module:Class on the command line"
+            )
+        return LinenNetwork(*model_of(metadata))
+    network = fit_to_data(model, dataset)
+    compare_leaves(
+        "the ticket", leaves(ticket.params), leaves(network.abstract_variables()["params"])
+    )
+    return network
+
+
+def _task_of(metadata: Metadata) -> Task:
+    options = metadata.get("task") or {"name": "classification"}
+    if options.get("name") not in tasks.TASKS:
+        raise TicketError(
+            f"the ticket is of the task {options.get('name')}, which this package does not have; "
+            "pass task=..., or --task=package.module:function on the command line"
+        )
+    return tasks.from_config(**options)
+
+
+def show(path: Path, data_dir: str, data: str, model: str, task: str, *, layers: bool) -> None:
     """Print a ticket's sparsity, accuracy and loss, and its layers if asked."""
     ticket = load_ticket(path)
-    measured = evaluate_ticket(ticket, data_dir, data=data)
+    metadata = ticket.metadata
+    measured = evaluate_ticket(
+        ticket,
+        data_dir,
+        data=data,
+        model=_own_model(model, metadata) if model else None,
+        task=tasks.from_config(task, (metadata.get("task") or {}).get("options", ""))
+        if task
+        else None,
+    )
+    metric = metric_of(metadata.get("result") or {})
     kept, total = masks.counts(ticket.mask)
     print(f"pruned   {1 - kept / total:.2%} of the prunable weights ({total - kept} of {total})")
-    print(f"accuracy {measured.accuracy:.2%} on the test set of {data or ticket.metadata['data']}")
+    value = show_metric(float(measured.accuracy), metric).removeprefix(f"{metric} ")
+    print(f"{metric:8} {value} on the test set of {data or metadata['data']}")
     print(f"loss     {measured.loss:.4f}")
     if layers:
         table = Table("layer", "remaining", "of", "density")
@@ -80,6 +142,12 @@ def show(path: Path, data_dir: str, data: str, *, layers: bool) -> None:
             remaining, size = counts[name]
             table.add_row(name, str(remaining), str(size), f"{remaining / size:.2%}")
         Console().print(table)
+
+
+def _own_model(path: str, metadata: Metadata) -> Network:
+    """Return the network that the user names; the ticket says with which options it was made."""
+    options = str(metadata["model"].get("options", ""))
+    return from_import_path(path, options, metadata["num_classes"], what="--model")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -93,9 +161,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--data_dir", default="", help="default: $TFDS_DATA_DIR or ~/tensorflow_datasets"
     )
     parser.add_argument("--data", default="", help="another data set than the ticket's own")
+    parser.add_argument(
+        "--model", default="", help="the ticket's network if it is your own: package.module:Class"
+    )
+    parser.add_argument(
+        "--task", default="", help="the ticket's task if it is your own: package.module:function"
+    )
     parser.add_argument("--layers", action="store_true", help="also list every layer")
     args = parser.parse_args(argv)
-    return exit_status(lambda: show(args.ticket, args.data_dir, args.data, layers=args.layers))
+    given = (args.ticket, args.data_dir, args.data, args.model, args.task)
+    return exit_status(lambda: show(*given, layers=args.layers))
 
 
 if __name__ == "__main__":

@@ -68,7 +68,7 @@ def from_json(values: dict[str, Any]) -> ConfigDict:
         *groups, leaf = key.split(".")
         node: Any = filled
         for group in groups:
-            node = node.get(group) if isinstance(node, dict) else None
+            node = node.setdefault(group, {}) if isinstance(node, dict) else None
         if isinstance(node, dict):
             node.setdefault(leaf, default)
     return validate(ConfigDict(filled))

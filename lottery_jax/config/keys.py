@@ -91,15 +91,36 @@ GROUPS: dict[str, dict[str, Key]] = {
     "Network": {
         "model.name": Key("lenet_300_100", NAME,
             "The network: lenet_300_100, conv2, conv4, conv6, vgg11, vgg13, vgg16, vgg19, "
-            "resnet18, resnet20, resnet32, resnet34, resnet50, resnet56 or alexnet."),
+            "resnet18, resnet20, resnet32, resnet34, resnet50, resnet56 or alexnet; or your own by "
+            "its import path, such as `mypkg.vit:ViT`."),
+        "model.options": Key("", TEXT,
+            "Arguments of a network of your own as JSON, such as `{\"depth\": 4}`.",
+            added_later=True),
+        "model.head": Key("", TEXT,
+            "The path of the output layer in the parameters of a network of your own. Empty: "
+            "`head`, or else the last layer that is called.", added_later=True),
         "model.width": Key(1.0, WIDTH, "Multiplies the standard widths of all layers."),
         "model.stem": Key("", TEXT,
             "The first layers of a ResNet: cifar or imagenet. Empty: cifar."),
         "model.dtype": Key("float32", NAME,
             "The type in which the network computes: float32 or bfloat16. Weights are float32."),
     },
+    "Task": {
+        "task.name": Key("classification", NAME,
+            "What the network learns: classification or regression; or your own task by the import "
+            "path of a function that returns it.", added_later=True),
+        "task.options": Key("", TEXT,
+            "Arguments of the task as JSON, such as `{\"label_smoothing\": 0.1}`.",
+            added_later=True),
+    },
     "Optimizer": {
-        "optimizer.name": Key("sgd", NAME, "The optimizer: sgd, adam or adamw."),
+        "optimizer.name": Key("sgd", NAME,
+            "The optimizer: sgd, adam or adamw; or the import path of a function that returns one "
+            "of optax, such as `optax:lion`. The latter has its own learning rate in "
+            "`optimizer.options`, and the other keys of this group do not change it."),
+        "optimizer.options": Key("", TEXT,
+            "Arguments of an optimizer of your own as JSON, such as `{\"learning_rate\": 1e-4}`.",
+            added_later=True),
         "optimizer.learning_rate": Key(0.1, RATE,
             "The learning rate after warm-up, before the schedule lowers it."),
         "optimizer.momentum": Key(0.9, MOMENT, "The momentum of sgd."),

@@ -8,6 +8,8 @@ trees without a network.
 from __future__ import annotations
 
 import dataclasses
+import functools
+import inspect
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any, Protocol
@@ -22,6 +24,22 @@ from lottery_jax.types import PyTree
 
 # The output layer of every network of this package.
 HEAD = "head"
+# The arguments by which Linen modules are told whether they train, and the value that says so.
+_MODES = {"train": True, "training": True, "is_training": True, "deterministic": False}
+
+
+def is_default_prunable(path: str, leaf: Any) -> bool:
+    """Return whether a leaf is a kernel by its name, as `pruning.masks.is_kernel` does."""
+    return path.endswith("/kernel")
+
+
+def layer_of(path: str) -> str:
+    """Return the name of the layer that a prunable leaf belongs to.
+
+    >>> layer_of("block1_1/conv1/kernel")
+    'block1_1/conv1'
+    """
+    return path.removesuffix("/kernel")
 
 
 class Network(Protocol):
@@ -40,7 +58,7 @@ class Network(Protocol):
 
     @property
     def output_layer(self) -> str:
-        """The name of the layer that gives the outputs; a key of the params."""
+        """The path in the params of the layer that gives the outputs, such as `head`."""
 
     def init(self, key: jax.Array) -> PyTree:
         """Return fresh variables; `key` is a typed PRNG key."""
@@ -107,24 +125,39 @@ class Network(Protocol):
 class LinenNetwork:
     """A Linen module as a `Network`.
 
-    The module is called as `module(inputs, train=...)`. Its prunable leaves are those named
-    `kernel`. Connectivity expects its normalisations to name their parameters `scale` and `bias`
-    and their statistics `mean` and `var`, as Linen's BatchNorm does.
+    The module is called with the inputs and, if it takes one of them, `train`, `training`,
+    `is_training` or `deterministic`. Its prunable leaves are those named `kernel`. Connectivity
+    expects its normalisations to name their parameters `scale` and `bias` and their statistics
+    `mean` and `var`, as Linen's BatchNorm does.
 
     Attributes:
-        module: may use the collections `params` and `batch_stats`, and a `dropout` key; it needs
-            a field `dtype` for `with_dtype`.
+        module: may use the collections `params` and `batch_stats`, and a `dropout` key. If it has
+            a field `dtype`, `with_dtype` sets it.
         input_shape: of one example; `()` if nothing but `apply_train` and `apply_eval` is called.
-        output_layer: the name of the layer that gives the outputs.
+        input_dtype: of the numbers of an example.
+        head: the path of the output layer in the params; empty: `head`, or else the last layer that
+            is called.
     """
 
     module: nn.Module
     input_shape: tuple[int, ...] = ()
-    output_layer: str = HEAD
+    input_dtype: str = "float32"
+    head: str = ""
+
+    @property
+    def output_layer(self) -> str:
+        """The path of the layer that gives the outputs."""
+        return self.head or _last_layer(self)
+
+    def _mode(self, *, train: bool) -> dict[str, Any]:
+        """Return the argument that tells the module whether it trains; none if it takes none."""
+        parameters = inspect.signature(type(self.module).__call__).parameters
+        return {name: on == train for name, on in _MODES.items() if name in parameters}
 
     def init(self, key: jax.Array) -> PyTree:
         """Return fresh variables."""
-        variables = self.module.init(key, jnp.zeros((1, *self.input_shape)), train=False)
+        example = jnp.zeros((1, *self.input_shape), self.input_dtype)
+        variables = self.module.init(key, example, **self._mode(train=False))
         return {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
 
     @settings.fixed()
@@ -156,12 +189,12 @@ class LinenNetwork:
             if isinstance(value, dict):
                 names += self._layers_of(value, f"{prefix}{name}/")
             elif self.is_prunable(f"{prefix}{name}", value):
-                names.append(prefix.removesuffix("/"))
+                names.append(layer_of(f"{prefix}{name}"))
         return names
 
     def is_prunable(self, path: str, leaf: Any) -> bool:
         """Return whether the leaf is a kernel."""
-        return path.endswith("/kernel")
+        return is_default_prunable(path, leaf)
 
     def apply_train(
         self, params: PyTree, batch_stats: PyTree, inputs: jax.Array, key: jax.Array
@@ -170,7 +203,7 @@ class LinenNetwork:
         outputs, updated = self.module.apply(
             {"params": params, "batch_stats": batch_stats},
             inputs,
-            train=True,
+            **self._mode(train=True),
             mutable=["batch_stats"],
             rngs={"dropout": key},
         )
@@ -188,11 +221,13 @@ class LinenNetwork:
         variables = {"params": params, "batch_stats": batch_stats}
         hook = nn.intercept_methods(_after_kernels(after_layer)) if after_layer else nullcontext()
         with hook:
-            outputs: Any = self.module.apply(variables, inputs, train=False)
+            outputs: Any = self.module.apply(variables, inputs, **self._mode(train=False))
         return outputs
 
     def with_dtype(self, dtype: Any) -> LinenNetwork:
         """Return the network that computes in another dtype."""
+        if "dtype" not in {field.name for field in dataclasses.fields(self.module)}:
+            return self
         return dataclasses.replace(self, module=self.module.clone(dtype=dtype))
 
     def mask_as_variables(self, mask: PyTree) -> PyTree:
@@ -212,6 +247,15 @@ class LinenNetwork:
         }
 
 
+@functools.lru_cache(maxsize=64)
+def _last_layer(network: LinenNetwork) -> str:
+    """Return `head` if there is a layer of that name, else the layer that is called last."""
+    if not network.input_shape:
+        return HEAD
+    names = network.layer_names()
+    return HEAD if HEAD in names or not names else names[-1]
+
+
 def _after_kernels(function: Callable[[jax.Array], jax.Array]) -> Callable[..., Any]:
     """Return Linen's interceptor that applies `function` to the outputs of modules with a kernel."""
 
@@ -225,13 +269,20 @@ def _after_kernels(function: Callable[[jax.Array], jax.Array]) -> Callable[..., 
     return intercept
 
 
-def as_network(network: Network | nn.Module, input_shape: tuple[int, ...] = ()) -> Network:
+def as_network(
+    network: Network | nn.Module,
+    input_shape: tuple[int, ...] = (),
+    input_dtype: str = "float32",
+    head: str = "",
+) -> Network:
     """Return a Linen module as a `Network`; a `Network` is returned as it is.
 
     Args:
         network: either.
         input_shape: of one example; for a module.
+        input_dtype: of the numbers of an example; for a module.
+        head: the path of the output layer; for a module.
     """
     if isinstance(network, nn.Module):
-        return LinenNetwork(network, tuple(input_shape))
+        return LinenNetwork(network, tuple(input_shape), input_dtype, head)
     return network

@@ -31,8 +31,24 @@ def replaces_head(policy: str, source_classes: int, target_classes: int) -> bool
 
 
 def with_new_head(params: PyTree, fresh: PyTree, *, layer: str) -> PyTree:
-    """Return `params` with the output layer of `fresh`; `layer` is its name."""
-    return {**params, layer: fresh[layer]}
+    """Return `params` with the output layer of `fresh`; `layer` is its path."""
+    return _with_subtree(params, layer, subtree(fresh, layer))
+
+
+def subtree(tree: PyTree, path: str) -> PyTree:
+    """Return the part of nested dicts at a path.
+
+    >>> subtree({"mlp": {"head": {"kernel": 1}}}, "mlp/head")
+    {'kernel': 1}
+    """
+    for name in path.split("/"):
+        tree = tree[name]
+    return tree
+
+
+def _with_subtree(tree: PyTree, path: str, value: PyTree) -> PyTree:
+    first, _, rest = path.partition("/")
+    return {**tree, first: _with_subtree(tree[first], rest, value) if rest else value}
 
 
 def mask_for_new_head(
@@ -47,13 +63,14 @@ def mask_for_new_head(
             one: with the same mask if the shape is the same, else with that share of its weights,
             at random places.
         key: typed PRNG key for those places; with one key they nest from level to level.
-        layer: the name of the output layer.
+        layer: the path of the output layer.
     """
-    new = {layer: masks.ones_like(head)}
+    new = masks.ones_like(head)
     old = np.asarray(masks.kernels(mask)[layer])
     if head_mask != "dense":
-        ranks = masks.kernels(scores.random({layer: head}, key))[layer]
+        ranks = masks.kernels(scores.random({"head": head}, key))["head"]
         count = round(old.mean() * ranks.size)
         drawn = masks.keep_largest(ranks.ravel(), count).reshape(ranks.shape)
-        new = masks.with_kernels(new, {layer: old if old.shape == drawn.shape else drawn})
-    return {**mask, **new}
+        kernel = old if old.shape == drawn.shape else drawn
+        new = masks.with_kernels({"head": new}, {"head": kernel})["head"]
+    return _with_subtree(mask, layer, new)

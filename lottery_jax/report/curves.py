@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lottery_jax.curve import CURVE_COLUMNS, WINNING
+from lottery_jax.curve import ACCURACY, WINNING, curve_columns, is_share, metric_of
 from lottery_jax.errors import ConfigError
 
 RANDOM = "random"  # the control that a transfer matrix shows beside the tickets
@@ -102,6 +102,8 @@ class RunCurve:
         series: the points of `winning`, then of each control, by level and without level 0.
         seeds: the seeds that have at least one row.
         config: the whole config, nested.
+        metric: the metric of the run's task, whose values the points hold: in percent for
+            accuracy, else as they are.
     """
 
     workdir: Path
@@ -115,6 +117,12 @@ class RunCurve:
     series: dict[str, list[Point]]
     seeds: tuple[int, ...]
     config: dict[str, Any]
+    metric: str = ACCURACY
+
+    @property
+    def quantity(self) -> str:
+        """The metric and its unit, for headings."""
+        return f"test {self.metric} in %" if is_share(self.metric) else f"test {self.metric}"
 
     @property
     def setting(self) -> str:
@@ -183,7 +191,7 @@ def read_run(workdir: Path) -> RunCurve:
     dense = points[WINNING, 0]
     return RunCurve(
         workdir, network, data, optimizer, method, source, counted_weights, dense, series, seeds,
-        config,
+        config, metric_of(rows[0]),
     )  # fmt: skip
 
 
@@ -235,7 +243,7 @@ def _read_rows(workdir: Path) -> list[dict[str, str]]:
     with (workdir / "curve.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     for row in rows:
-        if missing := [column for column in CURVE_COLUMNS if row.get(column) is None]:
+        if missing := [c for c in curve_columns(metric_of(row)) if row.get(c) is None]:
             raise ValueError(f"a row of curve.csv has no {missing[0]}")
     return rows
 
@@ -243,13 +251,16 @@ def _read_rows(workdir: Path) -> list[dict[str, str]]:
 def _points(rows: Iterable[Mapping[str, str]]) -> dict[tuple[str, int], Point]:
     """Return the points by series and level, in the order of the rows."""
     found: dict[tuple[str, int], list[Mapping[str, str]]] = {}
+    metric = ACCURACY
     for row in rows:
+        metric = metric_of(row)
         found.setdefault((row["control"], int(row["level"])), []).append(row)
+    scale = 100 if is_share(metric) else 1
     return {
         key: Point(
             key[1],
             statistics.fmean(100 * _number(row, "density") for row in group),
-            {int(row["seed"]): 100 * _number(row, "test_accuracy") for row in group},
+            {int(row["seed"]): scale * _number(row, f"test_{metric}") for row in group},
         )
         for key, group in found.items()
     }

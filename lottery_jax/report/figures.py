@@ -94,11 +94,11 @@ def accuracy_figure(
         if single:
             _add_subtitle(axes, f"{panel.title}; {subtitle}" if panel.title else subtitle)
             axes.set_xlabel(textwrap.fill(xlabel, 72))
-            axes.set_ylabel("test accuracy, %")
+            axes.set_ylabel(panel.quantity)
         else:
             axes.set_title(panel.title, loc="left", fontsize=10)
             axes.set_xlabel("weights remaining, %" if i + columns >= len(panels) else "")
-            axes.set_ylabel("test accuracy, %" if i % columns == 0 else "")
+            axes.set_ylabel(panel.quantity if i % columns == 0 else "")
     _add_legend(figure, beside=columns - 1)
     _add_notes(figure, note_lines)
     return figure
@@ -121,7 +121,8 @@ def _draw_panel(axes: Axes, panel: Panel) -> None:
     accuracies = [mean for line in panel.lines for mean in line.mean]
     accuracies += [dense.accuracy for dense in panel.dense if dense.accuracy is not None]
     if accuracies:
-        margin = max(0.5, 0.06 * (max(accuracies) - min(accuracies)))
+        least = 0.5 if panel.quantity.endswith("%") else 0.0
+        margin = max(least, 0.06 * (max(accuracies) - min(accuracies)))
         axes.set_ylim(min(accuracies) - margin, max(accuracies) + margin)
 
 

@@ -51,11 +51,19 @@ class DenseLine:
 
 @dataclasses.dataclass(frozen=True)
 class Panel:
-    """One pair of axes. Lines of the same label in several panels share a legend entry."""
+    """One pair of axes. Lines of the same label in several panels share a legend entry.
+
+    Attributes:
+        title: the heading above it.
+        lines: the series.
+        dense: the dense networks.
+        quantity: what the vertical axis shows.
+    """
 
     title: str
     lines: tuple[Line, ...]
     dense: tuple[DenseLine, ...]
+    quantity: str = "test accuracy, %"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +102,9 @@ def accuracy_panel(runs: Sequence[RunCurve], curves: Sequence[Curve] = ()) -> Pa
                 lines.append(_control_line(label, points, control, colour))
     if not single:
         lines += [_control_line(LABELS.get(control, control), [], control) for control in controls]
-    return Panel("", tuple(lines), _dense_lines([run.dense.mean for run in runs]))
+    quantities = dict.fromkeys(run.quantity.replace(" in %", ", %") for run in runs)
+    dense = _dense_lines([run.dense.mean for run in runs])
+    return Panel("", tuple(lines), dense, " / ".join(quantities))
 
 
 def _dense_lines(accuracies: Sequence[float]) -> tuple[DenseLine, ...]:

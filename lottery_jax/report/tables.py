@@ -11,6 +11,7 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
+from lottery_jax.curve import is_share
 from lottery_jax.report.curves import LABELS, RANDOM, Point, RunCurve
 from lottery_jax.report.labels import count_seeds, counted_weights, headings, legend_names
 from lottery_jax.report.panels import heat_rows
@@ -93,8 +94,8 @@ def matrix_csv(matrix: TransferMatrix) -> str:
 
 def run_table(run: RunCurve) -> Table:
     """Return a run's table for the terminal, with fewer digits if it has many series."""
-    title = f"{run.title}: test accuracy in %, {count_seeds([run])}"
-    if len(run.series) <= _MOST_WIDE_SERIES:
+    title = f"{run.title}: {run.quantity}, {count_seeds([run])}"
+    if len(run.series) <= _MOST_WIDE_SERIES or not is_share(run.metric):
         return _fill(Table(title=title, title_justify="left"), *_run_cells(run, LABELS))
     short = {name: name.replace("_", " ") for name in run.series}
     header, rows = _run_cells(run, short, digits=1)
@@ -132,14 +133,16 @@ def _markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]
 
 
 def _explained(runs: Sequence[RunCurve]) -> str:
+    quantity = runs[0].quantity
     return (
-        "\nTest accuracy in %, mean ± one standard deviation over seeds; the share of weights "
-        f"counts {counted_weights(runs)}.\n"
+        f"\n{quantity[0].upper()}{quantity[1:]}, mean ± one standard deviation over seeds; the "
+        f"share of weights counts {counted_weights(runs)}.\n"
     )
 
 
 def _run_cells(run: RunCurve, labels: Mapping[str, str], digits: int = 2) -> Cells:
     """Return a run's cells, with a column for each series."""
+    digits = digits if is_share(run.metric) else 4
     return _cells({labels.get(name, name): run.points(name) for name in run.series}, digits)
 
 

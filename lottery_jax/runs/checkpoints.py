@@ -29,7 +29,11 @@ class Checkpoint(NamedTuple):
 
 
 def save_state(
-    folder: str | os.PathLike[str], state: TrainState, progress: EpochProgress | None = None
+    folder: str | os.PathLike[str],
+    state: TrainState,
+    progress: EpochProgress | None = None,
+    *,
+    zero: MetricSums | None = None,
 ) -> None:
     """Save a checkpoint. An older one is removed only when this one is on disk.
 
@@ -37,13 +41,14 @@ def save_state(
         folder: of the checkpoints of one trial.
         state: the state to resume from.
         progress: within the epoch; None at its end.
+        zero: the task's sums over no examples; default: those of classification.
 
     Raises:
         TrainingError: a value is not finite. The older checkpoint stays.
         OSError: it can't be written. The older checkpoint stays.
     """
     arrays = jax.device_get(
-        _as_dict(Checkpoint(state, progress or EpochProgress(MetricSums.zero(), 0.0)))
+        _as_dict(Checkpoint(state, progress or EpochProgress(zero or MetricSums.zero(), 0.0)))
     )
     for path, leaf in leaves(arrays).items():
         if leaf.dtype.kind == "f" and not np.isfinite(leaf).all():
@@ -62,12 +67,15 @@ def latest_step(folder: str | os.PathLike[str]) -> int:
     return max((int(name) for name in names if _CHECKPOINT.fullmatch(name)), default=-1)
 
 
-def load_state(folder: str | os.PathLike[str], template: TrainState) -> Checkpoint | None:
+def load_state(
+    folder: str | os.PathLike[str], template: TrainState, *, zero: MetricSums | None = None
+) -> Checkpoint | None:
     """Return the latest complete checkpoint in `folder` as NumPy arrays, or None.
 
     Args:
         folder: as given to `save_state`.
         template: a state of the same structure, shapes and dtypes.
+        zero: as given to `save_state`.
 
     Raises:
         TicketError: it is damaged or of another structure.
@@ -77,7 +85,7 @@ def load_state(folder: str | os.PathLike[str], template: TrainState) -> Checkpoi
     path = Path(folder) / f"{step:09}"
     abstract = jax.tree.map(
         lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype),
-        _as_dict(Checkpoint(template, EpochProgress(MetricSums.zero(), 0.0))),
+        _as_dict(Checkpoint(template, EpochProgress(zero or MetricSums.zero(), 0.0))),
     )
     try:
         arrays = load_arrays(path, {**abstract, "sha256": _digest({})})

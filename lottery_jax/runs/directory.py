@@ -9,7 +9,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from lottery_jax import tickets
-from lottery_jax.curve import CURVE_COLUMNS, WINNING
+from lottery_jax.curve import ACCURACY, CURVE_COLUMNS, WINNING, metric_of
 from lottery_jax.runs import metrics
 from lottery_jax.system import locks
 from lottery_jax.system.files import remove, temporary_in
@@ -102,5 +102,6 @@ def write_curve(config: ConfigDict, workdir: Path) -> list[Row]:
             metadata = tickets.read_metadata(trial.ticket_dir)
             row = {key: metadata[key] for key in CURVE_COLUMNS if key in metadata}
             rows.append({**row, **metadata["result"]})
-    metrics.write_curve_rows(workdir / "curve.csv", rows)
+    metric = metric_of(rows[0]) if rows else ACCURACY
+    metrics.write_curve_rows(workdir / "curve.csv", rows, metric)
     return rows

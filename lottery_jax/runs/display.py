@@ -46,10 +46,10 @@ class Display:
         """Show what is being trained."""
         self._progress.update(self._task, description=label)
 
-    def epoch_done(self, accuracy: float | None, images_per_s: float, trials: int = 1) -> None:
-        """Move the bar by an epoch of each of so many trials. The accuracy is their mean."""
-        measured = f"{accuracy:7.2%}  " if accuracy is not None else ""
-        self._progress.update(self._task, status=f"{measured}{images_per_s:,.0f} images/s")
+    def epoch_done(self, measured: str, examples_per_s: float, trials: int = 1) -> None:
+        """Move the bar by an epoch of each of so many trials, and show their mean metric."""
+        status = f"{measured:>7}  {examples_per_s:,.0f} examples/s"
+        self._progress.update(self._task, status=status)
         self._progress.advance(self._task, trials)
 
     def skip(self, epochs: int) -> None:

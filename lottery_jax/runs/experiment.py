@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 from collections.abc import Callable
 from typing import Any
 
@@ -17,19 +18,21 @@ from lottery_jax import config as configuration
 from lottery_jax.datasets.in_memory import Dataset
 from lottery_jax.datasets.streams import Stream
 from lottery_jax.errors import ConfigError
-from lottery_jax.models import FULLY_CONNECTED, build_model
-from lottery_jax.models.network import LinenNetwork, Network
+from lottery_jax.models import FULLY_CONNECTED, MODELS
+from lottery_jax.models.network import Network
 from lottery_jax.models.xla_options import compiler_options
 from lottery_jax.parallel.mesh import find_devices, make_mesh
 from lottery_jax.parallel.replicates import Layout, choose_layout
 from lottery_jax.pruning import heads
-from lottery_jax.runs import feasibility
+from lottery_jax.runs import feasibility, parts
+from lottery_jax.runs.parts import NOTHING_GIVEN, Parts
 from lottery_jax.runs.transfer import Source, open_source, resolve
 from lottery_jax.tickets import tree_hash
+from lottery_jax.tickets.ticket import leaves
 from lottery_jax.training.batches import DeviceData, EvalBatches, TrainBatches
 from lottery_jax.training.feeding import InputPipeline, open_data
-from lottery_jax.training.optim import Schedule, make_optimizer, make_schedule
 from lottery_jax.training.program import Program, make_program
+from lottery_jax.training.task import CLASSIFICATION
 from lottery_jax.types import PyTree
 
 # A small network's step takes less time than its dispatch, so several are dispatched together; no
@@ -92,32 +95,52 @@ class Experiment:
 
     @property
     def model_options(self) -> dict[str, Any]:
-        """The arguments of `build_model`, without the number of classes."""
-        return _model_options(self.config)
+        """What tickets say of the network."""
+        return parts.model_options(self.config)
+
+    @property
+    def optimizer_options(self) -> dict[str, Any]:
+        """What tickets say of the optimizer."""
+        return parts.optimizer_options(self.config)
+
+    @functools.cached_property
+    def network_sha256(self) -> str:
+        """SHA-256 of the parameters' names, shapes and dtypes; empty for this package's networks."""
+        if self.config.model.name in MODELS:
+            return ""
+        shapes = leaves(self.program.network.abstract_variables())
+        text = repr([(path, str(leaf.dtype), leaf.shape) for path, leaf in shapes.items()])
+        return hashlib.sha256(text.encode()).hexdigest()
 
 
-def set_up(config: ConfigDict, devices: list[jax.Device] | None = None) -> Experiment:
+def set_up(
+    config: ConfigDict, devices: list[jax.Device] | None = None, given: Parts = NOTHING_GIVEN
+) -> Experiment:
     """Load the data, build the network and its steps. Nothing is compiled yet.
 
     Args:
         config: a config as `config.default_config` returns it.
         devices: the devices over which batches are sharded; default: all.
+        given: objects in place of those that the config names.
 
     Raises:
         ConfigError, DataError: one line that says what does not fit.
         EnvironmentFault: JAX can't be used.
     """
     devices = find_devices(devices)
-    return make_experiment(resolve(config), devices)
+    return make_experiment(resolve(parts.with_names(config, given)), devices, given)
 
 
-def make_experiment(config: ConfigDict, devices: list[jax.Device]) -> Experiment:
+def make_experiment(
+    config: ConfigDict, devices: list[jax.Device], given: Parts = NOTHING_GIVEN
+) -> Experiment:
     """Do the work of `set_up` for a config that is resolved already."""
     feasibility.check_choices(config)
     source = open_source(config)
-    dataset = _open_data(config, source)
-    model = build_model(num_classes=dataset.num_classes, **_model_options(config))
-    network = LinenNetwork(model, dataset.image_shape)
+    dataset = _open_data(config, source) if given.data is None else given.data
+    network, task = parts.make_network(config, dataset, given), parts.make_task(config, given)
+    if config.model.name not in MODELS or task != CLASSIFICATION:
+        parts.check_fit(network, task, dataset, config.model.name)
     layers = _layers_of(network, config)
     in_memory = not isinstance(dataset, Stream)
     fully_connected = config.model.name in FULLY_CONNECTED
@@ -140,8 +163,8 @@ def make_experiment(config: ConfigDict, devices: list[jax.Device]) -> Experiment
     steps_per_epoch = max(1, dataset.num_train // config.train.batch_size)
     program = make_program(
         network,
-        _make_optimizer(config),
-        _make_schedule(config, steps_per_epoch),
+        *parts.make_optimizer(config, steps_per_epoch, given),
+        task=task,
         mesh=feed.mesh,
         examples=dataset.num_train,
         batch_size=config.train.batch_size,
@@ -200,13 +223,6 @@ def _open_data(config: ConfigDict, source: Source | None) -> Dataset | Stream:
     )
 
 
-def _model_options(config: ConfigDict) -> dict[str, Any]:
-    options = config.model.to_dict()
-    if not options["stem"]:
-        del options["stem"]
-    return options
-
-
 def _layers_of(network: Network, config: ConfigDict) -> tuple[str, ...]:
     try:
         return tuple(network.layer_names())
@@ -215,20 +231,3 @@ def _layers_of(network: Network, config: ConfigDict) -> tuple[str, ...]:
             f"config.model.name: {config.model.name} does not take images of {network.input_shape} "
             f"({error}); config.data.input_shape can pad them"
         ) from error
-
-
-def _make_optimizer(config: ConfigDict) -> Any:
-    keys = ("name", "momentum", "nesterov", "b1", "b2", "weight_decay")
-    return make_optimizer(**{key: config.optimizer[key] for key in keys})
-
-
-def _make_schedule(config: ConfigDict, steps_per_epoch: int) -> Schedule:
-    return make_schedule(
-        config.optimizer.schedule,
-        config.optimizer.learning_rate,
-        steps_per_epoch=steps_per_epoch,
-        epochs=config.train.epochs,
-        milestones=config.optimizer.milestones,
-        decay=config.optimizer.decay,
-        warmup_epochs=config.optimizer.warmup_epochs,
-    )

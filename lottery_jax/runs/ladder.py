@@ -22,13 +22,16 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 
+import flax.linen as nn
 import jax
 from ml_collections import ConfigDict
 from rich.console import Console
 
 from lottery_jax import config as configuration
 from lottery_jax.curve import WINNING
+from lottery_jax.datasets.in_memory import Dataset
 from lottery_jax.errors import ConfigError
+from lottery_jax.models.network import Network
 from lottery_jax.parallel import multihost
 from lottery_jax.parallel.mesh import find_devices
 from lottery_jax.pruning.controls import CONTROLS, FROM_REWIND_POINT, ControlInputs, UntrainedTicket
@@ -36,6 +39,7 @@ from lottery_jax.runs import results
 from lottery_jax.runs.directory import Row, Trial
 from lottery_jax.runs.experiment import Experiment, make_experiment
 from lottery_jax.runs.origins import Origin, RewindPoint, make_origin
+from lottery_jax.runs.parts import Parts, with_names
 from lottery_jax.runs.record import check_workdir, versions
 from lottery_jax.runs.store import RunStore, finished_rows
 from lottery_jax.runs.transfer import resolve
@@ -43,6 +47,8 @@ from lottery_jax.runs.trials import Keys, PendingTrial, TrainedTrial, batched, t
 from lottery_jax.system import settings
 from lottery_jax.system.files import local_path
 from lottery_jax.tickets import Ticket
+from lottery_jax.training.optim import Optimizer
+from lottery_jax.training.task import Task
 
 
 @settings.fixed()
@@ -53,6 +59,10 @@ def run_ladder(
     devices: list[jax.Device] | None = None,
     console: Console | None = None,
     other_versions: bool = False,
+    model: nn.Module | Network | None = None,
+    data: Dataset | None = None,
+    task: Task | None = None,
+    optimizer: Optimizer | None = None,
 ) -> list[Row]:
     """Run a config's ladders, or what is left of them.
 
@@ -62,6 +72,10 @@ def run_ladder(
         devices: the devices over which batches are sharded; default: all.
         console: where progress is shown; default: the terminal.
         other_versions: whether to resume a run that other versions of packages began.
+        model: a Linen module or a `Network` in place of the one that the config names.
+        data: a data set in memory in place of the one that the config names.
+        task: a task in place of the one that the config names.
+        optimizer: one of optax, with its own learning rate, in place of the config's.
 
     Returns:
         The rows of `curve.csv`.
@@ -74,7 +88,8 @@ def run_ladder(
         OSError: a file can't be written, as on a full disk. Complete tickets are kept.
         KeyboardInterrupt: Ctrl-C. What was trained is saved first, to the step.
     """
-    config = resolve(config)
+    given = Parts(model, data, task, optimizer)
+    config = resolve(with_names(config, given))
     if config.transfer.sources:
         raise ConfigError("config.transfer.sources: run_matrix runs a matrix of ladders")
     workdir = local_path(workdir, "workdir")
@@ -83,7 +98,7 @@ def run_ladder(
     multihost.run_on_primary(check_workdir, workdir, config, other_versions=other_versions)
     if (rows := finished_rows(config, workdir, console)) is not None:
         return rows
-    experiment = _make_same_experiment(config, devices)
+    experiment = _make_same_experiment(config, devices, given)
     with RunStore.open(workdir, experiment, console, other_versions=other_versions) as store:
         origin = make_origin(experiment, store)
         for seeds in batched(config.seeds, experiment.layout.stack_size):
@@ -194,7 +209,9 @@ def save_tickets(
     return made
 
 
-def _make_same_experiment(config: ConfigDict, devices: list[jax.Device] | None) -> Experiment:
+def _make_same_experiment(
+    config: ConfigDict, devices: list[jax.Device] | None, given: Parts
+) -> Experiment:
     """Return the experiment of a config.
 
     Raises:
@@ -206,7 +223,7 @@ def _make_same_experiment(config: ConfigDict, devices: list[jax.Device] | None) 
     alike = repr((values, versions(config), settings.recorded()))
     digest = hashlib.sha256(alike.encode()).hexdigest()
     multihost.assert_equal_across_processes(digest, "the config, the versions or the settings")
-    experiment = multihost.run_on_all(make_experiment, config, find_devices(devices))
+    experiment = multihost.run_on_all(make_experiment, config, find_devices(devices), given)
     data_sha256 = multihost.run_on_all(getattr, experiment, "data_sha256")
     multihost.assert_equal_across_processes(data_sha256, f"the data {experiment.dataset.name}")
     return experiment

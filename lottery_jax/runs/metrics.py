@@ -11,14 +11,20 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from lottery_jax.curve import CURVE_COLUMNS
+from lottery_jax.curve import curve_columns
 from lottery_jax.system.files import name_in_oserror, write_text
 
 
-def write_curve_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write curve.csv, one row for each trial, if it changed. It is whole or not there at all."""
+def write_curve_rows(path: Path, rows: Iterable[Mapping[str, Any]], metric: str) -> None:
+    """Write curve.csv, one row for each trial, if it changed. It is whole or not there at all.
+
+    Args:
+        path: the file.
+        rows: its rows.
+        metric: the metric of the run's task.
+    """
     text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, CURVE_COLUMNS, extrasaction="ignore", lineterminator="\n")
+    writer = csv.DictWriter(text, curve_columns(metric), extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     if not path.is_file() or path.read_bytes() != text.getvalue().encode():

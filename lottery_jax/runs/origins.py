@@ -146,7 +146,7 @@ class OwnLadder:
         config = self._experiment.config
         return {
             "data": self._experiment.dataset.name,
-            "optimizer": config.optimizer.to_dict(),
+            "optimizer": self._experiment.optimizer_options,
             "config_fingerprint": configuration.fingerprint(config),
         }
 
@@ -190,7 +190,7 @@ class TransferredLadder:
         if not self._new_head:
             return mask
         layer, key = self._output_layer, Keys.of(trial.seed).score
-        head = point.variables["params"][layer]
+        head = heads.subtree(point.variables["params"], layer)
         return heads.mask_for_new_head(mask, head, self._head_mask, key, layer=layer)
 
     def found_by(self, trial: Trial) -> dict[str, Any]:

@@ -147,7 +147,26 @@ def read_config(workdir: Path) -> ConfigDict:
         ) from error
 
 
-def record_config(workdir: Path, config: ConfigDict, data_sha256: str | None = None) -> None:
+def check_network(workdir: Path, network_sha256: str) -> None:
+    """Check that a run is resumed with a network of the same parameters.
+
+    Raises:
+        ConfigError: they have other names, shapes or dtypes.
+    """
+    if not network_sha256 or not (workdir / "config.json").is_file():
+        return
+    there = _read(workdir).get("network_sha256")
+    if there != network_sha256:
+        raise ConfigError(
+            f"{workdir}: was begun with a network of other parameters (SHA-256 there, here: "
+            f"{str(there)[:16]}, {network_sha256[:16]}); bring that one back or choose another "
+            "--workdir"
+        )
+
+
+def record_config(
+    workdir: Path, config: ConfigDict, data_sha256: str | None = None, network_sha256: str = ""
+) -> None:
     """Write config.json once: the config, its fingerprint, the data's hash, versions, settings.
 
     It says what began the run, and is not changed when other versions resume the run.
@@ -160,6 +179,7 @@ def record_config(workdir: Path, config: ConfigDict, data_sha256: str | None = N
         "fingerprint": configuration.fingerprint(config),
         "source_fingerprint": source_fingerprint(config),
         "data_sha256": data_sha256,
+        **({"network_sha256": network_sha256} if network_sha256 else {}),
         "versions": versions(config),
         "settings": settings.recorded(),
         "git_commit": _git_commit(),

@@ -9,7 +9,9 @@ import jax
 
 from lottery_jax import __version__
 from lottery_jax import config as configuration
+from lottery_jax.curve import ACCURACY
 from lottery_jax.pruning import masks
+from lottery_jax.runs import parts
 from lottery_jax.runs.directory import Row
 from lottery_jax.runs.experiment import Experiment
 from lottery_jax.runs.trials import TrainedTrial
@@ -35,6 +37,7 @@ def make_ticket(
     # Left out where it is the default: so the metadata of other tickets stay as they were.
     resize = {} if config.data.resize == "pad" else {"resize": config.data.resize}
     last = result.rows[-1]
+    metric = f"test_{experiment.program.task.metric}"
     return Ticket(
         mask=state.mask,  # that of the checkpoint, if there was one
         params=jax.device_get(masks.apply(state.mask, ticket.variables["params"])),
@@ -46,6 +49,7 @@ def make_ticket(
             "num_classes": dataset.num_classes,
             "input_shape": list(dataset.image_shape),
             **resize,
+            **parts.task_options(config),
             "layer_order": list(experiment.layers),
             "data": dataset.name,
             "mean": list(dataset.mean),
@@ -60,12 +64,12 @@ def make_ticket(
             },
             "rewind_step": rewind_step,
             "start_step": ticket.step,
-            "optimizer": config.optimizer.to_dict(),
+            "optimizer": experiment.optimizer_options,
             "found_by": found_by,
             "config_fingerprint": configuration.fingerprint(config),
             "lottery_jax_version": __version__,
             "result": {
-                "test_accuracy": last["test_accuracy"],
+                metric: last[metric],
                 "test_loss": last["test_loss"],
                 "train_loss": last["train_loss"],
                 "epochs": last["epoch"],
@@ -88,7 +92,9 @@ def collapse_warning(mask: PyTree) -> str:
 
 def chance_warning(experiment: Experiment, rows: list[Row]) -> str:
     """Return a warning of a dense network that has learned nothing, with likely causes; empty if it has."""
-    dataset = experiment.dataset
+    dataset, task = experiment.dataset, experiment.program.task
+    if task.metric != ACCURACY or not dataset.num_classes:
+        return ""
     signs = signs_of_chance(rows, dataset.num_classes, dataset.chance)
     if not signs:
         return ""

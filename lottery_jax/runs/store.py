@@ -15,7 +15,7 @@ from rich.console import Console
 
 from lottery_jax import config as configuration
 from lottery_jax import tickets
-from lottery_jax.curve import WINNING
+from lottery_jax.curve import WINNING, metric_of, show_metric
 from lottery_jax.errors import TrainingError
 from lottery_jax.parallel import multihost
 from lottery_jax.parallel.multihost import on_primary
@@ -33,13 +33,19 @@ from lottery_jax.runs.directory import (
 from lottery_jax.runs.display import Display
 from lottery_jax.runs.experiment import Experiment
 from lottery_jax.runs.metrics import MetricsLog
-from lottery_jax.runs.record import check_data, check_workdir, record_config, record_versions
+from lottery_jax.runs.record import (
+    check_data,
+    check_network,
+    check_workdir,
+    record_config,
+    record_versions,
+)
 from lottery_jax.runs.tracking import Wandb
 from lottery_jax.system.files import remove
 from lottery_jax.system.locks import locked
 from lottery_jax.tickets import Ticket
 from lottery_jax.training.loop import LOWER_RATE
-from lottery_jax.training.state import EpochProgress, TrainState
+from lottery_jax.training.state import EpochProgress, MetricSums, TrainState
 from lottery_jax.types import PyTree
 
 
@@ -86,6 +92,7 @@ class RunStore:
         self._workdir = workdir
         self._experiment = experiment
         self._config = experiment.config
+        self._zero = jax.device_get(experiment.program.task.zero_sums())
         self.display = display
 
     @classmethod
@@ -114,7 +121,9 @@ class RunStore:
         # Again: another process may have begun something here while the data were read.
         check_workdir(workdir, config, other_versions=other_versions)
         check_data(workdir, data_sha256)
-        record_config(workdir, config, data_sha256)
+        network_sha256 = self._experiment.network_sha256
+        check_network(workdir, network_sha256)
+        record_config(workdir, config, data_sha256, network_sha256)
         record_versions(workdir)
         tidy(config, workdir)
         # Both are there on the primary process only.
@@ -194,7 +203,7 @@ class RunStore:
         folder = rewind_dir(self._workdir, seed)
         if multihost.broadcast_from_primary(latest_step, folder) < 0:
             return None
-        return _broadcast_tree(_load_state, template, folder, template)
+        return _broadcast_tree(_load_state, template, folder, template, self._zero)
 
     @on_primary
     def save_rewind_states(self, reached: Sequence[tuple[Trial, TrainState]]) -> None:
@@ -227,7 +236,7 @@ class RunStore:
         start_step = int(fallback.state.step)
         if not start_step < latest_step(trial.checkpoint_dir) <= until:
             return fallback
-        saved = load_state(trial.checkpoint_dir, fallback.state)
+        saved = load_state(trial.checkpoint_dir, fallback.state, zero=self._zero)
         assert saved is not None
         return saved
 
@@ -254,7 +263,7 @@ class RunStore:
         failures = []
         for trial, folder, state, progress in states:
             try:
-                save_state(folder, state, progress)
+                save_state(folder, state, progress, zero=self._zero)
             except TrainingError as error:
                 rate = float(self._experiment.program.schedule(jnp.int32(int(state.step) - 1)))
                 failures.append(
@@ -286,7 +295,9 @@ class RunStore:
                     metadata = tickets.read_metadata(trial.ticket_dir)
                     if trial.control == WINNING:
                         line += f"  {metadata['density']:8.2%} of weights"
-                    line += f"   {trial.control} {metadata['result']['test_accuracy']:.2%}"
+                    result = metadata["result"]
+                    metric = metric_of(result)
+                    line += f"   {trial.control} {show_metric(result[f'test_{metric}'], metric)}"
             self.display.say(line)
 
     @on_primary
@@ -299,8 +310,8 @@ def _load_ticket(folder: Path) -> dict[str, Any]:
     return dict(vars(tickets.load_ticket(folder)))
 
 
-def _load_state(folder: Path, template: TrainState) -> TrainState:
-    saved = load_state(folder, template)
+def _load_state(folder: Path, template: TrainState, zero: MetricSums) -> TrainState:
+    saved = load_state(folder, template, zero=zero)
     assert saved is not None
     return saved.state
 

@@ -118,7 +118,7 @@ def _check_source(config: ConfigDict) -> dict[str, Any]:
     """Check that a source has what is needed; return its config and its dense ticket's metadata."""
     workdir = _existing(config.source)
     theirs = read_config(workdir)
-    for key in ("name", "width", "stem"):
+    for key in ("name", "width", "stem", "options"):
         if (theirs.model[key] or "cifar") != (config.model[key] or "cifar"):
             raise ConfigError(
                 f"config.source: {workdir} has config.model.{key} {theirs.model[key]!r}, this "

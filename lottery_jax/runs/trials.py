@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, TypeVar
 import jax
 import numpy as np
 
+from lottery_jax.curve import show_metric
 from lottery_jax.errors import TrainingError
 from lottery_jax.parallel import multihost
 from lottery_jax.parallel.mesh import to_host
@@ -20,7 +21,7 @@ from lottery_jax.runs.experiment import Experiment
 from lottery_jax.runs.store import RunStore
 from lottery_jax.system import settings
 from lottery_jax.training.loop import EpochReport, first_not_finite, fit
-from lottery_jax.training.state import EpochProgress, MetricSums, TrainState, init_state
+from lottery_jax.training.state import EpochProgress, TrainState, init_state
 
 T = TypeVar("T")
 
@@ -168,7 +169,9 @@ def _train_stacked(
     def end_epoch(state: TrainState, report: EpochReport) -> None:
         record(state, report)
         if report.step < until:
-            stop_if_asked(state, EpochProgress(stack([MetricSums.zero()] * count, size), 0.0))
+            stop_if_asked(
+                state, EpochProgress(stack([program.task.zero_sums()] * count, size), 0.0)
+            )
 
     state = fit(
         program,
@@ -192,7 +195,8 @@ def _load_checkpoint(
 ) -> Checkpoint:
     """Return the checkpoint at which a trial goes on, or its start."""
     state = init_state(experiment.program.optimizer, pending.ticket, pending.restored)
-    start = Checkpoint(state, EpochProgress(jax.device_get(MetricSums.zero()), 0.0))
+    zero = jax.device_get(experiment.program.task.zero_sums())
+    start = Checkpoint(state, EpochProgress(zero, 0.0))
     return store.load_checkpoint(pending.trial, start, until)
 
 
@@ -238,9 +242,11 @@ def _recorder(
         if every and report.epoch % every == 0 and not is_last:
             states = unstack(to_host(state), count, size)
             store.save_checkpoints([(trials[i], states[i], None) for i in new])
-        accuracies = np.ravel(measured["test_accuracy"])[:count] if measured else None
-        mean = None if accuracies is None else float(accuracies.mean())
-        store.display.epoch_done(mean, report.images_per_s * count, count if moves_bar else 0)
+        metric = experiment.program.task.metric
+        shown = ""
+        if measured:
+            shown = show_metric(float(np.ravel(measured[f"test_{metric}"])[:count].mean()), metric)
+        store.display.epoch_done(shown, report.images_per_s * count, count if moves_bar else 0)
 
     return record
 
@@ -258,10 +264,11 @@ def _evaluate(experiment: Experiment, state: TrainState, report: EpochReport) ->
             f"rate {report.learning_rate:g}); weights or BatchNorm statistics are not finite",
             replicate=at,
         )
-    measured = {"test_accuracy": test.accuracy, "test_loss": test.loss}
+    metric = experiment.program.task.metric
+    measured = {f"test_{metric}": test.accuracy, "test_loss": test.loss}
     if experiment.validation is not None:
         validation = experiment.program.evaluate(state, experiment.validation)
-        measured |= {"val_accuracy": validation.accuracy, "val_loss": validation.loss}
+        measured |= {f"val_{metric}": validation.accuracy, "val_loss": validation.loss}
     return measured
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import sys
 import traceback
 from pathlib import Path
@@ -18,6 +19,24 @@ def is_import_path(name: str) -> bool:
     (True, False)
     """
     return ":" in name
+
+
+def parse_options(text: str, what: str) -> dict[str, Any]:
+    """Return the keyword arguments that a config's text of JSON holds.
+
+    Raises:
+        ConfigError: it is not a JSON object.
+
+    >>> parse_options('{"depth": 4}', "config.model.options"), parse_options("", "")
+    ({'depth': 4}, {})
+    """
+    try:
+        options = json.loads(text) if text else {}
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{what}: {text!r} is not JSON ({error})") from error
+    if not isinstance(options, dict):
+        raise ConfigError(f'{what}: {text!r} is not a JSON object, such as {{"depth": 4}}')
+    return options
 
 
 def load_object(path: str, what: str) -> Any:

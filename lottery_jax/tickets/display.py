@@ -12,6 +12,7 @@ from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
 
+from lottery_jax.curve import metric_of, show_metric
 from lottery_jax.errors import TicketError, one_line
 from lottery_jax.tickets.compare import Comparison, Overlap
 from lottery_jax.tickets.metadata import KEYS, PARTS, Metadata
@@ -39,7 +40,7 @@ def row(path: Path, metadata: Metadata) -> tuple[str, ...]:
         cells = (
             *(str(metadata.get(name, "")) for name in ("seed", "level", "control")),
             _percent(metadata.get("density")),
-            _percent((metadata.get("result") or {}).get("test_accuracy")),
+            _measured(metadata.get("result") or {}),
             str(path),
         )
         return tuple(map(one_line, cells))
@@ -78,8 +79,9 @@ def _facts(path: Path, metadata: Metadata) -> Iterator[tuple[str, str]]:
     result = metadata.get("result") or {}
     for name, key in KEYS.items():
         if name == "result":
-            yield key.label, _percent(result.get("test_accuracy")) or "not known"
-            others = {name: n for name, n in result.items() if name != "test_accuracy"}
+            yield key.label, _measured(result) or "not known"
+            shown = f"test_{metric_of(result)}"
+            others = {name: n for name, n in result.items() if name != shown}
             if others:
                 yield "measured", _joined(others)
         elif (
@@ -157,6 +159,13 @@ def comparison(found: Comparison) -> RenderableType:
 def _cells(overlap: Overlap) -> tuple[str, ...]:
     counts = (overlap.size, overlap.kept_a, overlap.kept_b, overlap.both)
     return *map(str, counts), f"{overlap.by_chance:.1f}", _number(overlap.ratio)
+
+
+def _measured(result: Mapping[str, float]) -> str:
+    """Return the metric on the test set; empty if it was not measured."""
+    metric = metric_of(result)
+    value = result.get(f"test_{metric}")
+    return show_metric(value, metric) if value is not None else ""
 
 
 def _joined(values: object) -> str:

@@ -35,10 +35,10 @@ def _is_numbers(value: Any) -> bool:
     )
 
 
-def _is_image_shape(value: Any) -> bool:
+def _is_shape(value: Any) -> bool:
     return (
         isinstance(value, list)
-        and len(value) == 3
+        and 1 <= len(value) <= 4
         and all(type(n) is int and n > 0 for n in value)
         and math.prod(value) <= _LARGEST_IMAGE
     )
@@ -50,6 +50,30 @@ def _is_data_name(value: Any) -> bool:
         return False
     path = PurePath(value)
     return not path.is_absolute() and ".." not in path.parts
+
+
+_DTYPES = {"float32", "float16", "bfloat16", "int32", "uint32", "uint8", "bool"}
+
+
+def _is_leaves(value: Any) -> bool:
+    """Return whether a value has the dtype and shape of each leaf, by path, for two trees."""
+
+    def is_leaf(path: str, leaf: Any) -> bool:
+        return (
+            all(path.split("/"))
+            and isinstance(leaf, list)
+            and len(leaf) == 2
+            and leaf[0] in _DTYPES
+            and isinstance(leaf[1], list)
+            and all(type(n) is int and n >= 0 for n in leaf[1])
+        )
+
+    return (
+        isinstance(value, dict)
+        and value.keys() == {"params", "batch_stats"}
+        and all(isinstance(tree, dict) for tree in value.values())
+        and all(is_leaf(*item) for tree in value.values() for item in tree.items())
+    )
 
 
 class Key(NamedTuple):
@@ -89,8 +113,8 @@ KEYS = {
                  "object", _MAKER, "network", lambda value: isinstance(value, dict)),
     "num_classes": Key("the outputs of the network", "integer", _MAKER, "classes",
                        lambda value: type(value) is int),
-    "input_shape": Key("height, width and channels of an image", "3 integers", _MAKER, "images",
-                       _is_image_shape),
+    "input_shape": Key("the shape of one example: height, width and channels of an image",
+                       "integers", _MAKER, "images", _is_shape),
     "resize": Key("how smaller images are adapted; absent for `pad`", "`pad` or `bilinear`", _RUN,
                   "resize", lambda value: value in ("pad", "bilinear")),
     "data": Key("the data set it was trained on", "text", _MAKER, "data", _is_data_name),
@@ -101,8 +125,10 @@ KEYS = {
     "weights_total": Key("prunable weights", "integer", _SAVE, "parameters"),
     "weights_remaining": Key("prunable weights that the mask keeps", "integer", _SAVE),
     "density": Key("the share of the prunable weights that the mask keeps", "number", _SAVE, "density"),
-    "result": Key("the measurements: `test_accuracy`, `test_loss`, `train_loss`, `epochs` and `seconds`; "
-                  "empty after an import", "object", _BOTH, "accuracy"),
+    "task": Key("what it was trained for: `name` and `options`; absent for classification", "object",
+                _RUN, "task", lambda value: isinstance(value, dict)),
+    "result": Key("the measurements: `test_accuracy` (or another task's metric), `test_loss`, "
+                  "`train_loss`, `epochs` and `seconds`; empty after an import", "object", _BOTH, "accuracy"),
     "seed": Key("the seed of the training", "integer", _RUN, "seed"),
     "level": Key("the level of the ladder, from 0, the unpruned network", "integer", _RUN, "level"),
     "control": Key("`winning`, or the name of the control", "text", _RUN, "control"),
@@ -122,6 +148,8 @@ KEYS = {
     "lottery_jax_version": Key("the version of this package", "text", _BOTH, "made with"),
     "sha256": Key("the hash of each part and of the metadata itself", "object", _SAVE, "sha256"),
     "layer_order": Key("the layers from input to output", "texts", _MAKER, fits=_is_names),
+    "leaves": Key("of a network that this package does not have: for `params` and `batch_stats`, the "
+                  "dtype and the shape of each array by its path", "object", ("own",), fits=_is_leaves),
     "layers": Key("for each layer, the number of weights that remain and of all", "object", _SAVE),
     "format_version": Key(f"the version of the format: {FORMAT_VERSION}", "integer", _SAVE),
 }  # fmt: skip
@@ -130,7 +158,8 @@ KEYS = {
 def markdown_table() -> str:
     """Return the table of keys as docs/tickets.md has it."""
     writers = {"maker": "the maker (required)", "save": "`save_ticket`", "run": "a run",
-               "import": "an import"}  # fmt: skip
+               "import": "an import",
+               "own": "`save_ticket`, of a network of your own"}  # fmt: skip
     rows = ["| key | type | meaning | written by |", "|---|---|---|---|"]
     for name, key in KEYS.items():
         by = ", ".join(writers[writer] for writer in key.writers)
@@ -180,7 +209,7 @@ def _fits(metadata: Metadata) -> bool:
     """Return whether the values that loading looks at have the types and ranges they must have."""
     values = ((key.fits, metadata[name]) for name, key in KEYS.items() if name in metadata)
     return all(fits is None or fits(value) for fits, value in values) and (
-        len(metadata["mean"]) == len(metadata["std"]) == metadata["input_shape"][2]
+        len(metadata["mean"]) == len(metadata["std"]) in (0, metadata["input_shape"][-1])
     )
 
 

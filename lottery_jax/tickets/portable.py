@@ -28,6 +28,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from lottery_jax.errors import TicketError, raise_if_environment
+from lottery_jax.models.network import Network
 from lottery_jax.pruning import masks
 from lottery_jax.system.files import atomic_write
 from lottery_jax.tickets.metadata import PARTS, Metadata, check_metadata, parse_json
@@ -97,7 +98,10 @@ def read_metadata(path: str | os.PathLike[str]) -> Metadata:
 
 
 def load_portable(
-    path: str | os.PathLike[str], model: nn.Module | None = None, *, allow_nonfinite: bool = False
+    path: str | os.PathLike[str],
+    model: Network | nn.Module | None = None,
+    *,
+    allow_nonfinite: bool = False,
 ) -> Ticket:
     """Load a portable ticket and verify it as `load_ticket` does.
 

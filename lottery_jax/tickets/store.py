@@ -17,6 +17,7 @@ from pathlib import Path
 import flax.linen as nn
 
 from lottery_jax.errors import TicketError, raise_if_environment
+from lottery_jax.models.network import Network
 from lottery_jax.system import host
 from lottery_jax.system.files import atomic_folder, local_path, write_text
 from lottery_jax.tickets import portable
@@ -78,7 +79,10 @@ def read_metadata(path: str | os.PathLike[str]) -> Metadata:
 
 
 def load_ticket(
-    path: str | os.PathLike[str], model: nn.Module | None = None, *, allow_nonfinite: bool = False
+    path: str | os.PathLike[str],
+    model: Network | nn.Module | None = None,
+    *,
+    allow_nonfinite: bool = False,
 ) -> Ticket:
     """Load a ticket and verify it: structure, shapes and dtypes against the model, then hashes.
 

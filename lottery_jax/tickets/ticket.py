@@ -15,7 +15,8 @@ import numpy as np
 from jax.tree_util import keystr, tree_flatten_with_path, tree_map_with_path
 
 from lottery_jax.errors import ConfigError, TicketError, raise_if_environment
-from lottery_jax.models import MODELS, abstract_variables, build_model
+from lottery_jax.models import MODELS, build_model
+from lottery_jax.models.network import Network, as_network
 from lottery_jax.pruning import masks
 from lottery_jax.tickets.metadata import (
     FORMAT_VERSION,
@@ -117,6 +118,7 @@ def complete(where: PathLike, ticket: Ticket) -> Ticket:
     metadata = {
         **ticket.metadata,
         **_counts(arrays["mask"]),
+        **_leaves_of_own(ticket.metadata, arrays),
         "format_version": FORMAT_VERSION,
         "sha256": {part: tree_hash(arrays[part]) for part in PARTS},
     }
@@ -139,6 +141,39 @@ def _counts(mask: PyTree) -> Metadata:
     }
 
 
+def is_own_network(metadata: Metadata) -> bool:
+    """Return whether a ticket is one of a network that this package does not have."""
+    return metadata["model"].get("name") not in MODELS
+
+
+def _leaves_of_own(metadata: Metadata, arrays: dict[str, PyTree]) -> Metadata:
+    """Return the shapes of a network that whoever loads the ticket may not have."""
+    if not is_own_network(metadata):
+        return {}
+    parts = ("params", "batch_stats")
+    return {
+        "leaves": {
+            part: {
+                path: [str(leaf.dtype), list(leaf.shape)]
+                for path, leaf in leaves(arrays[part]).items()
+            }
+            for part in parts
+        }
+    }
+
+
+def _tree_of_own(metadata: Metadata, part: str) -> PyTree:
+    """Return a part of a network that this package does not have, as `ShapeDtypeStruct`."""
+    tree: dict[str, Any] = {}
+    for path, (dtype, shape) in metadata["leaves"][part].items():
+        *folders, name = path.split("/")
+        node = tree
+        for folder in folders:
+            node = node.setdefault(folder, {})
+        node[name] = jax.ShapeDtypeStruct(tuple(shape), np.dtype(dtype))
+    return tree
+
+
 def _check_pruned(where: PathLike, arrays: dict[str, PyTree]) -> None:
     mask = leaves(arrays["mask"])
     for part in ("params", "trained"):
@@ -153,26 +188,31 @@ def _check_pruned(where: PathLike, arrays: dict[str, PyTree]) -> None:
 
 
 def expected_arrays(
-    where: PathLike, metadata: Metadata, model: nn.Module | None = None
+    where: PathLike, metadata: Metadata, model: Network | nn.Module | None = None
 ) -> dict[str, PyTree]:
     """Return the shapes and dtypes that each part must have: trees of `ShapeDtypeStruct`.
 
     Args:
         where: the ticket, for messages.
         metadata: of the ticket.
-        model: the network it must fit; by default the one its metadata describes.
+        model: the network it must fit; by default the one its metadata describes. Of a network
+            that this package does not have, the metadata lists the shapes.
 
     Raises:
         TicketError: the metadata does not describe a model.
     """
     try:
-        if model is None and (name := metadata["model"].get("name")) not in MODELS:
-            raise ConfigError(
-                f"{short_repr(name)} is no network of this package; "
-                "load_ticket(path, model=...) takes one of your own"
-            )
-        network = model_of(metadata)[0] if model is None else model
-        variables = abstract_variables(network, tuple(metadata["input_shape"]))
+        if model is None and is_own_network(metadata):
+            if "leaves" not in metadata:
+                raise ConfigError(
+                    f"{short_repr(metadata['model'].get('name'))} is no network of this package; "
+                    "load_ticket(path, model=...) takes one of your own"
+                )
+            variables = {part: _tree_of_own(metadata, part) for part in ("params", "batch_stats")}
+        else:
+            shape = tuple(metadata["input_shape"])
+            network = model_of(metadata)[0] if model is None else model
+            variables = as_network(network, shape).abstract_variables()
     except Exception as error:  # Flax documents no list of its errors for impossible networks
         raise_if_environment(error)
         raise TicketError(f"{where}: its metadata does not describe a model: {error}") from error

@@ -1,4 +1,4 @@
-"""Evaluation: mean loss and accuracy over a whole set, every example counted exactly once."""
+"""Evaluation: mean loss and mean metric over a whole set, every example counted exactly once."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ def make_eval_pass(network: Network, task: Task, preprocess: Preprocess, mesh: M
             return add(sums, gather_batch(data, index, mesh), counted), None
 
         if index is None:
-            return add(MetricSums.zero(), data, counted)
-        return jax.lax.scan(add_rows, MetricSums.zero(), (index, counted))[0]
+            return add(task.zero_sums(), data, counted)
+        return jax.lax.scan(add_rows, task.zero_sums(), (index, counted))[0]
 
     return eval_pass
 
@@ -66,7 +66,7 @@ def evaluate(
     batch_stats: PyTree,
     data: DeviceData | EvalBatches,
 ) -> EvalMetrics:
-    """Return mean loss and accuracy over all of `data`.
+    """Return mean loss and mean metric over all of `data`.
 
     Args:
         eval_pass: from `make_eval_pass`, compiled; or that of a `Program`.

@@ -100,7 +100,7 @@ def fit(
     in_memory = isinstance(data, DeviceData)
     # A batch from the disk is for one step.
     per_dispatch = program.steps_per_dispatch if in_memory else 1
-    zero = jax.tree.map(lambda a: np.zeros(state.step.shape, a.dtype), MetricSums.zero())
+    zero = jax.tree.map(lambda a: np.zeros(state.step.shape, a.dtype), program.task.zero_sums())
     step = int(np.ravel(to_host(state.step))[0])
 
     def order_of(epoch: int) -> jax.Array | None:

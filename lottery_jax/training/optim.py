@@ -8,13 +8,16 @@ state and continue the schedule.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from lottery_jax.errors import lookup
+from lottery_jax.errors import ConfigError, first_line, lookup
+from lottery_jax.system.imports import load_object, parse_options
 
+Optimizer: TypeAlias = optax.GradientTransformation
 Schedule = Callable[[jax.Array], jax.Array]  # number of steps taken -> learning rate
 
 
@@ -62,6 +65,42 @@ def make_optimizer(name: str, **options: float | bool) -> optax.GradientTransfor
     """
     function, takes = lookup(OPTIMIZERS, name, "config.optimizer.name")
     return function(**{key: value for key, value in options.items() if key in takes})
+
+
+def from_import_path(path: str, options: str) -> Optimizer:
+    """Return the optimizer that a function makes, with its own learning rate.
+
+    Args:
+        path: the function's import path, such as `optax:lion`.
+        options: its keyword arguments as JSON.
+
+    Raises:
+        ConfigError: there is no such function, or it does not return an optimizer of optax.
+    """
+    function = load_object(path, "config.optimizer.name")
+    try:
+        found = function(**parse_options(options, "config.optimizer.options"))
+    except ConfigError:
+        raise
+    except Exception as error:  # whatever the user's code raises
+        raise ConfigError(
+            f"config.optimizer.options: {path} can't be called with them: "
+            f"{first_line(error, with_type=True)}"
+        ) from error
+    if not (hasattr(found, "init") and hasattr(found, "update")):
+        raise ConfigError(
+            f"config.optimizer.name: {path} gives {type(found).__name__}, not an optimizer of optax"
+        )
+    optimizer: Optimizer = found
+    return optimizer
+
+
+def with_own_rate(optimizer: Optimizer) -> tuple[Optimizer, Schedule]:
+    """Return an optimizer that has its own learning rate as the train step takes it, and a rate of 1.
+
+    The train step subtracts rate times output, while the outputs of optax are added.
+    """
+    return optax.chain(optimizer, optax.scale(-1.0)), lambda step: jnp.ones((), jnp.float32)
 
 
 # Optax's own schedules are not used, because under `jit` in float32 they round differently: its

@@ -41,7 +41,8 @@ class MetricSums:
 
     Attributes:
         loss: float32, the sum of the examples' losses.
-        correct: int32, the number of right answers.
+        correct: the sum of the examples' metric: for classification, int32, the number of right
+            answers; for other tasks float32.
         count: int32, the number of examples.
     """
 
@@ -50,16 +51,24 @@ class MetricSums:
     count: jax.Array
 
     @classmethod
-    def zero(cls) -> MetricSums:
+    def zero(cls, metric_dtype: Any = jnp.int32) -> MetricSums:
         """Return the sums over no examples."""
-        return cls(jnp.zeros((), jnp.float32), jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32))
+        return cls(
+            jnp.zeros((), jnp.float32), jnp.zeros((), metric_dtype), jnp.zeros((), jnp.int32)
+        )
 
     def __add__(self, other: MetricSums) -> MetricSums:
         return jax.tree.map(jnp.add, self, other)
 
 
 class EvalMetrics(NamedTuple):
-    """Mean loss and the share of right answers, 0 to 1; arrays for several replicates."""
+    """Mean loss and mean metric; arrays for several replicates.
+
+    Attributes:
+        loss: the mean loss.
+        accuracy: the mean of the task's metric: for classification the share of right answers, 0
+            to 1.
+    """
 
     loss: Any
     accuracy: Any
@@ -69,7 +78,7 @@ class EpochProgress(NamedTuple):
     """Progress within an unfinished epoch, saved so that training can resume.
 
     Attributes:
-        sums: over the epoch's steps so far; `MetricSums.zero()` at its start.
+        sums: over the epoch's steps so far; `Task.zero_sums()` at its start.
         seconds: the time that these steps took.
     """
 

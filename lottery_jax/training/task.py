@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from lottery_jax.curve import ACCURACY
 from lottery_jax.models.network import Network
 from lottery_jax.pruning.scores import ScoreBatch
 from lottery_jax.training.state import MetricSums
@@ -27,10 +29,19 @@ class Task:
             lowers it.
         metric_sums: `(outputs, targets, counted)` to the sums over the examples for which
             `counted`, bool `[batch]`, is True.
+        metric: the name of the metric, in columns such as `test_accuracy`. Names that end in
+            `accuracy` are shares, shown in percent.
+        metric_dtype: the dtype in which `metric_sums` sums the metric.
     """
 
     loss: Callable[[jax.Array, jax.Array], jax.Array]
     metric_sums: Callable[[jax.Array, jax.Array, jax.Array], MetricSums]
+    metric: str = ACCURACY
+    metric_dtype: Any = jnp.int32
+
+    def zero_sums(self) -> MetricSums:
+        """Return the sums over no examples."""
+        return MetricSums.zero(self.metric_dtype)
 
 
 def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:

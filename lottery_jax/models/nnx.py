@@ -1,0 +1,178 @@
+"""NNX modules as a `Network`: the object is made anew within each traced function."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.tree_util import keystr, tree_map_with_path
+
+from lottery_jax.models.network import is_default_prunable, layer_of
+from lottery_jax.system import settings
+from lottery_jax.types import PyTree
+
+# What is neither trained nor random: BatchNorm's statistics, and variables of one's own.
+_STATISTICS = nnx.All(nnx.Not(nnx.Param), nnx.Not(nnx.RngState))
+
+
+@dataclasses.dataclass(frozen=True)
+class NNXNetwork:
+    """An NNX module as a `Network`.
+
+    An NNX module is an object with its weights in it, and a `Network` has none. So `make` is called
+    whenever a function is traced, and the weights of the run take the place of those that it
+    draws, which XLA then leaves out. The variables are plain dicts; numbers of a list are text.
+
+    Attributes:
+        make: from random keys to a module. Networks with the same function are equal.
+        input_shape: of one example.
+        input_dtype: of its numbers.
+        head: the path of the output layer in the params; empty: the last one that was defined.
+    """
+
+    make: Callable[[nnx.Rngs], nnx.Module]
+    input_shape: tuple[int, ...] = ()
+    input_dtype: str = "float32"
+    head: str = ""
+
+    @property
+    def output_layer(self) -> str:
+        """The path of the layer that gives the outputs."""
+        return self.head or self.layer_names()[-1]
+
+    def init(self, key: jax.Array) -> PyTree:
+        """Return fresh variables."""
+        params_key, dropout_key = jax.random.split(key)
+        return self._variables(self.make(nnx.Rngs(params=params_key, default=dropout_key)))
+
+    @staticmethod
+    def _variables(module: nnx.Module) -> PyTree:
+        params, stats = nnx.state(module, nnx.Param), nnx.state(module, _STATISTICS)
+        return {"params": _with_text(params), "batch_stats": _with_text(stats)}
+
+    @settings.fixed()
+    def abstract_variables(self) -> PyTree:
+        """Return the shapes and dtypes of `init`."""
+        return jax.eval_shape(lambda: self.init(jax.random.key(0)))
+
+    @settings.fixed()
+    def layer_names(self) -> list[str]:
+        """Return the names of the layers with prunable weights, in the order of their definition.
+
+        Raises:
+            ValueError: the network does not take examples of `input_shape`.
+        """
+        order: list[str] = []
+
+        def record() -> None:
+            module = self.make(nnx.Rngs(jax.random.key(0)))
+            order.extend(self._layers_of(module, ""))
+            if self.input_shape:
+                example = jnp.zeros((1, *self.input_shape), self.input_dtype)
+                module.eval()
+                try:
+                    module(example)
+                except TypeError as error:
+                    raise ValueError(str(error)) from error
+
+        jax.eval_shape(record)
+        return order
+
+    def _layers_of(self, node: Any, prefix: str) -> list[str]:
+        names = []
+        children = vars(node) if isinstance(node, nnx.Module) else _items_of(node)
+        for name, value in children.items():
+            path = f"{prefix}{name}"
+            if isinstance(value, nnx.Param) and self.is_prunable(path, value[...]):
+                names.append(layer_of(path))
+            elif isinstance(value, nnx.Module) or _items_of(value):
+                names += self._layers_of(value, f"{path}/")
+        return names
+
+    def is_prunable(self, path: str, leaf: Any) -> bool:
+        """Return whether the leaf is a kernel."""
+        return is_default_prunable(path, leaf)
+
+    def apply_train(
+        self, params: PyTree, batch_stats: PyTree, inputs: jax.Array, key: jax.Array
+    ) -> tuple[jax.Array, PyTree]:
+        """Return the outputs in training mode, and the updated statistics."""
+        module = self._with(params, batch_stats, key)
+        module.train()
+        outputs = module(inputs)
+        return outputs, self._variables(module)["batch_stats"]
+
+    def apply_eval(
+        self,
+        params: PyTree,
+        batch_stats: PyTree,
+        inputs: jax.Array,
+        *,
+        after_layer: Callable[[jax.Array], jax.Array] | None = None,
+    ) -> jax.Array:
+        """Return the outputs in evaluation mode.
+
+        Raises:
+            ValueError: `after_layer` is given; NNX calls nothing after a layer.
+        """
+        if after_layer is not None:
+            raise ValueError("paths through an NNX module can't be followed")
+        module = self._with(params, batch_stats, jax.random.key(0))
+        module.eval()
+        outputs: jax.Array = module(inputs)
+        return outputs
+
+    def _with(self, params: PyTree, batch_stats: PyTree, key: jax.Array) -> nnx.Module:
+        module = self.make(nnx.Rngs(key))
+        for tree, kind in ((params, nnx.Param), (batch_stats, _STATISTICS)):
+            state = nnx.state(module, kind)
+            nnx.replace_by_pure_dict(state, _like(nnx.to_pure_dict(state), tree))
+            nnx.update(module, state)
+        return module
+
+    def with_dtype(self, dtype: Any) -> NNXNetwork:
+        """Return the network itself: an NNX module computes in the dtype that it was made with."""
+        return self
+
+    def mask_as_variables(self, mask: PyTree) -> PyTree:
+        """Return variables with which a signal passes exactly where `mask` lets it."""
+
+        def weight(path: Any, leaf: Any) -> jax.Array:
+            is_factor = self.is_prunable(keystr(path, simple=True, separator="/"), leaf)
+            return leaf.astype(jnp.float32) * (is_factor or path[-1].key == "scale")
+
+        def statistic(path: Any, leaf: Any) -> jax.Array:
+            return jnp.full(leaf.shape, path[-1].key == "var", leaf.dtype)
+
+        stats = self.abstract_variables()["batch_stats"]
+        return {
+            "params": tree_map_with_path(weight, mask),
+            "batch_stats": tree_map_with_path(statistic, stats),
+        }
+
+
+def _with_text(state: Any) -> PyTree:
+    """Return a state as plain dicts whose keys are text, as a ticket holds them."""
+
+    def convert(tree: Mapping[Any, Any]) -> dict[str, Any]:
+        return {str(k): convert(v) if isinstance(v, dict) else v for k, v in tree.items()}
+
+    return convert(nnx.to_pure_dict(state))
+
+
+def _like(template: Mapping[Any, Any], tree: Mapping[str, Any]) -> dict[Any, Any]:
+    """Return `tree` with the keys of `template`, some of which are numbers."""
+    return {
+        key: _like(value, tree[str(key)]) if isinstance(value, dict) else tree[str(key)]
+        for key, value in template.items()
+    }
+
+
+def _items_of(node: Any) -> Mapping[Any, Any]:
+    if isinstance(node, (list, tuple, nnx.List)):
+        return dict(enumerate(node))
+    return node if isinstance(node, (dict, nnx.Dict)) else {}
