@@ -20,6 +20,15 @@ def is_import_path(name: str) -> bool:
     return ":" in name
 
 
+def name_in_files(name: str) -> str:
+    """Return a name, which may be an import path, as a part of file and directory names.
+
+    >>> name_in_files("mypkg.data:load"), name_in_files("cifar10")
+    ('mypkg.data_load', 'cifar10')
+    """
+    return name.replace(":", "_")
+
+
 def load_object(path: str, what: str) -> Any:
     """Import a module and return an object of it.
 

@@ -23,6 +23,7 @@ _HASHES = (*PARTS, "metadata")
 # The numbers of an image of 2048 x 2048 in colour, and some. Connectivity runs the network on one
 # image, and a convolution takes an image of any size.
 _LARGEST_IMAGE = 2**24
+_MOST_AXES = 8
 
 
 def _is_names(value: Any) -> bool:
@@ -38,7 +39,7 @@ def _is_numbers(value: Any) -> bool:
 def _is_image_shape(value: Any) -> bool:
     return (
         isinstance(value, list)
-        and len(value) == 3
+        and 1 <= len(value) <= _MOST_AXES
         and all(type(n) is int and n > 0 for n in value)
         and math.prod(value) <= _LARGEST_IMAGE
     )
@@ -89,7 +90,8 @@ KEYS = {
                  "object", _MAKER, "network", lambda value: isinstance(value, dict)),
     "num_classes": Key("the outputs of the network", "integer", _MAKER, "classes",
                        lambda value: type(value) is int),
-    "input_shape": Key("height, width and channels of an image", "3 integers", _MAKER, "images",
+    "input_shape": Key("the shape of one input: height, width and channels of an image", "integers",
+                       _MAKER, "images",
                        _is_image_shape),
     "resize": Key("how smaller images are adapted; absent for `pad`", "`pad` or `bilinear`", _RUN,
                   "resize", lambda value: value in ("pad", "bilinear")),
@@ -179,9 +181,11 @@ def check_metadata(where: PathLike, metadata: Any) -> Metadata:
 def _fits(metadata: Metadata) -> bool:
     """Return whether the values that loading looks at have the types and ranges they must have."""
     values = ((key.fits, metadata[name]) for name, key in KEYS.items() if name in metadata)
-    return all(fits is None or fits(value) for fits, value in values) and (
-        len(metadata["mean"]) == len(metadata["std"]) == metadata["input_shape"][2]
-    )
+    if not all(fits is None or fits(value) for fits, value in values):
+        return False
+    shape, mean, std = (metadata[name] for name in ("input_shape", "mean", "std"))
+    # One number for all features of a vector will do.
+    return len(mean) == len(std) and len(mean) in ((1, *shape) if len(shape) == 1 else shape[-1:])
 
 
 def metadata_hash(metadata: Metadata) -> str:
