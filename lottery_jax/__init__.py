@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # so that type checkers and editors see what is imported when
     from lottery_jax import report as report
     from lottery_jax import tickets as tickets
     from lottery_jax.config import default_config as default_config
+    from lottery_jax.datasets.dataset import Dataset as Dataset
     from lottery_jax.datasets.in_memory import load_dataset as load_dataset
     from lottery_jax.datasets.streams import open_stream as open_stream
     from lottery_jax.evaluate import evaluate_ticket as evaluate_ticket
@@ -63,6 +64,7 @@ __version__ = "0.2.0"
 # A public name -> the module that defines it.
 _NAMES = {
     "build_model": "models",
+    "Dataset": "datasets.dataset",
     "default_config": "config",
     "evaluate_ticket": "evaluate",
     "fit": "training.loop",

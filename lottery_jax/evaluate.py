@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lottery_jax.curve import metric_of, show_metric
-from lottery_jax.datasets.in_memory import Dataset
+from lottery_jax.datasets.dataset import Dataset
 from lottery_jax.datasets.streams import Stream
 from lottery_jax.errors import DataError, TicketError
 from lottery_jax.models.network import LinenNetwork, Network

@@ -1,16 +1,25 @@
-"""Networks, tasks and data of one's own, which tests name by import path."""
+"""Networks, a task, an optimizer and data of one's own, which tests name by import path."""
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
 
-from lottery_jax.training.tasks import make_task
+import lottery_jax as lj
 
 
-class OwnMLP(nn.Module):
+class Outputs(nn.Module):
+    """A layer within a module."""
+
+    outputs: int
+
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(self.outputs)(x)
+
+
+class MLP(nn.Module):
     """A Linen network with a nested output layer, neither `dtype` nor `width`, and `deterministic`."""
 
     hidden: int = 16
@@ -20,14 +29,15 @@ class OwnMLP(nn.Module):
     def __call__(self, x, deterministic=True):
         x = nn.relu(nn.Dense(self.hidden)(x.reshape(len(x), -1)))
         x = nn.Dropout(0.1)(nn.LayerNorm()(x), deterministic=deterministic)
-        return nn.Sequential([nn.Dense(self.outputs)])(x)
+        return Outputs(self.outputs)(x)
 
 
-class OwnNNX(nnx.Module):
+class NNX(nnx.Module):
     """An NNX network with a list, BatchNorm and dropout."""
 
     def __init__(self, num_classes, hidden=16, *, rngs):
-        self.layers = nnx.List([nnx.Linear(64, hidden, rngs=rngs), nnx.Linear(hidden, hidden, rngs=rngs)])
+        first, second = nnx.Linear(64, hidden, rngs=rngs), nnx.Linear(hidden, hidden, rngs=rngs)
+        self.layers = nnx.List([first, second])
         self.norm = nnx.BatchNorm(hidden, rngs=rngs)
         self.dropout = nnx.Dropout(0.1, rngs=rngs)
         self.out = nnx.Linear(hidden, num_classes, rngs=rngs)
@@ -41,25 +51,26 @@ def not_a_network():
     return {}
 
 
-def mean_absolute():
-    """A task of one's own."""
+def fails(**options):
+    raise RuntimeError("on purpose")
+
+
+def mean_absolute(scale=1.0):
+    """Return a task of one's own."""
 
     def error(outputs, targets):
-        return jnp.abs(outputs[:, 0] - targets)
+        return scale * jnp.abs(outputs[:, 0] - targets)
 
-    return make_task(error, metric="mae", values=error)
+    return lj.tasks.make_task(error, metric="mae", values=error)
 
 
 def sgd(learning_rate):
     return optax.sgd(learning_rate, momentum=0.9)
 
 
-def two_numbers(key=0, examples=96):
-    """Inputs `[n, 6]` and float targets `[n]`, a smooth function of them."""
-    rng = np.random.default_rng(key)
-    x = rng.normal(size=(examples, 6)).astype(np.float32)
-    return x, np.sin(x[:, 0]) + x[:, 1] * x[:, 2]
-
-
-def key(seed=0):
-    return jax.random.key(seed)
+def smooth_function(examples=160):
+    """Return a data set of inputs `[n, 6]` and float targets `[n]`, a smooth function of them."""
+    x = np.random.default_rng(0).normal(size=(examples, 6)).astype(np.float32)
+    y = np.sin(x[:, 0]) + 0.5 * x[:, 1]
+    cut = 3 * examples // 4
+    return lj.Dataset.from_arrays(x[:cut], y[:cut], x[cut:], y[cut:], name="smooth")

@@ -38,10 +38,10 @@ ROOMS = {
 # Third-party packages that these files or rooms alone may know.
 ONLY = {"orbax": {"tickets/orbax_io.py"}, "tensorstore": {"tickets"}, "wandb": {"runs/tracking.py"},
         "tensorflow_datasets": {"datasets/tfds.py"}, "sklearn": {"datasets/in_memory.py"},
-        "matplotlib": {"report/figures.py"}, "grain": {"datasets/workers.py"},
+        "matplotlib": {"report/figures.py"}, "grain": {"datasets/workers.py", "datasets/libraries.py"},
         "absl": {"main.py", "datasets/workers.py", "sweep"}, "optax": {"training", "pruning"},
         "safetensors": {"tickets"}, "torch": {"tickets"}, "submitit": {"sweep/jobs.py"},
-        "filelock": {"system/locks.py"}}  # fmt: skip
+        "filelock": {"system/locks.py"}, "datasets": {"datasets/libraries.py"}}  # fmt: skip
 
 
 def imports_of(path):

@@ -15,12 +15,12 @@ from lottery_jax import config as configuration
 from lottery_jax import recipes
 from lottery_jax.config import default_config, fingerprint, from_json, to_json, validate
 from lottery_jax.datasets import BUILT_IN
+from lottery_jax.datasets.dataset import AUGMENTATIONS
 from lottery_jax.errors import ConfigError
 from lottery_jax.models import DTYPES, MODELS
 from lottery_jax.pruning.controls import CONTROLS
 from lottery_jax.pruning.scores import SCORES
 from lottery_jax.runs.experiment import set_up
-from lottery_jax.training.batches import AUGMENTATIONS
 from lottery_jax.training.optim import OPTIMIZERS, SCHEDULES
 from tests.helpers import CONFIG_FILES as FILES
 from tests.helpers import ROOT

@@ -69,8 +69,12 @@ GROUPS: dict[str, dict[str, Key]] = {
     "Data": {
         "data.name": Key("digits", NAME,
             "The data set: digits, cifar10, cifar100, svhn, fashion_mnist, imagenet2012 or "
-            "places365_small; half of one that fits into memory, such as cifar10_a; or your own "
-            "file `<data.dir>/<name>.npz`."),
+            "places365_small; half of one that fits into memory, such as cifar10_a; your own "
+            "file `<data.dir>/<name>.npz`; or the import path of a function that returns a "
+            "`Dataset`, such as mypkg.data:load."),
+        "data.options": Key("", TEXT,
+            "Arguments for the function that an import path names, as a JSON object, such as "
+            """`{"size": 32}`. Empty: none.""", added_later=True),
         "data.dir": Key("", TEXT,
             "The directory of data sets. Empty: `$TFDS_DATA_DIR`, or `~/tensorflow_datasets`.",
             affects_results=False),

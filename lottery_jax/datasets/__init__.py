@@ -13,9 +13,10 @@ large for that stay as tensorflow-datasets has prepared them, and `open_stream` 
 
 from __future__ import annotations
 
+from lottery_jax.datasets.dataset import Dataset
 from lottery_jax.datasets.idx import from_idx
 from lottery_jax.datasets.images import RESIZES
-from lottery_jax.datasets.in_memory import Dataset, load_dataset
+from lottery_jax.datasets.in_memory import load_dataset
 from lottery_jax.datasets.npz import read_npz, write_npz
 from lottery_jax.datasets.registry import BUILT_IN, Info
 from lottery_jax.datasets.streams import Stream, open_stream

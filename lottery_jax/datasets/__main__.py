@@ -7,8 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lottery_jax.datasets import tfds
+from lottery_jax.datasets.checks import ARRAYS
+from lottery_jax.datasets.dataset import Dataset
 from lottery_jax.datasets.idx import from_idx
 from lottery_jax.datasets.in_memory import load_dataset
+from lottery_jax.datasets.npz import read_npz, write_npz
 from lottery_jax.datasets.registry import (
     BUILT_IN,
     NAME,
@@ -38,6 +41,38 @@ def _is_prepared(name: str, folder: Path) -> bool:
     return tfds.find_prepared(known.tfds_name, folder) is not None
 
 
+def _check_own_name(name: str, what: str = "config.data.name") -> None:
+    """Refuse a name whose file would never be read."""
+    check_name(name, what)
+    if name == "digits" or (name in BUILT_IN and BUILT_IN[name].streamed):
+        raise DataError(f"{name} is built in and never read from a file; choose a new name")
+
+
+def _known_classes(name: str) -> int | None:
+    return BUILT_IN[name].num_classes if name in BUILT_IN else None
+
+
+def _shape(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(side) for side in text.split(",")) if text else ()
+    except ValueError as error:
+        raise DataError(f"--input_shape: {text!r} is not height,width,channels") from error
+
+
+def _write(own: Dataset, path: Path) -> None:
+    """Write a checked data set as an npz and say what it holds."""
+    write_npz(path, own.arrays)
+    for note in own.notes:
+        print(note)
+    classes = f"{own.num_classes} classes"
+    if own.class_names:
+        classes += f" ({', '.join(own.class_names)})"
+    print(
+        f"wrote {path}: {len(own.x_train)} training and {len(own.x_test)} test images of "
+        f"{own.image_shape}, {classes}; use it with --config.data.name={own.name}"
+    )
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status."""
     parser = CommandParser(
@@ -52,6 +87,28 @@ def main(argv: Sequence[str] | None = None) -> int:
         "folder", type=path_argument, help="the folder with train-images-idx3-ubyte and the others"
     )
     idx.add_argument("name", help="name of the data set, such as fashion_mnist")
+    images = commands.add_parser(
+        "from-folder", help="turn folders of PNG and JPEG files into an npz"
+    )
+    images.add_argument(
+        "folder", type=path_argument, help="holds train/CLASS/ and test/CLASS/, or CLASS/ alone"
+    )
+    images.add_argument(
+        "--input_shape", default="", help="height,width,channels to which images are brought"
+    )
+    images.add_argument(
+        "--test_fraction",
+        type=float,
+        default=0.2,
+        help="the share of each class that is tested on where there is no folder test "
+        "(default: %(default)s)",
+    )
+    npz = commands.add_parser("from-npz", help="check an npz of your own and put it into place")
+    npz.add_argument(
+        "file", type=path_argument, help="has the arrays x_train, y_train, x_test and y_test"
+    )
+    for command_parser in (images, npz):
+        command_parser.add_argument("--name", required=True, help="name of the data set")
     prepare = commands.add_parser("prepare", help="fetch or convert a built-in set once")
     prepare.add_argument("name", choices=sorted(BUILT_IN))
     commands.add_parser("list", help="list the data sets and which are ready")
@@ -62,11 +119,29 @@ def main(argv: Sequence[str] | None = None) -> int:
         if folder.exists() and not folder.is_dir():
             raise DataError(f"--data_dir: {folder} is not a directory")
         if args.command == "from-idx":
-            check_name(args.name)
-            if args.name == "digits":
-                raise DataError("digits is built in and never read from a file; choose a new name")
+            _check_own_name(args.name)
             from_idx(args.folder, folder / f"{args.name}.npz")
             print(f"wrote {folder / args.name}.npz")
+        elif args.command == "from-folder":
+            _check_own_name(args.name, "--name")
+            shape = _shape(args.input_shape)
+            own = Dataset.from_folder(
+                args.folder,
+                name=args.name,
+                num_classes=_known_classes(args.name),
+                input_shape=shape,
+                test_fraction=args.test_fraction,
+            )
+            _write(own, folder / f"{args.name}.npz")
+        elif args.command == "from-npz":
+            _check_own_name(args.name, "--name")
+            arrays = read_npz(args.file)
+            own = Dataset.from_arrays(
+                *(arrays[key] for key in ARRAYS),
+                name=args.name,
+                num_classes=_known_classes(args.name),
+            )
+            _write(own, folder / f"{args.name}.npz")
         elif args.command == "prepare":
             known = BUILT_IN[args.name]
             if known.streamed:

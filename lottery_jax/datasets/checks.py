@@ -70,22 +70,40 @@ def check_dataset(arrays: Arrays, where: str, num_classes: int | None = None) ->
     """
     for key in ARRAYS:
         check_array(where, key, arrays[key].dtype, arrays[key].shape)
+    return check_together(arrays, where, num_classes)
+
+
+def check_together(arrays: Arrays, where: str, num_classes: int | None = None) -> int:
+    """Check that the arrays of a data set fit each other; return the number of classes.
+
+    The arguments and errors are those of `check_dataset`, but inputs may be of any kind, and
+    targets floats: then there are 0 classes.
+    """
+    noun = noun_of(arrays["x_train"].shape)
     for split in ("train", "test"):
         x, y = arrays[f"x_{split}"], arrays[f"y_{split}"]
         if len(y) != len(x):
             raise DataError(
                 f"{where}: y_{split} has {len(y)} labels; there must be one for each of the "
-                f"{len(x)} images of x_{split}"
+                f"{len(x)} {noun}s of x_{split}"
             )
     if arrays["x_train"].shape[1:] != arrays["x_test"].shape[1:]:
         raise DataError(
-            f"{where}: training images {arrays['x_train'].shape[1:]} and test images "
+            f"{where}: training {noun}s {arrays['x_train'].shape[1:]} and test {noun}s "
             f"{arrays['x_test'].shape[1:]} differ in shape"
         )
     for split in ("train", "test"):
-        if len(arrays[f"x_{split}"]) > 1:
-            _check_pixels(where, f"x_{split}", arrays[f"x_{split}"])
-    return _check_labels(arrays, where, num_classes)
+        x = arrays[f"x_{split}"]
+        if len(x) > 1 and x.dtype == np.uint8:
+            _check_pixels(where, f"x_{split}", x, noun)
+    if arrays["y_train"].dtype.kind == "f":
+        return 0
+    return _check_labels(arrays, where, num_classes, noun)
+
+
+def noun_of(shape: tuple[int, ...]) -> str:
+    """Return what messages call the examples of an array of inputs: images or examples."""
+    return "image" if len(shape) == 4 else "example"
 
 
 def check_array(where: str, key: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
@@ -120,20 +138,20 @@ def _check_layout(where: str, key: str, shape: tuple[int, ...]) -> None:
         )
 
 
-def _check_pixels(where: str, key: str, images: Array) -> None:
+def _check_pixels(where: str, key: str, images: Array, noun: str) -> None:
     """Refuse images that are all the same, or that have lost their grey levels."""
     low, high = int(images.min()), int(images.max())
     if low == high:
-        raise DataError(f"{where}: {key} holds nothing but {low}: all images are the same")
-    if high == 1:
+        raise DataError(f"{where}: {key} holds nothing but {low}: all {noun}s are the same")
+    if high == 1 and noun == "image":
         raise DataError(
             f"{where}: {key} holds nothing but 0 and 1; pixels go from 0 to 255: multiply by 255, "
             "and if they were fractions from 0 to 1, before they are made uint8"
         )
 
 
-def _check_labels(arrays: Arrays, where: str, num_classes: int | None) -> int:
-    """Check that labels are 0 to classes - 1 and each class has an image; return their number."""
+def _check_labels(arrays: Arrays, where: str, num_classes: int | None, noun: str) -> int:
+    """Check that labels are 0 to classes - 1 and each class has an example; return their number."""
     present = np.unique(arrays["y_train"])
     if len(present) == 1 < len(arrays["y_train"]):
         raise DataError(
@@ -152,7 +170,7 @@ def _check_labels(arrays: Arrays, where: str, num_classes: int | None) -> int:
     if len(present) < classes:
         empty = int(gaps[0]) if len(gaps) else len(present)
         raise DataError(
-            f"{where}: no training image is of class {empty}, and labels go up to {classes - 1}; "
+            f"{where}: no training {noun} is of class {empty}, and labels go up to {classes - 1}; "
             "number the classes from 0 without a gap"
         )
     return classes

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from lottery_jax.datasets.untrusted import check_memory
 from lottery_jax.errors import DataError, one_line, raise_if_environment
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -20,6 +21,8 @@ LabelledImage = tuple[Array, int]  # uint8 [height, width, 3], label
 
 _CROP_AREA, _CROP_RATIO, _CROP_TRIES = (0.08, 1.0), (3 / 4, 4 / 3), 10
 _CENTRE = 224 / 256
+# Pillow's modes of 8 bits.
+_GREY, _COLOUR = ("1", "L", "LA"), ("P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,6 +118,35 @@ def decode(
         if mirrored:
             scaled = scaled.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         return np.asarray(scaled)
+
+
+def decode_whole(encoded: bytes) -> Array:
+    """Decode a JPEG or PNG in its own size.
+
+    Returns:
+        `pixels_of` the image.
+    """
+    from PIL import Image
+
+    with Image.open(io.BytesIO(encoded), formats=("JPEG", "PNG")) as image:
+        return pixels_of(image)
+
+
+def pixels_of(image: Any) -> Array:
+    """Return a Pillow image as uint8 `[height, width, 1]` if it is grey, and `[..., 3]` otherwise.
+
+    Transparency is dropped.
+
+    Raises:
+        DataError: it does not fit into memory.
+        ValueError: its pixels have more than 8 bits.
+    """
+    if image.mode not in (*_GREY, *_COLOUR):
+        raise ValueError(f"its pixels are of mode {image.mode}, not of 8 bits; convert it to RGB")
+    width, height = image.size
+    check_memory(f"an image of {width} x {height} pixels takes", 4 * width * height)
+    pixels = np.asarray(image.convert("L" if image.mode in _GREY else "RGB"))
+    return pixels.reshape(height, width, -1)
 
 
 def random_box(rng: np.random.Generator, width: int, height: int) -> Box:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import importlib.util
 import math
 import os
@@ -14,6 +13,7 @@ import numpy as np
 
 from lottery_jax.datasets import tfds
 from lottery_jax.datasets.checks import Array, Arrays, check_dataset, in_normal_form
+from lottery_jax.datasets.dataset import Dataset
 from lottery_jax.datasets.images import (
     channel_statistics,
     check_resize,
@@ -24,78 +24,9 @@ from lottery_jax.datasets.images import (
 )
 from lottery_jax.datasets.npz import read_npz, write_npz
 from lottery_jax.datasets.registry import BUILT_IN, Info, resolve_folder, split_name
+from lottery_jax.datasets.splits import SPLIT_SEED, hold_out, stratified_split
 from lottery_jax.datasets.untrusted import check_memory
 from lottery_jax.errors import DataError
-
-# Splits belong to a data set, not to a run: every run and every replicate sees the same ones.
-_SPLIT_SEED = 0
-
-
-@dataclasses.dataclass(frozen=True)
-class Dataset:
-    """A data set in memory.
-
-    Images are uint8 `[n, height, width, channels]`, labels int32 `[n]`. The validation arrays are
-    empty unless a validation split was asked for.
-
-    Attributes:
-        name: the name that was asked for, in its normal form (`cifar10_a`).
-        num_classes: labels are 0 to num_classes - 1.
-        augment: the usual augmentation: none, crop, flip or crop_flip.
-        mean: of each channel over the training images, as pixel value / 255.
-        std: standard deviation of each channel, on the same scale.
-        notes: lines that tell the user how an unusual file was understood.
-        padded: whether black was added around the images.
-    """
-
-    name: str
-    num_classes: int
-    augment: str
-    x_train: Array
-    y_train: Array
-    x_val: Array
-    y_val: Array
-    x_test: Array
-    y_test: Array
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    notes: tuple[str, ...] = ()
-    padded: bool = False
-
-    @property
-    def arrays(self) -> Arrays:
-        """All images and labels by name."""
-        names = ("x_train", "y_train", "x_val", "y_val", "x_test", "y_test")
-        return {name: getattr(self, name) for name in names}
-
-    @property
-    def num_train(self) -> int:
-        """The number of training images."""
-        return len(self.x_train)
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """(height, width, channels)."""
-        height, width, channels = self.x_train.shape[1:]
-        return height, width, channels
-
-    @property
-    def chance(self) -> float:
-        """`chance` of the test images."""
-        return chance(np.bincount(self.y_test).max() / len(self.y_test), len(self.y_test))
-
-
-def chance(share: float, images: int) -> float:
-    """Return the highest test accuracy that is no evidence of learning.
-
-    Args:
-        share: the share of the most frequent class, which is the accuracy of always naming it.
-        images: the number of test images; two standard errors of a share of them are added.
-
-    >>> round(chance(0.1, 10_000), 3)
-    0.106
-    """
-    return float(share + 2 * math.sqrt(share * (1 - share) / images))
 
 
 def load_dataset(
@@ -145,17 +76,12 @@ def load_dataset(
     # Statistics come before padding, so that the black around an image does not count.
     x, y = shrink(arrays["x_train"], input_shape), arrays["y_train"].astype(np.int32)
     if half:
-        first, second = stratified_split(y, 0.5, _SPLIT_SEED)
+        first, second = stratified_split(y, 0.5, SPLIT_SEED)
         chosen = first if half == "a" else second
         x, y = x[chosen], y[chosen]
         if not len(y):
             raise DataError(f"{where}: half {half!r} of one training image has none")
-    held_out, rest = stratified_split(y, validation_fraction, _SPLIT_SEED + 1)
-    if not len(rest) or (validation_fraction and not len(held_out)):
-        raise DataError(
-            f"config.data.validation_fraction: {validation_fraction:g} of {len(y)} training images "
-            f"is {len(held_out)} of them; one at least must be on each side"
-        )
+    held_out, rest = hold_out(y, validation_fraction, "config.data.validation_fraction")
     count = len(y) + len(arrays["y_test"])
     check_memory(
         f"config.data.input_shape: {count} images of {input_shape} take",
@@ -180,25 +106,6 @@ def load_dataset(
         notes=(f"note: {where}: {reshaped}",) if reshaped else (),
         padded=bool(input_shape) and x.shape[1:3] != tuple(input_shape[:2]),
     )
-
-
-def stratified_split(labels: Array, fraction: float, seed: int) -> tuple[Array, Array]:
-    """Split examples into `fraction` and the rest of each class, as two sorted index arrays.
-
-    Where a class does not divide evenly, the odd examples are dealt out so that the first part has
-    `round(n * fraction)` entries in total.
-
-    >>> first, second = stratified_split(np.array([0, 0, 1, 1, 1, 1]), 0.5, seed=0)
-    >>> len(first), len(second), np.concatenate([first, second]).sum()
-    (3, 3, np.int64(15))
-    """
-    rng = np.random.default_rng(seed)
-    shuffled = rng.permutation(len(labels))
-    by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
-    # Position i is taken where the running quota passes a whole number: evenly within each class.
-    quota = np.floor(np.arange(len(labels) + 1) * fraction + 0.5).astype(np.int64)
-    taken = np.diff(quota) > 0
-    return np.sort(by_class[taken]), np.sort(by_class[~taken])
 
 
 def _read(name: str, folder: Path) -> Arrays:
@@ -232,7 +139,7 @@ def read_digits() -> Arrays:
     """Return scikit-learn's 1,797 handwritten digits (UCI); a fifth of each class is the test set."""
     pixels, labels = _digits()
     images = np.rint(pixels * (255 / 16)).astype(np.uint8)[..., None]
-    test, train = stratified_split(labels, 0.2, _SPLIT_SEED)
+    test, train = stratified_split(labels, 0.2, SPLIT_SEED)
     return {
         "x_train": images[train],
         "y_train": labels[train],

@@ -50,11 +50,11 @@ BUILT_IN = {
 NAME = re.compile(r"\w[\w.-]{0,99}")
 
 
-def check_name(name: str) -> None:
-    """Raise a DataError if a data set can't have this name."""
+def check_name(name: str, what: str = "config.data.name") -> None:
+    """Raise a DataError that names the key or argument `what` if a data set can't have this name."""
     if not NAME.fullmatch(name):
         raise DataError(
-            f"config.data.name: {name!r} is not a name (up to 100 letters, digits, _ - ., the "
+            f"{what}: {name!r} is not a name (up to 100 letters, digits, _ - ., the "
             "first no - or .)"
         )
 

@@ -23,9 +23,9 @@ import numpy as np
 
 from lottery_jax.datasets import tfds
 from lottery_jax.datasets.checks import check_batch
+from lottery_jax.datasets.dataset import chance
 from lottery_jax.datasets.decoding import Array, Decoder
 from lottery_jax.datasets.images import check_resize
-from lottery_jax.datasets.in_memory import chance
 from lottery_jax.datasets.registry import BUILT_IN, prepared_folder
 from lottery_jax.datasets.workers import Chosen, Rows, centred, read_batches, shuffled
 from lottery_jax.errors import ConfigError, DataError, describe_unknown, lookup
@@ -73,7 +73,7 @@ class Stream:
 
     @property
     def chance(self) -> float:
-        """`in_memory.chance` of the test images, whose classes are about equally frequent."""
+        """`dataset.chance` of the test images, whose classes are about equally frequent."""
         return chance(1 / self.num_classes, self.num_test)
 
 

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import flax.linen as linen_api
 
-from lottery_jax.errors import ConfigError, first_line
+from lottery_jax.errors import ConfigError
 from lottery_jax.models.network import LinenNetwork, Network
-from lottery_jax.system.imports import load_object, parse_options
+from lottery_jax.system.imports import call, load_object, parse_options
 
 if TYPE_CHECKING:  # importing it takes as long as everything else here
     from flax import nnx as nnx_api
@@ -75,13 +75,7 @@ def from_import_path(
     if inspect.isclass(function) and _is_nnx(function):
         cls: Any = function
         return nnx(lambda rngs: cls(**arguments, rngs=rngs), head=head)
-    try:
-        found = function(**arguments)
-    except Exception as error:  # whatever the user's code raises
-        raise ConfigError(
-            f"{what}: {path} can't be called with config.model.options: "
-            f"{first_line(error, with_type=True)}"
-        ) from error
+    found = call(function, arguments, path, "model")
     if isinstance(found, linen_api.Module):
         return linen(found, head=head)
     if _is_nnx(type(found)):
@@ -104,6 +98,8 @@ def _is_nnx(kind: Any) -> bool:
 
 def _parameters(function: Callable[..., Any]) -> Mapping[str, Any]:
     try:
-        return inspect.signature(function).parameters
+        # The metaclass of NNX modules hides their parameters.
+        called: Any = function.__init__ if inspect.isclass(function) else function
+        return inspect.signature(called).parameters
     except (TypeError, ValueError):
         return {}

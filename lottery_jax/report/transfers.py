@@ -17,6 +17,7 @@ from lottery_jax.report.curves import (
     read_config,
     read_run,
 )
+from lottery_jax.system.imports import name_in_files
 
 # A cell is marked if its density differs from the target's own by more than this, relatively.
 _COMPARABLE_DENSITY = 0.05
@@ -144,8 +145,8 @@ def read_matrix(workdir: Path, density: float | None = None) -> TransferMatrix:
         raise ConfigError(f"{workdir}: is not a transfer matrix: {error}") from error
     if not 0 < density <= 1:
         raise ConfigError(f"density must be above 0 and at most 1 (0.03 for 3 %), not {density:g}")
-    names = {(name, name): name for name in (*sources, *targets)}
-    names |= {(s, t): f"{s}_to_{t}" for s in sources for t in targets if s != t}
+    names = {(name, name): name_in_files(name) for name in (*sources, *targets)}
+    names |= {(s, t): name_in_files(f"{s}_to_{t}") for s in sources for t in targets if s != t}
     runs: dict[tuple[str, str], RunCurve] = {}
     missing = []
     for key, name in names.items():

@@ -15,7 +15,8 @@ import jax
 from ml_collections import ConfigDict
 
 from lottery_jax import config as configuration
-from lottery_jax.datasets.in_memory import Dataset
+from lottery_jax.datasets.dataset import Dataset
+from lottery_jax.datasets.imported import load_imported
 from lottery_jax.datasets.streams import Stream
 from lottery_jax.errors import ConfigError
 from lottery_jax.models import FULLY_CONNECTED, MODELS
@@ -27,6 +28,7 @@ from lottery_jax.pruning import heads
 from lottery_jax.runs import feasibility, parts
 from lottery_jax.runs.parts import NOTHING_GIVEN, Parts
 from lottery_jax.runs.transfer import Source, open_source, resolve
+from lottery_jax.system.imports import is_import_path
 from lottery_jax.tickets import tree_hash
 from lottery_jax.tickets.ticket import leaves
 from lottery_jax.training.batches import DeviceData, EvalBatches, TrainBatches
@@ -137,7 +139,7 @@ def make_experiment(
     """Do the work of `set_up` for a config that is resolved already."""
     feasibility.check_choices(config)
     source = open_source(config)
-    dataset = _open_data(config, source) if given.data is None else given.data
+    dataset = _open_data(config, source, given)
     network, task = parts.make_network(config, dataset, given), parts.make_task(config, given)
     if config.model.name not in MODELS or task != CLASSIFICATION:
         parts.check_fit(network, task, dataset, config.model.name)
@@ -207,20 +209,37 @@ def make_experiment(
     )
 
 
-def _open_data(config: ConfigDict, source: Source | None) -> Dataset | Stream:
+def _open_data(config: ConfigDict, source: Source | None, given: Parts) -> Dataset | Stream:
     shape = config.data.input_shape
     if source and shape and shape != source.input_shape:
         raise ConfigError(
             f"config.data.input_shape: {shape}, but the source's tickets take "
             f"{source.input_shape}; leave it empty to adapt the images"
         )
+    wanted = source.input_shape if source else shape
+    if given.data is not None:
+        return _fit_own(given.data, wanted, config)
+    if is_import_path(config.data.name):
+        return _fit_own(load_imported(config.data.name, config.data.options), wanted, config)
+    if config.data.options:
+        raise ConfigError(
+            f"config.data.options: {config.data.name} takes none; they are for an import path in "
+            "config.data.name"
+        )
     return open_data(
         config.data.name,
         config.data.dir,
-        input_shape=source.input_shape if source else shape,
+        input_shape=wanted,
         resize=config.data.resize,
         validation_fraction=config.data.validation_fraction,
     )
+
+
+def _fit_own(dataset: Dataset, wanted: tuple[int, ...], config: ConfigDict) -> Dataset:
+    """Return a user's own data set as `config.data` wants it, for examples of the shape `wanted`."""
+    if config.data.augment != "auto":
+        dataset.check_augment(config.data.augment, "config.data.augment")
+    return dataset.fitted(wanted, config.data.validation_fraction)
 
 
 def _layers_of(network: Network, config: ConfigDict) -> tuple[str, ...]:

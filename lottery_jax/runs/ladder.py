@@ -29,7 +29,7 @@ from rich.console import Console
 
 from lottery_jax import config as configuration
 from lottery_jax.curve import WINNING
-from lottery_jax.datasets.in_memory import Dataset
+from lottery_jax.datasets.dataset import Dataset
 from lottery_jax.errors import ConfigError
 from lottery_jax.models.network import Network
 from lottery_jax.parallel import multihost

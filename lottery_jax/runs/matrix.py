@@ -28,6 +28,7 @@ from lottery_jax.runs.store import open_matrix
 from lottery_jax.runs.transfer import resolve
 from lottery_jax.system import settings
 from lottery_jax.system.files import local_path
+from lottery_jax.system.imports import name_in_files
 
 
 @settings.fixed()
@@ -84,12 +85,13 @@ def cells(config: ConfigDict, workdir: Path) -> Iterator[tuple[str, Path, Config
         # The random tickets of a target stand beside all the tickets that are trained on it.
         controls = (*config.controls, "random") if data in config.transfer.targets else ()
         native = cell(data, controls=tuple(dict.fromkeys(controls)))
-        yield f"tickets of {data}", workdir / data, native
+        yield f"tickets of {data}", workdir / name_in_files(data), native
     for target in config.transfer.targets:
         for source in config.transfer.sources:
             if source != target:
-                transferred = cell(target, source=str(workdir / source), controls=())
-                name = f"{source}_to_{target}"
+                folder = workdir / name_in_files(source)
+                transferred = cell(target, source=str(folder), controls=())
+                name = name_in_files(f"{source}_to_{target}")
                 yield f"tickets of {source} on {target}", workdir / name, transferred
 
 

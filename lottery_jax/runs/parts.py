@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from lottery_jax.datasets.in_memory import Dataset
+from lottery_jax.datasets.dataset import Dataset
 from lottery_jax.datasets.streams import Stream
 from lottery_jax.errors import ConfigError, first_line, raise_if_environment
 from lottery_jax.models import build_model

@@ -93,7 +93,7 @@ def collapse_warning(mask: PyTree) -> str:
 def chance_warning(experiment: Experiment, rows: list[Row]) -> str:
     """Return a warning of a dense network that has learned nothing, with likely causes; empty if it has."""
     dataset, task = experiment.dataset, experiment.program.task
-    if task.metric != ACCURACY or not dataset.num_classes:
+    if task.metric != ACCURACY or dataset.chance is None:
         return ""
     signs = signs_of_chance(rows, dataset.num_classes, dataset.chance)
     if not signs:

@@ -6,10 +6,11 @@ import importlib
 import json
 import sys
 import traceback
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lottery_jax.errors import ConfigError, describe_unknown, first_line, one_line
+from lottery_jax.errors import ConfigError, LotteryError, describe_unknown, first_line, one_line
 
 
 def is_import_path(name: str) -> bool:
@@ -19,6 +20,15 @@ def is_import_path(name: str) -> bool:
     (True, False)
     """
     return ":" in name
+
+
+def name_in_files(name: str) -> str:
+    """Return a name, which may be an import path, as a part of file and directory names.
+
+    >>> name_in_files("mypkg.data:load"), name_in_files("cifar10")
+    ('mypkg.data_load', 'cifar10')
+    """
+    return name.replace(":", "_")
 
 
 def parse_options(text: str, what: str) -> dict[str, Any]:
@@ -33,10 +43,42 @@ def parse_options(text: str, what: str) -> dict[str, Any]:
     try:
         options = json.loads(text) if text else {}
     except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{what}: {text!r} is not JSON ({error})") from error
+        raise ConfigError(
+            f"{what}: {text!r} is not JSON ({one_line(error)}); write it so: "
+            """'{"folder": "photos", "size": 32}'"""
+        ) from error
     if not isinstance(options, dict):
-        raise ConfigError(f'{what}: {text!r} is not a JSON object, such as {{"depth": 4}}')
+        raise ConfigError(f"{what}: {text!r} is not a JSON object of options")
     return options
+
+
+def call(function: Any, arguments: Mapping[str, Any], path: str, group: str) -> Any:
+    """Call a user's function, and return what it returns.
+
+    Args:
+        function: what `load_object` returned.
+        arguments: its keyword arguments.
+        path: its import path, for messages.
+        group: the group of config keys that name it, such as `data`.
+
+    Raises:
+        ConfigError: it is no function, or it fails; says where.
+        LotteryError: as the function raises it.
+    """
+    if not callable(function):
+        raise ConfigError(
+            f"config.{group}.name: {path} is {type(function).__name__}, not a function"
+        )
+    try:
+        return function(**arguments)
+    except LotteryError:
+        raise
+    except Exception as error:  # whatever the user's code raises
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        raise ConfigError(
+            f"config.{group}.name: {path} fails: {one_line(first_line(error, with_type=True))} "
+            f"({frame.filename}:{frame.lineno})"
+        ) from error
 
 
 def load_object(path: str, what: str) -> Any:

@@ -23,6 +23,7 @@ _HASHES = (*PARTS, "metadata")
 # The numbers of an image of 2048 x 2048 in colour, and some. Connectivity runs the network on one
 # image, and a convolution takes an image of any size.
 _LARGEST_IMAGE = 2**24
+_MOST_AXES = 8
 
 
 def _is_names(value: Any) -> bool:
@@ -38,7 +39,7 @@ def _is_numbers(value: Any) -> bool:
 def _is_shape(value: Any) -> bool:
     return (
         isinstance(value, list)
-        and 1 <= len(value) <= 4
+        and 1 <= len(value) <= _MOST_AXES
         and all(type(n) is int and n > 0 for n in value)
         and math.prod(value) <= _LARGEST_IMAGE
     )
@@ -128,7 +129,8 @@ KEYS = {
     "task": Key("what it was trained for: `name` and `options`; absent for classification", "object",
                 _RUN, "task", lambda value: isinstance(value, dict)),
     "result": Key("the measurements: `test_accuracy` (or another task's metric), `test_loss`, "
-                  "`train_loss`, `epochs` and `seconds`; empty after an import", "object", _BOTH, "accuracy"),
+                  "`train_loss`, `epochs` and `seconds`; empty after an import", "object", _BOTH,
+                  "accuracy"),
     "seed": Key("the seed of the training", "integer", _RUN, "seed"),
     "level": Key("the level of the ladder, from 0, the unpruned network", "integer", _RUN, "level"),
     "control": Key("`winning`, or the name of the control", "text", _RUN, "control"),
@@ -208,9 +210,11 @@ def check_metadata(where: PathLike, metadata: Any) -> Metadata:
 def _fits(metadata: Metadata) -> bool:
     """Return whether the values that loading looks at have the types and ranges they must have."""
     values = ((key.fits, metadata[name]) for name, key in KEYS.items() if name in metadata)
-    return all(fits is None or fits(value) for fits, value in values) and (
-        len(metadata["mean"]) == len(metadata["std"]) in (0, metadata["input_shape"][-1])
-    )
+    if not all(fits is None or fits(value) for fits, value in values):
+        return False
+    shape, mean, std = (metadata[name] for name in ("input_shape", "mean", "std"))
+    # One number for all features of a vector will do.
+    return len(mean) == len(std) and len(mean) in ((1, *shape) if len(shape) == 1 else shape[-1:])
 
 
 def metadata_hash(metadata: Metadata) -> str:

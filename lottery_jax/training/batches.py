@@ -17,18 +17,18 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from lottery_jax.datasets.dataset import AUGMENTATIONS
 from lottery_jax.errors import ConfigError
 from lottery_jax.parallel.mesh import batch_sharded
 
-# key, images uint8 [batch, h, w, c], train -> float32 [batch, h, w, c]
+# key, inputs uint8 or float [batch, ...], train -> float32 [batch, ...]; int32 tokens stay int32
 Preprocess = Callable[[jax.Array, jax.Array, bool], jax.Array]
-
-AUGMENTATIONS = ("none", "crop", "flip", "crop_flip")
 
 
 class DeviceData(NamedTuple):
-    """Images uint8 `[n, height, width, channels]` and labels `[n, ...]`, on the devices.
+    """Inputs `[n, ...]` and labels `[n, ...]`, on the devices.
 
+    Inputs have the dtypes of `datasets.Dataset`: images are uint8 `[n, height, width, channels]`.
     Labels are int32 `[n]` for classification; another `Task` may need others.
     """
 
@@ -113,11 +113,13 @@ def random_flip(key: jax.Array, images: jax.Array) -> jax.Array:
 
 
 def make_preprocess(mean: tuple[float, ...], std: tuple[float, ...], augment: str) -> Preprocess:
-    """Return the function from a uint8 batch to normalised float32; it augments in training only.
+    """Return the function from a batch of inputs to what the network sees; it augments in training.
+
+    uint8 pixels and floats are normalised, to float32; int32 tokens pass through unchanged.
 
     Args:
-        mean: the mean of each channel, of pixel value / 255.
-        std: the standard deviation of each channel, of pixel value / 255.
+        mean: the mean of each channel, of pixel value / 255; of floats, the mean itself.
+        std: the standard deviation of each channel, on the same scale.
         augment: none, crop, flip or crop_flip.
 
     Raises:
@@ -135,6 +137,10 @@ def make_preprocess(mean: tuple[float, ...], std: tuple[float, ...], augment: st
                 images = random_crop(crop_key, images)
             if "flip" in augment:
                 images = random_flip(flip_key, images)
-        return images.astype(jnp.float32) * scale - shift
+        if images.dtype == jnp.uint8:
+            return images.astype(jnp.float32) * scale - shift
+        if jnp.issubdtype(images.dtype, jnp.integer):
+            return images
+        return images.astype(jnp.float32) * (1.0 / np.asarray(std, np.float32)) - shift
 
     return preprocess

@@ -18,7 +18,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 from lottery_jax.datasets import streams
-from lottery_jax.datasets.in_memory import Dataset, load_dataset
+from lottery_jax.datasets.dataset import Dataset
+from lottery_jax.datasets.in_memory import load_dataset
 from lottery_jax.datasets.registry import BUILT_IN
 from lottery_jax.datasets.streams import Stream
 from lottery_jax.models.network import Network, as_network

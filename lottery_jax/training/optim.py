@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lottery_jax.errors import ConfigError, first_line, lookup
-from lottery_jax.system.imports import load_object, parse_options
+from lottery_jax.errors import ConfigError, lookup
+from lottery_jax.system.imports import call, load_object, parse_options
 
 Optimizer: TypeAlias = optax.GradientTransformation
 Schedule = Callable[[jax.Array], jax.Array]  # number of steps taken -> learning rate
@@ -77,16 +77,8 @@ def from_import_path(path: str, options: str) -> Optimizer:
     Raises:
         ConfigError: there is no such function, or it does not return an optimizer of optax.
     """
-    function = load_object(path, "config.optimizer.name")
-    try:
-        found = function(**parse_options(options, "config.optimizer.options"))
-    except ConfigError:
-        raise
-    except Exception as error:  # whatever the user's code raises
-        raise ConfigError(
-            f"config.optimizer.options: {path} can't be called with them: "
-            f"{first_line(error, with_type=True)}"
-        ) from error
+    arguments = parse_options(options, "config.optimizer.options")
+    found = call(load_object(path, "config.optimizer.name"), arguments, path, "optimizer")
     if not (hasattr(found, "init") and hasattr(found, "update")):
         raise ConfigError(
             f"config.optimizer.name: {path} gives {type(found).__name__}, not an optimizer of optax"

@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lottery_jax.errors import ConfigError, first_line, lookup
-from lottery_jax.system.imports import is_import_path, load_object, parse_options
+from lottery_jax.errors import ConfigError, lookup
+from lottery_jax.system.imports import call, is_import_path, load_object, parse_options
 from lottery_jax.training.state import MetricSums
 from lottery_jax.training.task import CLASSIFICATION, Task
 
@@ -136,19 +136,9 @@ def from_config(name: str, options: str = "") -> Task:
     Raises:
         ConfigError: there is no such task, or it can't be made with these options.
     """
-    is_own = is_import_path(name)
-    function = (
-        load_object(name, "config.task.name") if is_own else lookup(TASKS, name, "config.task.name")
-    )
-    try:
-        task = function(**parse_options(options, "config.task.options"))
-    except ConfigError:
-        raise
-    except Exception as error:  # whatever the user's code raises
-        raise ConfigError(
-            f"config.task.options: {name} can't be called with them: "
-            f"{first_line(error, with_type=True)}"
-        ) from error
+    key = "config.task.name"
+    function = load_object(name, key) if is_import_path(name) else lookup(TASKS, name, key)
+    task = call(function, parse_options(options, "config.task.options"), name, "task")
     if not isinstance(task, Task):
         raise ConfigError(
             f"config.task.name: {name} gives {type(task).__name__}, not a lj.Task; "

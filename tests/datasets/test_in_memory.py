@@ -17,7 +17,7 @@ from rich.console import Console
 from lottery_jax.datasets import BUILT_IN, from_idx, load_dataset, write_npz
 from lottery_jax.datasets import __main__ as datasets_command
 from lottery_jax.datasets.images import enlarge, fit_shape
-from lottery_jax.datasets.in_memory import stratified_split
+from lottery_jax.datasets.splits import stratified_split
 from lottery_jax.datasets.tfds import find_prepared
 from lottery_jax.errors import ConfigError, DataError
 from lottery_jax.runs.ladder import run_ladder

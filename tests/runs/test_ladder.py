@@ -13,7 +13,7 @@ from rich.console import Console
 from lottery_jax import curve
 from lottery_jax.config import validate
 from lottery_jax.curve import WINNING
-from lottery_jax.datasets.in_memory import chance
+from lottery_jax.datasets.dataset import chance
 from lottery_jax.errors import ConfigError, LotteryError, TrainingError
 from lottery_jax.parallel.mesh import to_mesh
 from lottery_jax.pruning import masks
