@@ -40,7 +40,8 @@ def keep_masked(
     `keep_masked(inner, new_mask).init(params)` and pass that state to the old step.
 
     Args:
-        inner: any optax transform.
+        inner: any optax transform of one copy of the params. Of `optax.lookahead`, which trains two,
+            wrap the optimizer that it takes.
         mask: bool, with the structure of the params, as from `masks`. Leaves that are no arrays
             and leaves that are None keep the params of their place as `inner` makes them.
 
