@@ -245,7 +245,10 @@ def test_the_same_masks_on_one_device_and_on_eight(tmp_path):
     [
         ({"ladder.scores": "erk", "ladder.scope": "layer"}, "use 'global'"),
         ({"ladder.sparsities": (0.99999,)}, r"config.ladder.sparsities: no weight .* level 1"),
-        ({"ladder.score_batches": 20}, "20 batches of 128 are more than the 1438"),
+        (
+            {"ladder.scores": "snip", "ladder.score_batches": 20},
+            "20 batches of 128 are more than the 1438",
+        ),
         ({"controls": ("init",), "ladder.rewind": 0}, "'init' is the winning ticket itself"),
     ],
 )
