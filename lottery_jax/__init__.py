@@ -36,6 +36,9 @@ if TYPE_CHECKING:  # so that type checkers and editors see what is imported when
     from lottery_jax.pruning import masks as masks
     from lottery_jax.pruning import schedule as schedule
     from lottery_jax.pruning import scores as scores
+    from lottery_jax.pruning.controls import register_control as register_control
+    from lottery_jax.pruning.scores import register_score as register_score
+    from lottery_jax.pruning.transform import keep_masked as keep_masked
     from lottery_jax.report import write_report as write_report
     from lottery_jax.runs import directory as directory
     from lottery_jax.runs import experiment as experiment
@@ -54,6 +57,8 @@ if TYPE_CHECKING:  # so that type checkers and editors see what is imported when
     from lottery_jax.training import optim as optim
     from lottery_jax.training import tasks as tasks
     from lottery_jax.training.loop import fit as fit
+    from lottery_jax.training.optim import register_optimizer as register_optimizer
+    from lottery_jax.training.optim import register_schedule as register_schedule
     from lottery_jax.training.program import init_device_state as init_device_state
     from lottery_jax.training.program import make_program as make_program
     from lottery_jax.training.state import TrainState as TrainState
@@ -68,12 +73,17 @@ _NAMES = {
     "default_config": "config",
     "evaluate_ticket": "evaluate",
     "fit": "training.loop",
+    "keep_masked": "pruning.transform",
     "load_dataset": "datasets.in_memory",
     "LinenNetwork": "models.network",
     "load_ticket": "tickets",
     "make_program": "training.program",
     "Network": "models.network",
     "open_stream": "datasets.streams",
+    "register_control": "pruning.controls",
+    "register_optimizer": "training.optim",
+    "register_schedule": "training.optim",
+    "register_score": "pruning.scores",
     "run_ladder": "runs.ladder",
     "run_matrix": "runs.matrix",
     "save_ticket": "tickets",

@@ -95,10 +95,12 @@ def sorted_out(needs):
 
 def test_the_mathematics_of_pruning_stands_alone():
     """Masks, scores and schedules import no network, no loss and no other room."""
-    for name in ("masks", "scores", "schedule"):
+    mathematics = {"leaves", "masks", "scores", "schedule", "split"}
+    for name in mathematics:
         own, others = imports_of(PACKAGE / "pruning" / f"{name}.py")
         rooms = {tuple(target.split(".")[:2]) for target in own}
-        assert rooms <= {("pruning", "masks"), ("types", "PyTree")}
+        pure = {("pruning", name) for name in mathematics - {"scores", "schedule"}}
+        assert rooms <= pure | {("types", "PyTree")}
         assert not others & {"flax", "optax"}
 
 

@@ -216,8 +216,18 @@ OUT_OF_RANGE = [
     key("ladder.levels=1000000000", "config.ladder.levels: 1000000000", "1,000 at most"),
     key("ladder.prune_fraction=20", "config.ladder.prune_fraction: 20.0", "0.2 for 20 %"),
     key("ladder.rounds=1000000000", "config.ladder.rounds: 1000000000", "10,000 at most"),
-    key("ladder.score_batches=1000", "config.ladder.score_batches: 1000 batches of 64", "1438"),
-    key("ladder.score_batch_size=2000", "1 batches of 2000", "the 1438 training images"),
+    key(
+        "ladder.score_batches=1000",
+        "config.ladder.score_batches: 1000 batches of 64",
+        "1438",
+        more=["--config.ladder.scores=snip"],
+    ),
+    key(
+        "ladder.score_batch_size=2000",
+        "1 batches of 2000",
+        "the 1438 training images",
+        more=["--config.ladder.scores=grasp"],
+    ),
 ]
 DOES_NOT_FIT = [
     key("optimizer.milestones=25", "config.optimizer.milestones: 25", "config.train.epochs is 20"),

@@ -6,6 +6,7 @@ better, then what the control replaced mattered: the weights, or the mask.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
@@ -113,6 +114,8 @@ def dense_sign(start: UntrainedTicket, key: jax.Array, inputs: ControlInputs) ->
     return start._replace(variables={**start.variables, "params": params})
 
 
+# Names that a level's directory has for something else.
+_RESERVED = ("state", "ticket", "winning")
 # Controls that train the winner's weights, or their signs, from the rewind point on.
 FROM_REWIND_POINT = {"shuffle_layers", "shuffle_global", "dense_sign"}
 CONTROLS: dict[str, Control] = {
@@ -124,3 +127,39 @@ CONTROLS: dict[str, Control] = {
     "init": init,
     "dense_sign": dense_sign,
 }
+
+
+def register_control(name: str, control: Control, *, from_rewind_point: bool = False) -> None:
+    """Make a control available in `config.controls`.
+
+    The name is known in this process only: register it before `run_ladder`, and in the script
+    itself if other processes (workers of a sweep, several hosts) run it. A run that is resumed
+    must find the same function under the name, since only the name is recorded.
+
+    Args:
+        name: a new name, which becomes a directory's.
+        control: from (winning ticket, typed PRNG key, `ControlInputs`) to a ticket with exactly as
+            many weights.
+        from_rewind_point: whether it trains the winner's weights, or their signs, from the rewind
+            point on; with `config.ladder.optimizer_state='restored'` it then gets the optimizer's
+            state too.
+
+    Raises:
+        ValueError: the name is in use or is no name of a directory.
+
+    >>> def negated(start, key, inputs):
+    ...     minus = jax.tree.map(lambda w: -w, start.variables["params"])
+    ...     return start._replace(variables={**start.variables, "params": minus})
+    >>> register_control("negated", negated, from_rewind_point=True)
+    >>> del CONTROLS["negated"]
+    """
+    if name in CONTROLS:
+        raise ValueError(f"there is a control named {name!r} already; choose another name")
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or name in _RESERVED:
+        raise ValueError(
+            f"a control's name is a directory's: lower-case letters, digits and _, and none of "
+            f"{', '.join(_RESERVED)}; not {name!r}"
+        )
+    CONTROLS[name] = control
+    if from_rewind_point:
+        FROM_REWIND_POINT.add(name)

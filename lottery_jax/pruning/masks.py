@@ -1,10 +1,12 @@
 """Masks: which weights of a network take part.
 
 A mask is a pytree of bool arrays with the full structure of the parameters. It is True where a
-weight is kept, and everywhere in the leaves that are never pruned (biases, BatchNorm scales and
-biases). By default the *prunable* leaves are the kernels of convolutions and dense layers; functions
-that must tell them apart take another predicate as `prunable`. Counts and densities count
-prunable weights only.
+weight is kept, and everywhere in the arrays that are never pruned (biases, BatchNorm scales and
+biases). Leaves that are no arrays of numbers, such as the functions in an Equinox module, are in
+the mask as they are. By default the *prunable* leaves are the weights of convolutions and dense
+layers (`is_kernel`). Functions that must tell them apart take another rule as `prunable`: a
+predicate of (path, leaf), or name patterns such as `"embedding"` or `["*/kernel", "*/embedding"]`.
+Counts and densities count prunable weights only.
 
 Masks are drawn on the host: the number of weights to keep is a Python int, ties are broken by
 index, and the same scores give the same mask on every backend. The index order is that of the
@@ -14,36 +16,21 @@ layers' names, then of the weights within a kernel in C order.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.tree_util import keystr, tree_flatten_with_path
 
+from lottery_jax.pruning import leaves
+from lottery_jax.pruning.leaves import Prunable as Prunable
+from lottery_jax.pruning.leaves import is_kernel as is_kernel
 from lottery_jax.types import PyTree
 
 Array = np.ndarray[Any, np.dtype[Any]]
-# (path of a leaf, its keys joined by "/"; an array of the leaf's shape) -> whether it is prunable
-Prunable = Callable[[str, Any], bool]
 
 SCOPES = ("global", "layer")
-_KERNEL = "/kernel"
-
-
-def is_kernel(path: str, leaf: Any) -> bool:
-    """Return whether a leaf is named `kernel`, as those of Flax's layers are."""
-    return path.endswith(_KERNEL)
-
-
-def _named_leaves(tree: PyTree, prunable: Prunable) -> list[tuple[str | None, Any]]:
-    """Return every leaf in order, with its layer's name if it is prunable."""
-    named: list[tuple[str | None, Any]] = []
-    for keys, leaf in tree_flatten_with_path(tree)[0]:
-        path = keystr(keys, simple=True, separator="/")
-        named.append((path.removesuffix(_KERNEL) if prunable(path, leaf) else None, leaf))
-    return named
 
 
 def kernels(
@@ -55,17 +42,18 @@ def kernels(
         tree: params, a mask or scores.
         skip: names of layers to leave out, such as `head`.
         prunable: which leaves are prunable. The name of a layer is the path of its leaf, without
-            `/kernel` at the end.
+            `/kernel`, `/w`, `/weight` or `/value` at the end; two prunable leaves of one layer
+            keep their whole paths.
 
     Raises:
         ValueError: `skip` names a layer without a prunable leaf.
 
-    >>> list(kernels({"head": {"kernel": 1, "bias": 2}, "conv1": {"kernel": 3}}, skip=["head"]))
-    ['conv1']
-    >>> kernels([{"w": 1, "b": 2}], prunable=lambda path, leaf: path.endswith("/w"))
-    {'0/w': 1}
+    >>> weights = np.ones((2, 2))
+    >>> params = {"head": {"kernel": weights, "bias": weights[0]}, "conv1": {"kernel": weights}}
+    >>> list(kernels(params, skip=["head"])), list(kernels(params, prunable="head/*"))
+    (['conv1'], ['head/bias', 'head'])
     """
-    found = {name: leaf for name, leaf in _named_leaves(tree, prunable) if name is not None}
+    found = {name: leaf for name, leaf in leaves.named_leaves(tree, prunable) if name is not None}
     _check_names(skip, found)
     return {name: leaf for name, leaf in found.items() if name not in skip}
 
@@ -81,31 +69,45 @@ def with_kernels(tree: PyTree, new: Mapping[str, Any], *, prunable: Prunable = i
     Raises:
         ValueError: `new` names a layer without a prunable leaf.
 
-    >>> with_kernels({"a": {"kernel": 1, "bias": 2}}, {"a": 7})
+    >>> with_kernels({"a": {"kernel": np.ones((2, 2)), "bias": 2}}, {"a": 7})
     {'a': {'bias': 2, 'kernel': 7}}
     """
-    named = _named_leaves(tree, prunable)
+    named = leaves.named_leaves(tree, prunable)
     _check_names(new, (name for name, _ in named))
-    leaves = [leaf if name is None else new.get(name, leaf) for name, leaf in named]
-    return jax.tree.unflatten(jax.tree.structure(tree), leaves)
+    replaced = [leaf if name is None else new.get(name, leaf) for name, leaf in named]
+    return jax.tree.unflatten(jax.tree.structure(tree), replaced)
 
 
 def ones_like(params: PyTree) -> PyTree:
-    """Return the mask that keeps everything: bool ones of each leaf's shape."""
-    return jax.tree.map(lambda p: np.ones(p.shape, bool), params)
+    """Return the mask that keeps everything: bool ones of each array's shape, other leaves as is."""
+    return leaves.map_arrays(lambda p: np.ones(p.shape, bool), params)
 
 
 dense = ones_like  # its name before 0.2
 
 
-# Inlined when traced; by itself one program for the whole tree, not one for each shape.
-@functools.partial(jax.jit, inline=True)
 def apply(mask: PyTree, params: PyTree) -> PyTree:
-    """Return `params` with exactly +0.0 where `mask` is False.
+    """Return `params` with exactly +0.0 where `mask` is False; leaves that are no arrays stay.
 
     A product would give -0.0 for negative weights, and NaN for a pruned infinity.
+
+    >>> apply({"w": np.array([True, False]), "act": max}, {"w": np.array([3.0, -2.0]), "act": max})
+    {'act': <built-in function max>, 'w': Array([3., 0.], dtype=float32)}
     """
-    return jax.tree.map(lambda m, p: jnp.where(m, p, jnp.zeros((), p.dtype)), mask, params)
+    structure: Any
+    flat, structure = jax.tree.flatten(params, is_leaf=leaves.is_none)
+    kept = structure.flatten_up_to(mask)
+    places = [i for i, leaf in enumerate(flat) if leaves.is_array(leaf) and kept[i] is not None]
+    masked = _apply([kept[i] for i in places], [flat[i] for i in places])
+    for i, leaf in zip(places, masked, strict=True):
+        flat[i] = leaf
+    return jax.tree.unflatten(structure, flat)
+
+
+# Inlined when traced; by itself one program for the whole tree, not one for each shape.
+@functools.partial(jax.jit, inline=True)
+def _apply(mask: list[Any], arrays: list[Any]) -> list[jax.Array]:
+    return [jnp.where(m, p, jnp.zeros((), p.dtype)) for m, p in zip(mask, arrays, strict=True)]
 
 
 def kept_count(alive: int, fraction: float) -> int:
@@ -185,6 +187,14 @@ def _nth_largest(pairs: list[tuple[Array, Array]], rank: int, alive: int) -> Any
     return np.partition(np.concatenate([s[a] for s, a in pairs]), alive - rank)[alive - rank]
 
 
+def _some_kernels(tree: PyTree, skip: Collection[str], prunable: Prunable) -> dict[str, Any]:
+    """Return `kernels`, or raise the error that helps if no leaf is prunable at all."""
+    found = kernels(tree, skip, prunable=prunable)
+    if not found and not kernels(tree, prunable=prunable):
+        raise leaves.nothing_prunable(tree, prunable)
+    return found
+
+
 def ranking_groups(
     mask: PyTree, scope: str, skip: Collection[str] = (), *, prunable: Prunable = is_kernel
 ) -> dict[tuple[str, ...], int]:
@@ -194,14 +204,15 @@ def ranking_groups(
     `layer` (Frankle & Carbin 2019). Layers named in `skip` are in no group.
 
     Raises:
-        ValueError: the scope or a layer is unknown.
+        ValueError: the scope or a layer is unknown, or no leaf is prunable.
 
-    >>> ranking_groups({"a": {"kernel": np.ones(3, bool)}, "b": {"kernel": np.ones(2, bool)}}, "global")
+    >>> mask = ones_like({"a": {"kernel": np.zeros((1, 3))}, "b": {"kernel": np.zeros((2, 1))}})
+    >>> ranking_groups(mask, "global")
     {('a', 'b'): 5}
     """
     if scope not in SCOPES:
         raise ValueError(f"scope must be one of {SCOPES}, not {scope!r}")
-    layers = kernels(mask, skip, prunable=prunable)
+    layers = _some_kernels(mask, skip, prunable)
     alive = {name: int(np.count_nonzero(m)) for name, m in layers.items()}
     if scope == "global":
         return {tuple(alive): sum(alive.values())}
@@ -280,7 +291,8 @@ def prune(
         A new mask, NumPy bool arrays.
 
     Raises:
-        ValueError: no weight would remain, scores have NaN, or an argument is out of range.
+        ValueError: no leaf is prunable, no weight would remain, scores have NaN, or an argument is
+            out of range.
     """
     if not 0.0 <= fraction < 1.0:
         raise ValueError(f"fraction must be in [0, 1), not {fraction}")
@@ -300,12 +312,15 @@ def permute(
     """Return a mask with as many weights at random places: over all layers, or within each layer.
 
     Layers named in `skip` stay as they are. `key` is a typed PRNG key.
+
+    Raises:
+        ValueError: the scope or a layer is unknown, or no leaf is prunable.
     """
     if scope not in SCOPES:
         raise ValueError(f"scope must be one of {SCOPES}, not {scope!r}")
     rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
-    layers = {name: np.asarray(m) for name, m in kernels(mask, skip, prunable=prunable).items()}
-    if scope == "layer":
+    layers = {name: np.asarray(m) for name, m in _some_kernels(mask, skip, prunable).items()}
+    if scope == "layer" or not layers:
         new = {name: rng.permutation(m.ravel()).reshape(m.shape) for name, m in layers.items()}
     else:
         flat = rng.permutation(np.concatenate([m.ravel() for m in layers.values()]))
@@ -328,8 +343,14 @@ def counts(mask: PyTree, *, prunable: Prunable = is_kernel) -> tuple[int, int]:
 
 
 def density(mask: PyTree, *, prunable: Prunable = is_kernel) -> float:
-    """Return the share of the prunable weights that remain; 1 - sparsity."""
+    """Return the share of the prunable weights that remain; 1 - sparsity.
+
+    Raises:
+        ValueError: no leaf is prunable, or those that are have no weights.
+    """
     kept, total = counts(mask, prunable=prunable)
+    if not total:
+        raise leaves.nothing_prunable(mask, prunable)
     return kept / total
 
 

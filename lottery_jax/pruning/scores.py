@@ -2,7 +2,8 @@
 
 A tree of scores has the structure of the params; `masks.prune` ranks its prunable leaves, and a
 weight with a larger score is more important. Weights that are already pruned must be 0.0 in
-`params`. No function here changes an array that it is given.
+`params`. No function here changes an array that it is given. Leaves that are no arrays of numbers,
+such as the functions in an Equinox module, are in the tree of scores as they are.
 
 Scores that look at data take a *loss*, any pure function `(params, batch) -> scalar` that JAX can
 differentiate, and any number of *batches*, pytrees of arrays. The loss's gradient is compiled
@@ -20,7 +21,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lottery_jax.pruning import masks
+from lottery_jax.pruning import leaves, masks
+from lottery_jax.pruning.split import OfWeights, Split
 from lottery_jax.types import PyTree
 
 Loss = Callable[[PyTree, PyTree], jax.Array]  # (params, batch) -> scalar
@@ -31,7 +33,7 @@ def magnitude(params: PyTree) -> PyTree:
 
     Values are compared as they are, without normalisation by layer.
     """
-    return jax.tree.map(abs, params)
+    return leaves.map_arrays(abs, params)
 
 
 def snip(
@@ -59,8 +61,10 @@ def snip(
     [[6.0], [4.0]]
     """
     gradient = _compiled(_gradient, compiler_options)
-    grads = _mean(gradient(loss, params, batch) for batch in batches)
-    return jax.tree.map(lambda g, p: jnp.abs(g * p), grads, params)
+    split, weights, others = Split.of(params)
+    of_weights = OfWeights(loss, split)
+    grads = _mean(gradient(of_weights, weights, others, batch) for batch in batches)
+    return split.join([jnp.abs(g * p) for g, p in zip(grads, weights, strict=True)], others)
 
 
 def grasp(
@@ -90,13 +94,15 @@ def grasp(
     batches = list(batches)
     gradient = _compiled(_gradient, compiler_options)
     product = _compiled(_hessian_product, compiler_options)
+    split, weights, others = Split.of(params)
+    of_weights = OfWeights(loss, split)
     kernels = masks.kernels(mask, prunable=prunable)
-    nothing = jax.tree.map(np.zeros_like, mask)
-    considered = masks.with_kernels(nothing, kernels, prunable=prunable)
-    grads = _mean(gradient(loss, params, batch) for batch in batches)
+    nothing = leaves.map_arrays(np.zeros_like, mask)
+    considered = split.weights(masks.with_kernels(nothing, kernels, prunable=prunable))
+    grads = _mean(gradient(of_weights, weights, others, batch) for batch in batches)
     direction = masks.apply(considered, grads)
-    products = _mean(product(loss, params, direction, batch) for batch in batches)
-    return jax.tree.map(jnp.multiply, params, products)
+    products = _mean(product(of_weights, weights, direction, others, batch) for batch in batches)
+    return split.join(jax.tree.map(jnp.multiply, weights, products), others)
 
 
 GRASP_TEMPERATURE = 200.0
@@ -119,10 +125,13 @@ def synflow(summed_output: Callable[..., jax.Array], params: PyTree, *arguments:
     Returns:
         NumPy float64 arrays with the structure of params.
     """
-    weights, others = jax.tree.map(lambda a: np.abs(np.asarray(a, np.float64)), (params, arguments))
+    split, weights, others = Split.of(params)
+    weights, arguments = jax.tree.map(
+        lambda a: np.abs(np.asarray(a, np.float64)), (weights, arguments)
+    )
     with jax.enable_x64(True), jax.default_device(jax.local_devices(backend="cpu")[0]):
-        flow = _flow_gradient(summed_output, weights, *others)
-        return jax.tree.map(lambda w, g: w * np.asarray(g), weights, flow)
+        flow = _flow_gradient(OfWeights(summed_output, split), weights, others, *arguments)
+        return split.join([w * np.asarray(g) for w, g in zip(weights, flow, strict=True)], others)
 
 
 def random(params: PyTree, key: jax.Array) -> PyTree:
@@ -133,7 +142,7 @@ def random(params: PyTree, key: jax.Array) -> PyTree:
     (2, 3)
     """
     rng = _host_rng(key)
-    return jax.tree.map(lambda p: rng.random(np.shape(p)), params)
+    return leaves.map_arrays(lambda p: rng.random(p.shape), params)
 
 
 def erk(params: PyTree, key: jax.Array, *, prunable: masks.Prunable = masks.is_kernel) -> PyTree:
@@ -188,8 +197,10 @@ class ScoreInputs(NamedTuple):
         mask: bool, like params.
         batch_stats: BatchNorm's statistics.
         initial: the parameters of step 0, unmasked.
-        images: float32 `[batches, batch, height, width, channels]`, normalised, not augmented.
-        labels: int32 `[batches, batch]`.
+        input_shape: of one example.
+        sample: returns images, float32 `[batches, batch, height, width, channels]`, normalised, not
+            augmented, and labels, int32 `[batches, batch]`; the same ones at each call. Nothing is
+            read before the first call, so scores that need no data read none.
         key: typed PRNG key.
         compiler_options: of `jax.jit`, for programs that have a whole network in them.
     """
@@ -200,15 +211,16 @@ class ScoreInputs(NamedTuple):
     mask: PyTree
     batch_stats: PyTree
     initial: PyTree
-    images: jax.Array
-    labels: jax.Array
+    input_shape: tuple[int, ...]
+    sample: Callable[[], tuple[Any, Any]]
     key: jax.Array
     compiler_options: Mapping[str, str | bool]
 
     def batches(self) -> list[ScoreBatch]:
-        """Return the batches, each with a key of its own."""
-        keys = jax.random.split(self.key, len(self.labels))
-        rows = zip(self.images, self.labels, keys, strict=True)
+        """Return the batches of `sample`, each with a key of its own."""
+        images, labels = self.sample()
+        keys = jax.random.split(self.key, len(labels))
+        rows = zip(images, labels, keys, strict=True)
         return [ScoreBatch(self.batch_stats, *row) for row in rows]
 
 
@@ -222,11 +234,12 @@ def _grasp(s: ScoreInputs) -> PyTree:
 
 
 def _synflow(s: ScoreInputs) -> PyTree:
-    ones = np.ones((1, *s.images.shape[2:]))
+    ones = np.ones((1, *s.input_shape))
     return synflow(s.summed_output, s.params, s.batch_stats, ones)
 
 
-SCORES: dict[str, Callable[[ScoreInputs], PyTree]] = {
+Score = Callable[[ScoreInputs], PyTree]
+SCORES: dict[str, Score] = {
     "magnitude": lambda s: magnitude(s.params),
     "magnitude_at_init": lambda s: magnitude(s.initial),
     "snip": _snip,
@@ -239,6 +252,48 @@ SCORES: dict[str, Callable[[ScoreInputs], PyTree]] = {
 OWN_ROUNDS = {"synflow": 100}
 # Scores that set the densities of the layers and so must be ranked over all of them together.
 GLOBAL_ONLY = {"erk"}
+# Scores that call `ScoreInputs.sample`.
+USES_DATA = {"snip", "grasp"}
+
+
+def register_score(
+    name: str, score: Score, *, uses_data: bool = True, rounds: int = 1, global_only: bool = False
+) -> None:
+    """Make a score available as `config.ladder.scores = name`.
+
+    The name is known in this process only: register it before `run_ladder`, and in the script
+    itself if other processes (workers of a sweep, several hosts) run it. A run that is resumed
+    must find the same function under the name, since only the name is recorded.
+
+    Args:
+        name: a new name.
+        score: from `ScoreInputs` to a tree like its `params`; larger is more important.
+        uses_data: whether it calls `ScoreInputs.sample` or `batches`; a run then checks that there
+            are enough images.
+        rounds: the rounds in which a level is pruned if the config does not say.
+        global_only: whether it sets the density of each layer itself, so that the scope must be
+            `global`.
+
+    Raises:
+        ValueError: the name is in use.
+
+    >>> register_score(
+    ...     "movement",  # how far each weight has come since step 0
+    ...     lambda s: jax.tree.map(lambda now, first: abs(now - first), s.params, s.initial),
+    ...     uses_data=False,
+    ... )
+    >>> register_score("snip", lambda s: s.params)
+    Traceback (most recent call last):
+    ValueError: there is a score named 'snip' already; choose another name
+    >>> del SCORES["movement"]
+    """
+    if name in SCORES:
+        raise ValueError(f"there is a score named {name!r} already; choose another name")
+    SCORES[name] = score
+    if rounds > 1:
+        OWN_ROUNDS[name] = rounds
+    USES_DATA.update({name} if uses_data else ())
+    GLOBAL_ONLY.update({name} if global_only else ())
 
 
 def _host_rng(key: jax.Array) -> np.random.Generator:
@@ -257,21 +312,23 @@ def _mean(trees: Iterable[PyTree]) -> PyTree:
     return jax.tree.map(lambda leaf: leaf / count, total)
 
 
-def _gradient(loss: Loss, params: PyTree, batch: PyTree) -> PyTree:
+def _gradient(loss: OfWeights, weights: PyTree, *inputs: PyTree) -> PyTree:
     # Accelerators multiply float32 numbers with fewer bits unless asked; that reordered 1 to 4 % of
     # the weights that SNIP keeps on an H200. Scores are computed once, so they can be exact.
     with jax.default_matmul_precision("highest"):
-        return jax.grad(loss)(params, batch)
+        return jax.grad(loss)(weights, *inputs)
 
 
-def _hessian_product(loss: Loss, params: PyTree, direction: PyTree, batch: PyTree) -> PyTree:
+def _hessian_product(
+    loss: OfWeights, weights: PyTree, direction: PyTree, *inputs: PyTree
+) -> PyTree:
     """Return the Hessian of a batch's loss times `direction`."""
 
-    def gradient(params: PyTree) -> PyTree:
-        return jax.grad(loss)(params, batch)
+    def gradient(weights: PyTree) -> PyTree:
+        return jax.grad(loss)(weights, *inputs)
 
     with jax.default_matmul_precision("highest"):
-        return jax.jvp(gradient, (params,), (direction,))[1]
+        return jax.jvp(gradient, (weights,), (direction,))[1]
 
 
 def _compiled(
@@ -289,7 +346,5 @@ def _jitted(
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _flow_gradient(
-    summed_output: Callable[..., jax.Array], params: PyTree, *arguments: PyTree
-) -> PyTree:
-    return jax.grad(summed_output)(params, *arguments)
+def _flow_gradient(summed_output: OfWeights, weights: PyTree, *arguments: PyTree) -> PyTree:
+    return jax.grad(summed_output)(weights, *arguments)

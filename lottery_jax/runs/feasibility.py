@@ -12,7 +12,7 @@ from lottery_jax.errors import ConfigError, lookup
 from lottery_jax.pruning import masks
 from lottery_jax.pruning.controls import CONTROLS
 from lottery_jax.pruning.schedule import KeptCounts, kept_at_level
-from lottery_jax.pruning.scores import GLOBAL_ONLY, SCORES
+from lottery_jax.pruning.scores import GLOBAL_ONLY, SCORES, USES_DATA
 from lottery_jax.system import host
 from lottery_jax.training.program import Program
 from lottery_jax.types import PyTree
@@ -130,10 +130,10 @@ def kept_at(ladder: ConfigDict, sizes: KeptCounts, level: int) -> KeptCounts:
 
 
 def check_scores(config: ConfigDict, examples: int) -> None:
-    """Check that there are images enough for the scores, and a CPU for those that need one."""
+    """Check that there are enough images for scores that see data, and a CPU for synflow."""
     ladder = config.ladder
     size = ladder.score_batch_size or config.train.batch_size
-    if ladder.score_batches * size > examples:
+    if ladder.scores in USES_DATA and ladder.score_batches * size > examples:
         raise ConfigError(
             f"config.ladder.score_batches: {ladder.score_batches} batches of {size} are more than "
             f"the {examples} training images"

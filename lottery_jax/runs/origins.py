@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -224,7 +224,12 @@ def draw_mask(
 
     def score(mask: PyTree, rounds_done: int) -> PyTree:
         data_key = jax.random.split(jax.random.fold_in(data_keys, rounds_done))[0]
-        images, labels = experiment.feed.sample(data_key, ladder.score_batches, size)
+
+        @cache
+        def sample() -> tuple[Any, Any]:
+            images, labels = experiment.feed.sample(data_key, ladder.score_batches, size)
+            return preprocess(data_key, images, False), labels
+
         inputs = ScoreInputs(
             # In float32 whatever training computes in, and on one device: the same ranking on any
             # number of devices.
@@ -235,8 +240,8 @@ def draw_mask(
             mask=mask,
             batch_stats=variables["batch_stats"],
             initial=jax.device_get(point.initial["params"]),
-            images=preprocess(data_key, images, False),
-            labels=labels,
+            input_shape=tuple(experiment.dataset.image_shape),
+            sample=sample,
             key=score_key,
         )
         return SCORES[ladder.scores](inputs)

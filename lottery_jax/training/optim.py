@@ -53,6 +53,34 @@ OPTIMIZERS: dict[str, tuple[Callable[..., optax.GradientTransformation], tuple[s
 }
 
 
+def register_optimizer(
+    name: str, make: Callable[..., optax.GradientTransformation], options: Sequence[str] = ()
+) -> None:
+    """Make an optimizer available as `config.optimizer.name = name`.
+
+    The name is known in this process only: register it before `run_ladder`, and in the script
+    itself if other processes (workers of a sweep, several hosts) run it.
+
+    Args:
+        name: a new name.
+        make: from keyword arguments to a transform from gradients to directions of ascent, without
+            a learning rate; see `make_optimizer`.
+        options: the keys of `config.optimizer` that `make` takes, such as `weight_decay`.
+
+    Raises:
+        ValueError: the name is in use.
+
+    >>> def lion(*, b1, b2):
+    ...     return optax.scale_by_lion(b1, b2)
+    >>> register_optimizer("lion", lion, ("b1", "b2"))
+    >>> optimizer = make_optimizer("lion", b1=0.9, b2=0.99, momentum=0.9)
+    >>> del OPTIMIZERS["lion"]
+    """
+    if name in OPTIMIZERS:
+        raise ValueError(f"there is an optimizer named {name!r} already; choose another name")
+    OPTIMIZERS[name] = (make, tuple(options))
+
+
 def make_optimizer(name: str, **options: float | bool) -> optax.GradientTransformation:
     """Return the optimizer `name` without a learning rate; options of other optimizers are ignored.
 
@@ -123,6 +151,34 @@ SCHEDULES: dict[str, Callable[..., jax.Array]] = {
     "cosine": _cosine_factor,
     "constant": _constant_factor,
 }
+
+
+def register_schedule(name: str, factor: Callable[..., jax.Array]) -> None:
+    """Make a schedule of the learning rate available as `config.optimizer.schedule = name`.
+
+    The name is known in this process only: register it before `run_ladder`, and in the script
+    itself if other processes (workers of a sweep, several hosts) run it.
+
+    Args:
+        name: a new name.
+        factor: `(steps, *, total, milestones, decay) -> factor of the full learning rate`. `steps`
+            is an int32 scalar, the number of steps taken; `total` and `milestones` are steps, and
+            `decay` is `config.optimizer.decay`. JAX traces it.
+
+    Raises:
+        ValueError: the name is in use.
+
+    >>> def linear(steps, *, total, milestones, decay):
+    ...     return 1.0 - jnp.minimum(steps / total, 1.0)
+    >>> register_schedule("linear", linear)
+    >>> rate = make_schedule("linear", 2.0, steps_per_epoch=10, epochs=4)
+    >>> float(rate(jnp.int32(10)))
+    1.5
+    >>> del SCHEDULES["linear"]
+    """
+    if name in SCHEDULES:
+        raise ValueError(f"there is a schedule named {name!r} already; choose another name")
+    SCHEDULES[name] = factor
 
 
 def make_schedule(

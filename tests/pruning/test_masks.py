@@ -54,14 +54,14 @@ def test_a_sample_changes_no_mask(seed, kind, share_alive, share_kept):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(masks, "_SAMPLE", 64)
         new = masks.prune_to(
-            {name: {"kernel": values[part]} for name, part in layers.items()},
-            {name: {"kernel": alive[part]} for name, part in layers.items()},
+            {name: {"kernel": values[None, part]} for name, part in layers.items()},
+            {name: {"kernel": alive[None, part]} for name, part in layers.items()},
             {tuple(layers): count},
         )
     survivors = np.flatnonzero(alive)
     expected = np.zeros(n, bool)
     expected[survivors[sorted_reference(values[survivors], count)]] = True
-    np.testing.assert_array_equal(np.concatenate([v["kernel"] for v in new.values()]), expected)
+    np.testing.assert_array_equal(np.concatenate([v["kernel"][0] for v in new.values()]), expected)
 
 
 def network(rng, sizes=((3, 3, 1, 4), (16, 5), (5, 2))):
@@ -134,21 +134,21 @@ def test_biases_and_batch_norm_are_neither_pruned_nor_counted():
 
 @pytest.mark.parametrize("scope", masks.SCOPES)
 def test_another_predicate_prunes_other_leaves_in_the_same_way(scope):
-    """The same weights as leaves named `w` in a list have the same masks and counts."""
+    """The same weights as leaves named `query` in a list have the same masks and counts."""
     params = network(np.random.default_rng(5))
-    renamed = [{"w": layer["kernel"]} for name, layer in params.items() if name != "bn"]
-    is_w = {"prunable": lambda path, leaf: path.endswith("/w")}
+    renamed = [{"query": layer["kernel"]} for name, layer in params.items() if name != "bn"]
+    is_query = {"prunable": lambda path, leaf: path.endswith("/query")}
     dense, other = masks.ones_like(params), masks.ones_like(renamed)
     assert masks.counts(other) == (0, 0)
-    assert masks.counts(other, **is_w) == masks.counts(dense)
-    for options, skip in (({}, "layer2"), (is_w, "2/w")):
+    assert masks.counts(other, **is_query) == masks.counts(dense)
+    for options, skip in (({}, "layer2"), (is_query, "2/query")):
         tree, mask = (params, dense) if not options else (renamed, other)
         pruned = masks.prune(scores.magnitude(tree), mask, 0.4, scope=scope, skip=[skip], **options)
         moved = masks.permute(pruned, jax.random.key(1), scope=scope, skip=[skip], **options)
         if not options:
             expected = [masks.kernels(m).values() for m in (pruned, moved)]
     for found, those in zip((pruned, moved), expected, strict=True):
-        for ours, theirs in zip(masks.kernels(found, **is_w).values(), those, strict=True):
+        for ours, theirs in zip(masks.kernels(found, **is_query).values(), those, strict=True):
             np.testing.assert_array_equal(ours, theirs)
 
 

@@ -1,0 +1,104 @@
+"""An optax wrapper that keeps pruned weights at exactly zero."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from lottery_jax.pruning import leaves
+from lottery_jax.types import PyTree
+
+
+class KeepMaskedState(NamedTuple):
+    """The state of `keep_masked`.
+
+    Attributes:
+        mask: bool arrays where the params have arrays, None elsewhere.
+        inner: the state of the wrapped transform.
+    """
+
+    mask: PyTree
+    inner: PyTree
+
+
+def keep_masked(
+    inner: optax.GradientTransformation, mask: PyTree
+) -> optax.GradientTransformationExtraArgs:
+    """Return `inner` for a pruned network: weights that `mask` prunes are +0.0 after each update.
+
+    The wrapped transform sees gradients and params with zeros where `mask` is False, so its moments
+    stay zero there. The update it gives is replaced there by -params, so `optax.apply_updates`
+    gives exactly +0.0 whatever `inner` does (weight decay, momentum, averages of weights, ...) and
+    whatever finite number stood there. Before the first update params are as the caller made them:
+    prune them with `masks.apply`, so that the first loss is the pruned network's.
+
+    `init` copies the mask into the state, and `update` reads it there. So a step that is compiled
+    once with one of these transforms serves every mask: for a new mask, call
+    `keep_masked(inner, new_mask).init(params)` and pass that state to the old step.
+
+    Args:
+        inner: any optax transform of one copy of the params. Of `optax.lookahead`, which trains two,
+            wrap the optimizer that it takes.
+        mask: bool, with the structure of the params, as from `masks`. Leaves that are no arrays
+            and leaves that are None keep the params of their place as `inner` makes them.
+
+    Returns:
+        A transform whose `update` needs `params`. Leaves of params that are no arrays are None in
+        what `inner` gets; the updates there are None (`equinox.apply_updates` accepts them).
+
+    >>> params = {"kernel": jnp.ones((2, 1)), "bias": jnp.ones(1)}
+    >>> mask = {"kernel": jnp.array([[True], [False]]), "bias": jnp.ones(1, bool)}
+    >>> tx = keep_masked(optax.sgd(0.5, momentum=0.9), mask)
+    >>> updates, state = tx.update(params, tx.init(params), params)  # the gradients are ones, too
+    >>> optax.apply_updates(params, updates)["kernel"].tolist()
+    [[0.5], [0.0]]
+    """
+    inner = optax.with_extra_args_support(inner)
+
+    def init(params: PyTree) -> KeepMaskedState:
+        kept = _map(_as_mask, params, mask)
+        return KeepMaskedState(kept, inner.init(_map(_where_kept, params, kept)))
+
+    def update(
+        updates: PyTree, state: KeepMaskedState, params: PyTree | None = None, **extra: Any
+    ) -> tuple[PyTree, KeepMaskedState]:
+        if params is None:
+            raise ValueError("keep_masked needs the params: tx.update(grads, state, params)")
+        kept = state.mask
+        new, inner_state = inner.update(
+            _map(_where_kept, updates, kept), state.inner, _map(_where_kept, params, kept), **extra
+        )
+        return _map(_update, new, kept, params), KeepMaskedState(kept, inner_state)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _as_mask(param: Any, mask: Any) -> jax.Array:
+    # The zeros have the sharding of the weights. The sum is a new array, which may be donated.
+    return jnp.zeros_like(param, dtype=bool) | (True if mask is None else mask)
+
+
+def _where_kept(leaf: Any, mask: Any) -> Any:
+    return leaf if mask is None else jnp.where(mask, leaf, jnp.zeros((), leaf.dtype))
+
+
+def _update(update: Any, mask: Any, param: Any) -> Any:
+    return update if mask is None else jnp.where(mask, update, -param)
+
+
+def _map(function: Any, tree: PyTree, *others: PyTree) -> PyTree:
+    """Apply a function to the arrays of a tree; all else but `MaskedNode` becomes None."""
+
+    def mapped(leaf: Any, *rest: Any) -> Any:
+        if leaves.is_array(leaf):
+            return function(leaf, *rest)
+        return leaf if isinstance(leaf, optax.MaskedNode) else None
+
+    return jax.tree.map(mapped, tree, *others, is_leaf=_is_absent)
+
+
+def _is_absent(leaf: Any) -> bool:
+    return leaf is None or isinstance(leaf, optax.MaskedNode)
