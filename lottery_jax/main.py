@@ -35,18 +35,24 @@ from lottery_jax.config import (
     misspelt_override,
     returned_by,
     run_name,
+    with_config_file,
     with_last_overrides,
 )
 from lottery_jax.config.reference import as_text
 from lottery_jax.errors import ConfigError, FigureError, LotteryError, one_line
 from lottery_jax.system import files, host, program_cache, signals
+from lottery_jax.system.command_line import as_called
 from lottery_jax.system.terminal import may_be_closed
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 _CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "The config file, such as configs/quickstart.py.", lock_config=True
+    "config",
+    None,
+    "The config: a name, such as quickstart ('python -m lottery_jax list configs' lists them), or a "
+    "file, such as configs/quickstart.py.",
+    lock_config=True,
 )
 _WORKDIR = flags.DEFINE_string(
     "workdir",
@@ -83,11 +89,11 @@ def _parse_flags(argv: list[str]) -> ConfigDict:
     # ml_collections loads files in a deprecated way, which is not the file's mistake.
     warnings.filterwarnings("ignore", r"the load_module\(\) method", DeprecationWarning)
     try:
-        rest: list[str] = flags.FLAGS(with_last_overrides(argv))
+        rest: list[str] = flags.FLAGS(with_config_file(with_last_overrides(argv)))
         if len(rest) > 1:
             raise ConfigError(f"unexpected argument {rest[1]!r}; flags start with --")
         if not flags.FLAGS["config"].present:
-            raise ConfigError("--config is missing; try --config=configs/quickstart.py, or --help")
+            raise ConfigError("--config is missing; try --config=quickstart, or --help")
         _check_processes()
         if _WORKDIR.value == "":
             raise ConfigError("--workdir: is empty; name a directory, or leave it out")
@@ -104,6 +110,7 @@ def _parse_flags(argv: list[str]) -> ConfigDict:
 
 def _print_help() -> NoReturn:
     """Print how to use the command, its flags and the config's keys; end as absl's --help does."""
+    sys.modules[__name__].__doc__ = as_called(__doc__ or "")
     app.usage(shorthelp=True, writeto_stdout=True)
     print(f"\n{as_text()}")
     sys.exit(1)

@@ -143,7 +143,7 @@ def edited(name, old, new):
 
 
 FLAGS = [
-    mistake("main", says=("--config is missing", "configs/quickstart.py")),
+    mistake("main", says=("--config is missing", "--config=quickstart,")),
     mistake("main", "--config=nowhere.py", says="nowhere.py"),
     mistake("main", "--config=", says="--config"),
     mistake("main", f"--config={ROOT / 'setup.cfg'}", says="--config: can't be loaded"),
