@@ -13,7 +13,6 @@ from lottery_jax.errors import ConfigError, LotteryError, one_line
 from lottery_jax.system.files import local_path
 from lottery_jax.system.terminal import may_be_closed
 
-
 # A module that was called by another name -> how the user has called it.
 called_as: dict[str, str] = {}
 
