@@ -72,6 +72,17 @@ _DISTRIBUTED = flags.DEFINE_bool(
 _COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of the first process.")
 _PROCESSES = flags.DEFINE_integer("processes", None, "The number of processes.", lower_bound=1)
 _PROCESS = flags.DEFINE_integer("process", None, "The number of this process.", lower_bound=0)
+_DRY_RUN = flags.DEFINE_flag(
+    flags.Flag(
+        flags.EnumParser(["true", "measure"]),
+        flags.ArgumentSerializer(),
+        "dry_run",
+        None,
+        "Print what would be trained, on what and where, and end: nothing is fetched or written. "
+        "--dry_run=measure trains a few steps and estimates the time.",
+        boolean=True,  # so that it may stand alone
+    )
+)
 _HELP = {"--help", "-help", "--helpshort", "-helpshort", "-?", "--?"}
 
 
@@ -162,12 +173,12 @@ def default_workdir(config_file: str, fingerprint: str) -> Path:
     return Path("runs") / f"{run_name(config_file)}-{fingerprint[:8]}"
 
 
-def set_up_process(config: ConfigDict) -> None:
+def set_up_process(config: ConfigDict, *, writes: bool = True) -> None:
     """Set what JAX leaves to a program and not to a library.
 
     Compiled programs are kept for the next run in a directory of the user's own, unless the user
-    has named one. Where replicates of a small network train together, each CPU core is a device,
-    unless the user has said how many there are.
+    has named one, or `writes` is False. Where replicates of a small network train together, each
+    CPU core is a device, unless the user has said how many there are.
     """
     import jax
 
@@ -184,7 +195,9 @@ def set_up_process(config: ConfigDict) -> None:
             max_stacked=config.train.together,
         )
         jax.config.update("jax_num_cpu_devices", devices)
-    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+    if not writes:
+        jax.config.update("jax_enable_compilation_cache", False)
+    elif not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         try:
             base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
             cache = base / "lottery_jax" / "xla"
@@ -208,13 +221,14 @@ def _main(parsed: ConfigDict) -> None:
 
         from lottery_jax.config import fingerprint
         from lottery_jax.parallel import multihost
+        from lottery_jax.runs.dry_run import dry_run
         from lottery_jax.runs.ladder import run_ladder
         from lottery_jax.runs.matrix import run_matrix
         from lottery_jax.runs.transfer import resolve
 
     logging.set_verbosity(logging.ERROR)  # this program itself says what a user can mend
     try:
-        set_up_process(parsed)
+        set_up_process(parsed, writes=not _DRY_RUN.value)
         if _DISTRIBUTED.value:
             multihost.start(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
         host.devices()
@@ -223,6 +237,10 @@ def _main(parsed: ConfigDict) -> None:
         default = default_workdir(config_file, fingerprint(config))
         workdir = files.local_path(_WORKDIR.value or default, "--workdir")
         console = Console(soft_wrap=True, quiet=not multihost.is_primary())
+        if _DRY_RUN.value:
+            dry_run(config, workdir, console, measure=_DRY_RUN.value == "measure")
+            multihost.finish()
+            return
         run = run_matrix if config.transfer.sources else run_ladder
         run(config, workdir, console=console, other_versions=_OTHER_VERSIONS.value)
         multihost.run_on_primary(_report, workdir, console)

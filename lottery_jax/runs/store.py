@@ -33,6 +33,7 @@ from lottery_jax.runs.directory import (
 from lottery_jax.runs.display import Display
 from lottery_jax.runs.experiment import Experiment
 from lottery_jax.runs.metrics import MetricsLog
+from lottery_jax.runs.plan import make_plan
 from lottery_jax.runs.record import check_data, check_workdir, record_config, record_versions
 from lottery_jax.runs.tracking import Wandb
 from lottery_jax.system.files import remove
@@ -130,6 +131,10 @@ class RunStore:
             config=configuration.flatten(config),
         )
         exit_stack.callback(self._wandb.finish)
+        program, layers = self._experiment.program, self._experiment.layers
+        plan = make_plan(config, program.network, layers, workdir, program.mesh.devices.flat)
+        for line in plan.lines():
+            self.display.say(line)
         for note in self._experiment.dataset.notes:
             self.display.say(note)
 
@@ -288,6 +293,8 @@ class RunStore:
                         line += f"  {metadata['density']:8.2%} of weights"
                     line += f"   {trial.control} {metadata['result']['test_accuracy']:.2%}"
             self.display.say(line)
+        if level == 0:
+            self.display.say_remaining()
 
     @on_primary
     def curve(self) -> list[Row]:
