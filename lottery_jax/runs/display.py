@@ -29,7 +29,9 @@ class Display:
         )
         self._task = self._progress.add_task("starting", total=total_epochs, status="")
         self._left = total_epochs
-        self._measured: list[tuple[float, int]] = []  # (time at an epoch's end, epochs left)
+        # The time at the end of the first epoch and of the last one, and the epochs done by then.
+        self._first: tuple[float, int] | None = None
+        self._last = (0.0, 0)
         self._compiled = self._said = False
 
     def __enter__(self) -> Display:
@@ -67,7 +69,9 @@ class Display:
         self._progress.advance(self._task, trials)
         self._compiled = True
         self._left -= trials
-        self._measured.append((time.monotonic(), self._left))
+        self._last = (time.monotonic(), self._last[1] + trials)
+        if self._first is None or not trials:  # epochs before a rewind point are not counted
+            self._first = self._last
 
     def skip(self, epochs: int) -> None:
         """Move the bar past epochs that an earlier process ran."""
@@ -76,10 +80,10 @@ class Display:
 
     def say_remaining(self) -> None:
         """Say once how long the rest will take, by the epochs since the first one was done."""
-        if self._said or len(self._measured) < 2 or not self._left:
+        if self._first is None or self._said or not self._left:
             return
-        (began, before), (ended, left) = self._measured[0], self._measured[-1]
-        if before > left:
+        (began, before), (ended, done) = self._first, self._last
+        if done > before:
             self._said = True
-            remaining = self._left * (ended - began) / (before - left)
-            self.say(f"about {in_time(remaining)} remain, by the {before - left} epochs so far")
+            remaining = self._left * (ended - began) / (done - before)
+            self.say(f"about {in_time(remaining)} remain, by the last {done - before} epochs")

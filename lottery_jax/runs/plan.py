@@ -118,7 +118,7 @@ def in_time(seconds: float) -> str:
     """Return a duration as text, to two units at most.
 
     >>> in_time(0.2), in_time(75), in_time(5000), in_time(200_000)
-    ('1 s', '1 min 15 s', '1 h 23 min', '2 d 8 h')
+    ('1 s', '1 min 15 s', '1 h 23 min', '2 d 7 h')
     """
     units = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
     left, parts = max(1, round(seconds)), []

@@ -35,8 +35,7 @@ def check(plan: Plan, workdir: Path, *, writes: bool = True) -> list[str]:
         ConfigError, DataError: one line that names the run.
     """
     jax.config.update("jax_platforms", "cpu")
-    absent = {run.name: missing_data(run.config) for run in plan.runs} if not writes else {}
-    notes = {name: line for name, line in absent.items() if line}
+    notes = {} if writes else _missing_data(plan)
     for name, config in plan.matrices.items():
         in_matrix = {
             str(cell.relative_to(workdir)) for _, cell, _ in matrix.cells(config, workdir / name)
@@ -58,6 +57,18 @@ def check(plan: Plan, workdir: Path, *, writes: bool = True) -> list[str]:
         except LotteryError as error:
             raise type(error)(f"{run.name}: {error}") from error
     return [f"{name}: {line}" for name, line in notes.items()]
+
+
+def _missing_data(plan: Plan) -> dict[str, str]:
+    """Return a line about data that are not here, for each run that needs them."""
+    lines = {}
+    for run in plan.runs:
+        try:
+            if line := missing_data(run.config):
+                lines[run.name] = line
+        except LotteryError as error:
+            raise type(error)(f"{run.name}: {error}") from error
+    return lines
 
 
 def record_matrices(plan: Plan, workdir: Path) -> None:
