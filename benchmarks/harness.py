@@ -104,28 +104,10 @@ def sgd_program(
 
 def multiply_adds(model: Any, shape: tuple[int, int, int]) -> int:
     """Count the multiply-adds of a forward pass of one image, those with padding included."""
-    import flax.linen as nn
-    import jax
-    import jax.numpy as jnp
+    from lottery_jax.models import cost
+    from lottery_jax.models.network import LinenNetwork
 
-    from lottery_jax.models import abstract_variables
-    from lottery_jax.models.layers import Conv
-
-    total = 0
-
-    def count(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
-        nonlocal total
-        y = call(*args, **kwargs)
-        if isinstance(context.module, (Conv, nn.Dense)) and context.method_name == "__call__":
-            kernel = context.module.variables["params"]["kernel"]
-            total += kernel.size * (y.size // (y.shape[0] * y.shape[-1]))
-        return y
-
-    variables = abstract_variables(model, shape)
-    image = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
-    with nn.intercept_methods(count):
-        jax.eval_shape(lambda v, x: model.apply(v, x, train=False), variables, image)
-    return total
+    return cost.multiply_adds(LinenNetwork(model, shape))
 
 
 def machine() -> Row:

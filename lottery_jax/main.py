@@ -35,18 +35,24 @@ from lottery_jax.config import (
     misspelt_override,
     returned_by,
     run_name,
+    with_config_file,
     with_last_overrides,
 )
 from lottery_jax.config.reference import as_text
 from lottery_jax.errors import ConfigError, FigureError, LotteryError, one_line
 from lottery_jax.system import files, host, program_cache, signals
+from lottery_jax.system.command_line import as_called
 from lottery_jax.system.terminal import may_be_closed
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 _CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "The config file, such as configs/quickstart.py.", lock_config=True
+    "config",
+    None,
+    "The config: a name, such as quickstart ('python -m lottery_jax list configs' lists them), or a "
+    "file, such as configs/quickstart.py.",
+    lock_config=True,
 )
 _WORKDIR = flags.DEFINE_string(
     "workdir",
@@ -66,6 +72,17 @@ _DISTRIBUTED = flags.DEFINE_bool(
 _COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of the first process.")
 _PROCESSES = flags.DEFINE_integer("processes", None, "The number of processes.", lower_bound=1)
 _PROCESS = flags.DEFINE_integer("process", None, "The number of this process.", lower_bound=0)
+_DRY_RUN = flags.DEFINE_flag(
+    flags.Flag(
+        flags.EnumParser(["true", "measure"]),
+        flags.ArgumentSerializer(),
+        "dry_run",
+        None,
+        "Print what would be trained, on what and where, and end: nothing is fetched or written. "
+        "--dry_run=measure trains a few steps and estimates the time.",
+        boolean=True,  # so that it may stand alone
+    )
+)
 _HELP = {"--help", "-help", "--helpshort", "-helpshort", "-?", "--?"}
 
 
@@ -83,11 +100,11 @@ def _parse_flags(argv: list[str]) -> ConfigDict:
     # ml_collections loads files in a deprecated way, which is not the file's mistake.
     warnings.filterwarnings("ignore", r"the load_module\(\) method", DeprecationWarning)
     try:
-        rest: list[str] = flags.FLAGS(with_last_overrides(argv))
+        rest: list[str] = flags.FLAGS(with_config_file(with_last_overrides(argv)))
         if len(rest) > 1:
             raise ConfigError(f"unexpected argument {rest[1]!r}; flags start with --")
         if not flags.FLAGS["config"].present:
-            raise ConfigError("--config is missing; try --config=configs/quickstart.py, or --help")
+            raise ConfigError("--config is missing; try --config=quickstart, or --help")
         _check_processes()
         if _WORKDIR.value == "":
             raise ConfigError("--workdir: is empty; name a directory, or leave it out")
@@ -104,6 +121,7 @@ def _parse_flags(argv: list[str]) -> ConfigDict:
 
 def _print_help() -> NoReturn:
     """Print how to use the command, its flags and the config's keys; end as absl's --help does."""
+    sys.modules[__name__].__doc__ = as_called(__doc__ or "")
     app.usage(shorthelp=True, writeto_stdout=True)
     print(f"\n{as_text()}")
     sys.exit(1)
@@ -155,12 +173,12 @@ def default_workdir(config_file: str, fingerprint: str) -> Path:
     return Path("runs") / f"{run_name(config_file)}-{fingerprint[:8]}"
 
 
-def set_up_process(config: ConfigDict) -> None:
+def set_up_process(config: ConfigDict, *, writes: bool = True) -> None:
     """Set what JAX leaves to a program and not to a library.
 
     Compiled programs are kept for the next run in a directory of the user's own, unless the user
-    has named one. Where replicates of a small network train together, each CPU core is a device,
-    unless the user has said how many there are.
+    has named one, or `writes` is False. Where replicates of a small network train together, each
+    CPU core is a device, unless the user has said how many there are.
     """
     import jax
 
@@ -177,7 +195,9 @@ def set_up_process(config: ConfigDict) -> None:
             max_stacked=config.train.together,
         )
         jax.config.update("jax_num_cpu_devices", devices)
-    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+    if not writes:
+        jax.config.update("jax_enable_compilation_cache", False)
+    elif not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         try:
             base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
             cache = base / "lottery_jax" / "xla"
@@ -201,13 +221,14 @@ def _main(parsed: ConfigDict) -> None:
 
         from lottery_jax.config import fingerprint
         from lottery_jax.parallel import multihost
+        from lottery_jax.runs.dry_run import dry_run
         from lottery_jax.runs.ladder import run_ladder
         from lottery_jax.runs.matrix import run_matrix
         from lottery_jax.runs.transfer import resolve
 
     logging.set_verbosity(logging.ERROR)  # this program itself says what a user can mend
     try:
-        set_up_process(parsed)
+        set_up_process(parsed, writes=not _DRY_RUN.value)
         if _DISTRIBUTED.value:
             multihost.start(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
         host.devices()
@@ -216,6 +237,10 @@ def _main(parsed: ConfigDict) -> None:
         default = default_workdir(config_file, fingerprint(config))
         workdir = files.local_path(_WORKDIR.value or default, "--workdir")
         console = Console(soft_wrap=True, quiet=not multihost.is_primary())
+        if _DRY_RUN.value:
+            dry_run(config, workdir, console, measure=_DRY_RUN.value == "measure")
+            multihost.finish()
+            return
         run = run_matrix if config.transfer.sources else run_ladder
         run(config, workdir, console=console, other_versions=_OTHER_VERSIONS.value)
         multihost.run_on_primary(_report, workdir, console)

@@ -143,8 +143,19 @@ def edited(name, old, new):
 
 
 FLAGS = [
-    mistake("main", says=("--config is missing", "configs/quickstart.py")),
+    mistake("main", says=("--config is missing", "--config=quickstart,")),
     mistake("main", "--config=nowhere.py", says="nowhere.py"),
+    mistake(
+        "main", "--config=quickstrt", says=("--config: 'quickstrt'", "did you mean quickstart")
+    ),
+    mistake("main", "--config=quickstart", "--dry_run=soon", says=("--dry_run=soon", "measure")),
+    mistake(
+        "main",
+        "--config=quickstart",
+        "--dry_run",
+        "--config.train.batch_size=9999",
+        says="config.train.batch_size",
+    ),
     mistake("main", "--config=", says="--config"),
     mistake("main", f"--config={ROOT / 'setup.cfg'}", says="--config: can't be loaded"),
     mistake("main", f"--config={ROOT}", says=("--config: can't be loaded", str(ROOT))),

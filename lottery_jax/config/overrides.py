@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import itertools
 import re
 import traceback
@@ -13,6 +14,63 @@ from ml_collections import ConfigDict
 from lottery_jax.config.keys import KEYS, describe_unknown_key
 from lottery_jax.config.validation import validate
 from lottery_jax.errors import ConfigError
+
+
+def named_configs() -> dict[str, Path]:
+    """Return the config files that come with the package, by name."""
+    package = Path(__file__).parent.parent
+    installed, checkout = package / "configs", package.parent / "configs"
+    folder = installed if installed.is_dir() else checkout
+    return {path.stem: path for path in sorted(folder.glob("*.py"))}
+
+
+def find_config(value: str) -> str:
+    """Return the file that `--config=VALUE` means, with its argument after a colon.
+
+    Args:
+        value: a file, or the name of one that comes with the package; perhaps with an argument.
+
+    Raises:
+        ConfigError: it is neither; names the nearest configs.
+
+    >>> Path(find_config("quickstart")).name, find_config("recipe:alexnet_svhn")[-23:]
+    ('quickstart.py', '/recipe.py:alexnet_svhn')
+    >>> find_config("quickstat")
+    Traceback (most recent call last):
+    lottery_jax.errors.ConfigError: --config: 'quickstat' is neither a file nor the name of a config;
+    did you mean quickstart or transfer_quickstart? 'python -m lottery_jax list configs' lists all
+    """
+    path, colon, argument = value.partition(":")
+    if not path or Path(path).is_file():
+        return value
+    known = named_configs()
+    if path in known:
+        return f"{known[path]}{colon}{argument}"
+    near = difflib.get_close_matches(Path(path).stem, known, n=3)
+    if Path(path).is_dir() or (path.endswith(".py") and not near):
+        return value  # the library that loads it says what is wrong
+    hint = f"did you mean {' or '.join(near)}? " if near else ""
+    raise ConfigError(
+        f"--config: {path!r} is neither a file nor the name of a config; {hint}'python -m "
+        "lottery_jax list configs' lists all"
+    )
+
+
+def with_config_file(arguments: list[str]) -> list[str]:
+    """Return the arguments with the file in place of the name in `--config=NAME`.
+
+    Raises:
+        ConfigError: as `find_config`.
+    """
+    found = list(arguments)
+    for i, argument in enumerate(arguments):
+        flag, equals, value = argument.partition("=")
+        if flag in ("--config", "-config"):
+            if equals:
+                found[i] = f"{flag}={find_config(value)}"
+            elif i + 1 < len(found):
+                found[i + 1] = find_config(found[i + 1])
+    return found
 
 
 def returned_by(file: str, value: Any) -> ConfigDict:

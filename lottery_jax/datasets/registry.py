@@ -22,6 +22,7 @@ class Info:
         tfds_name: the name in tensorflow-datasets; None if it does not come from there.
         streamed: whether it stays on disk and `streams` reads it.
         archives: files that users must put into place by hand.
+        image_shape: (height, width, channels), as a run gets them without `config.data.input_shape`.
     """
 
     num_classes: int
@@ -29,11 +30,12 @@ class Info:
     tfds_name: str | None = None
     streamed: bool = False
     archives: tuple[str, ...] = ()
+    image_shape: tuple[int, int, int] = (32, 32, 3)
 
 
 BUILT_IN = {
-    "digits": Info(10, "none"),
-    "fashion_mnist": Info(10, "crop_flip", "fashion_mnist"),
+    "digits": Info(10, "none", image_shape=(8, 8, 1)),
+    "fashion_mnist": Info(10, "crop_flip", "fashion_mnist", image_shape=(28, 28, 1)),
     "cifar10": Info(10, "crop_flip", "cifar10"),
     "cifar100": Info(100, "crop_flip", "cifar100"),
     "svhn": Info(10, "crop", "svhn_cropped"),
@@ -43,8 +45,11 @@ BUILT_IN = {
         "imagenet2012",
         streamed=True,
         archives=("ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"),
+        image_shape=(224, 224, 3),
     ),
-    "places365_small": Info(365, "crop_flip", "places365_small", streamed=True),
+    "places365_small": Info(
+        365, "crop_flip", "places365_small", streamed=True, image_shape=(224, 224, 3)
+    ),
 }
 # A name becomes part of paths: those of data files and of run directories.
 NAME = re.compile(r"\w[\w.-]{0,99}")

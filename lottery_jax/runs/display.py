@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from lottery_jax.runs.plan import in_time
 
 
 class Display:
@@ -25,6 +28,11 @@ class Display:
             disable=not console.file.isatty(),
         )
         self._task = self._progress.add_task("starting", total=total_epochs, status="")
+        self._left = total_epochs
+        # The time at the end of the first epoch and of the last one, and the epochs done by then.
+        self._first: tuple[float, int] | None = None
+        self._last = (0.0, 0)
+        self._compiled = self._said = False
 
     def __enter__(self) -> Display:
         self._progress.start()
@@ -43,15 +51,39 @@ class Display:
         self.console.print(line, markup=False, highlight=False)
 
     def describe(self, label: str) -> None:
-        """Show what is being trained."""
+        """Show what is being trained, and until the first step is done that it is compiled."""
         self._progress.update(self._task, description=label)
+        if not self._compiled:
+            self._progress.update(self._task, status="compiling")
+
+    def step_done(self) -> None:
+        """Show no longer that the first step is compiled."""
+        if not self._compiled:
+            self._compiled = True
+            self._progress.update(self._task, status="")
 
     def epoch_done(self, measured: str, examples_per_s: float, trials: int = 1) -> None:
         """Move the bar by an epoch of each of so many trials, and show their mean metric."""
         status = f"{measured:>7}  {examples_per_s:,.0f} examples/s"
         self._progress.update(self._task, status=status)
         self._progress.advance(self._task, trials)
+        self._compiled = True
+        self._left -= trials
+        self._last = (time.monotonic(), self._last[1] + trials)
+        if self._first is None or not trials:  # epochs before a rewind point are not counted
+            self._first = self._last
 
     def skip(self, epochs: int) -> None:
         """Move the bar past epochs that an earlier process ran."""
         self._progress.advance(self._task, epochs)
+        self._left -= epochs
+
+    def say_remaining(self) -> None:
+        """Say once how long the rest will take, by the epochs since the first one was done."""
+        if self._first is None or self._said or not self._left:
+            return
+        (began, before), (ended, done) = self._first, self._last
+        if done > before:
+            self._said = True
+            remaining = self._left * (ended - began) / (done - before)
+            self.say(f"about {in_time(remaining)} remain, by the last {done - before} epochs")

@@ -33,6 +33,7 @@ from lottery_jax.runs.directory import (
 from lottery_jax.runs.display import Display
 from lottery_jax.runs.experiment import Experiment
 from lottery_jax.runs.metrics import MetricsLog
+from lottery_jax.runs.plan import make_plan
 from lottery_jax.runs.record import (
     check_data,
     check_network,
@@ -139,6 +140,10 @@ class RunStore:
             config=configuration.flatten(config),
         )
         exit_stack.callback(self._wandb.finish)
+        program, layers = self._experiment.program, self._experiment.layers
+        plan = make_plan(config, program.network, layers, workdir, program.mesh.devices.flat)
+        for line in plan.lines():
+            self.display.say(line)
         for note in self._experiment.dataset.notes:
             self.display.say(note)
 
@@ -299,6 +304,8 @@ class RunStore:
                     metric = metric_of(result)
                     line += f"   {trial.control} {show_metric(result[f'test_{metric}'], metric)}"
             self.display.say(line)
+        if level == 0:
+            self.display.say_remaining()
 
     @on_primary
     def curve(self) -> list[Row]:

@@ -153,6 +153,7 @@ def _train_stacked(
         store.display.skip(count * (first_step // program.steps_per_epoch))
 
     def stop_if_asked(state: TrainState, progress: EpochProgress) -> None:
+        store.display.step_done()
         if not should_stop():
             return
         replicates = unstack(to_host((state, progress.sums)), count, size)

@@ -10,23 +10,37 @@ from ml_collections import ConfigDict
 from lottery_jax.config import fingerprint
 from lottery_jax.errors import ConfigError, LotteryError
 from lottery_jax.runs import matrix, record
+from lottery_jax.runs.dry_run import missing_data
 from lottery_jax.runs.experiment import set_up
 from lottery_jax.runs.transfer import resolve
 from lottery_jax.sweep.grid import Plan, PlannedRun
 
 
-def check(plan: Plan, workdir: Path) -> None:
+def check(plan: Plan, workdir: Path, *, writes: bool = True) -> list[str]:
     """Check every run as the run itself will, as far as its source exists.
 
     Data, network and optimizer are set up once for runs that differ in their seeds only. They are
     set up on the CPU: this process must not take memory of a GPU from the jobs.
 
+    Args:
+        plan: the runs of the sweep.
+        workdir: the sweep's directory.
+        writes: whether data sets may be fetched and converted; if not, runs whose data are not
+            here are checked in part.
+
+    Returns:
+        A line for each run whose data are not here.
+
     Raises:
         ConfigError, DataError: one line that names the run.
     """
     jax.config.update("jax_platforms", "cpu")
+    notes = {} if writes else _missing_data(plan)
     for name, config in plan.matrices.items():
-        if not (workdir / name / "config.json").is_file():
+        in_matrix = {
+            str(cell.relative_to(workdir)) for _, cell, _ in matrix.cells(config, workdir / name)
+        }
+        if not (workdir / name / "config.json").is_file() and not in_matrix & notes.keys():
             matrix.check_cells(config)
     seen: set[str] = set()
     by_name = {run.name: run for run in plan.runs}
@@ -38,9 +52,23 @@ def check(plan: Plan, workdir: Path) -> None:
                 record.check_workdir(workdir / run.name, resolve(run.config), other_versions=True)
             elif (key := _fingerprint_without_seeds(run)) not in seen:
                 seen.add(key)
-                set_up(_without_missing_source(run), jax.devices()[:1])
+                if run.name not in notes:
+                    set_up(_without_missing_source(run), jax.devices()[:1])
         except LotteryError as error:
             raise type(error)(f"{run.name}: {error}") from error
+    return [f"{name}: {line}" for name, line in notes.items()]
+
+
+def _missing_data(plan: Plan) -> dict[str, str]:
+    """Return a line about data that are not here, for each run that needs them."""
+    lines = {}
+    for run in plan.runs:
+        try:
+            if line := missing_data(run.config):
+                lines[run.name] = line
+        except LotteryError as error:
+            raise type(error)(f"{run.name}: {error}") from error
+    return lines
 
 
 def record_matrices(plan: Plan, workdir: Path) -> None:

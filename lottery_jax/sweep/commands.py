@@ -41,11 +41,13 @@ def run(args: argparse.Namespace, overrides: Sequence[str]) -> list[str]:
     options = jobs.parse_options(args.slurm)
     jobs.check(args.cluster, options)
     _check_same_sweep(sweep)
-    checks.check(sweep.plan, sweep.workdir)
+    notes = checks.check(sweep.plan, sweep.workdir, writes=not args.dry_run)
     if args.dry_run:
         for planned in sweep.plan.runs:
             after = f"  (after {', '.join(planned.after)})" if planned.after else ""
             _print(console, f"{planned.name}{after}")
+        for line in notes:
+            _print(console, line)
         return []
     with locks.locked(sweep.workdir):
         _check_same_sweep(sweep)  # another process may have written it meanwhile

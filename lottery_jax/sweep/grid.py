@@ -20,6 +20,7 @@ from ml_collections import ConfigDict, config_flags
 from lottery_jax.config import (
     KEYS,
     cannot_load,
+    find_config,
     fingerprint,
     in_file_name,
     misspelt_override,
@@ -120,13 +121,13 @@ def load_config(file: str, overrides: Mapping[str, str]) -> ConfigDict:
     """Return the config of `--config=FILE --config.KEY=VALUE...`, as `lottery_jax.main` reads it.
 
     Args:
-        file: the config file, with its argument after a colon if it takes one.
+        file: the config's name or file, with its argument after a colon if it takes one.
         overrides: the values as text, by key.
 
     Raises:
-        ConfigError: the file can't be loaded, or a value is not legal.
+        ConfigError: there is no such config, the file can't be loaded, or a value is not legal.
     """
-    argv = ["sweep", f"--config={file}"]
+    argv = ["sweep", f"--config={find_config(file)}"]
     argv += [f"--config.{key}={_as_flag(key, value)}" for key, value in overrides.items()]
     values = flags.FlagValues()
     config_flags.DEFINE_config_file(

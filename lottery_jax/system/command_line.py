@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,9 +13,21 @@ from lottery_jax.errors import ConfigError, LotteryError, one_line
 from lottery_jax.system.files import local_path
 from lottery_jax.system.terminal import may_be_closed
 
+# A module that was called by another name -> how the user has called it.
+called_as: dict[str, str] = {}
+
+
+def as_called(text: str) -> str:
+    """Return a text with commands as the user types them: `python -m MODULE` or a subcommand."""
+    return re.sub(r"python -m (lottery_jax[.]\w+)", lambda m: called_as.get(m[1], m[0]), text)
+
 
 class CommandParser(argparse.ArgumentParser):
     """An argparse parser that reports a mistake in one line; --help shows the usage."""
+
+    def format_help(self) -> str:
+        """Return the help, with commands as the user types them."""
+        return as_called(super().format_help())
 
     def print_help(self, file: Any = None) -> None:
         """Print the help; a closed pipe is no error."""

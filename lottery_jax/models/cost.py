@@ -1,0 +1,57 @@
+"""The size and the cost of a network, from shapes alone: nothing is computed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from jax.tree_util import keystr, tree_leaves_with_path
+
+from lottery_jax.models.network import Network
+from lottery_jax.system import settings
+from lottery_jax.types import PyTree
+
+
+def prunable_sizes(network: Network, params: PyTree) -> dict[str, int]:
+    """Return the number of prunable weights of each layer; `params` may be shapes."""
+    sizes: dict[str, int] = {}
+    for path, leaf in tree_leaves_with_path(params):
+        name = keystr(path, simple=True, separator="/")
+        if network.is_prunable(name, leaf):
+            layer = name.rpartition("/")[0]
+            sizes[layer] = sizes.get(layer, 0) + math.prod(leaf.shape)
+    return sizes
+
+
+@settings.fixed()
+def multiply_adds(
+    network: Network, layers: Sequence[str] | None = None, variables: PyTree = None
+) -> int:
+    """Return the multiply-adds of a forward pass of one example, those with padding included.
+
+    The layers with prunable weights are counted: each of their weights is used once for each
+    position of the layer's output `[batch, ..., channels]`.
+
+    Args:
+        network: takes examples of its `input_shape`.
+        layers: its `layer_names()`, if they are known.
+        variables: its `abstract_variables()`, if they are known.
+    """
+    positions: list[int] = []
+
+    def record(y: jax.Array) -> jax.Array:
+        positions.append(math.prod(y.shape[1:-1]))
+        return y
+
+    layers = network.layer_names() if layers is None else layers
+    variables = network.abstract_variables() if variables is None else variables
+    example = jax.ShapeDtypeStruct((1, *network.input_shape), jnp.float32)
+    jax.eval_shape(
+        lambda v, x: network.apply_eval(v["params"], v["batch_stats"], x, after_layer=record),
+        variables,
+        example,
+    )
+    sizes = prunable_sizes(network, variables["params"])
+    return sum(sizes[layer] * count for layer, count in zip(layers, positions, strict=True))

@@ -1,0 +1,12 @@
+"""The packages of the wheel; everything else is in setup.cfg.
+
+The files of `configs/` are in the wheel as `lottery_jax/configs/`, so that `--config=quickstart`
+works from anywhere, and a checkout has them once.
+"""
+
+from setuptools import find_packages, setup
+
+setup(
+    packages=[*find_packages(include=["lottery_jax", "lottery_jax.*"]), "lottery_jax.configs"],
+    package_dir={"lottery_jax.configs": "configs"},
+)
