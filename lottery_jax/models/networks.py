@@ -41,8 +41,7 @@ def nnx(make: Callable[[nnx_api.Rngs], nnx_api.Module], *, head: str = "") -> NN
     Args:
         make: from random keys to a module, such as `lambda rngs: MyNet(rngs)`. It must give the
             same module for the same keys.
-        head: the path of the output layer in the params; by default the last layer with weights
-            that was defined.
+        head: the path of the output layer in the params; by default the last layer that is called.
     """
     from lottery_jax.models.nnx import NNXNetwork
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Mapping
+import functools
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -31,7 +33,7 @@ class NNXNetwork:
         make: from random keys to a module. Networks with the same function are equal.
         input_shape: of one example.
         input_dtype: of its numbers.
-        head: the path of the output layer in the params; empty: the last one that was defined.
+        head: the path of the output layer in the params; empty: the last one that is called.
     """
 
     make: Callable[[nnx.Rngs], nnx.Module]
@@ -61,37 +63,39 @@ class NNXNetwork:
 
     @settings.fixed()
     def layer_names(self) -> list[str]:
-        """Return the names of the layers with prunable weights, in the order of their definition.
+        """Return the names of the layers with prunable weights, in the order in which they are called.
 
         Raises:
             ValueError: the network does not take examples of `input_shape`.
         """
         order: list[str] = []
 
+        def note(name: str, y: jax.Array) -> jax.Array:
+            order.append(name)
+            return y
+
         def record() -> None:
             module = self.make(nnx.Rngs(jax.random.key(0)))
-            order.extend(self._layers_of(module, ""))
-            if self.input_shape:
-                example = jnp.zeros((1, *self.input_shape), self.input_dtype)
-                module.eval()
-                try:
-                    module(example)
-                except TypeError as error:
-                    raise ValueError(str(error)) from error
+            module.eval()
+            example: Any = jnp.zeros((1, *self.input_shape), self.input_dtype)
+            with _after_layers(self._layers_of(module), note):
+                module(example)
 
-        jax.eval_shape(record)
-        return order
+        try:
+            jax.eval_shape(record)
+        except TypeError as error:
+            raise ValueError(str(error)) from error
+        return list(dict.fromkeys(order))
 
-    def _layers_of(self, node: Any, prefix: str) -> list[str]:
-        names = []
-        children = vars(node) if isinstance(node, nnx.Module) else _items_of(node)
-        for name, value in children.items():
-            path = f"{prefix}{name}"
-            if isinstance(value, nnx.Param) and self.is_prunable(path, value[...]):
-                names.append(layer_of(path))
-            elif isinstance(value, nnx.Module) or _items_of(value):
-                names += self._layers_of(value, f"{path}/")
-        return names
+    def _layers_of(self, module: nnx.Module) -> dict[str, nnx.Module]:
+        """Return the modules that have a prunable weight of their own, by the name of the layer."""
+        found = {}
+        for path, node in nnx.iter_modules(module):
+            prefix = "".join(f"{key}/" for key in path)
+            for name, value in vars(node).items():
+                if isinstance(value, nnx.Param) and self.is_prunable(f"{prefix}{name}", value[...]):
+                    found[layer_of(f"{prefix}{name}")] = node
+        return found
 
     def is_prunable(self, path: str, leaf: Any) -> bool:
         """Return whether the leaf is a kernel."""
@@ -114,16 +118,14 @@ class NNXNetwork:
         *,
         after_layer: Callable[[jax.Array], jax.Array] | None = None,
     ) -> jax.Array:
-        """Return the outputs in evaluation mode.
-
-        Raises:
-            ValueError: `after_layer` is given; NNX calls nothing after a layer.
-        """
-        if after_layer is not None:
-            raise ValueError("paths through an NNX module can't be followed")
-        module = self._with(params, batch_stats, jax.random.key(0))
+        """Return the outputs in evaluation mode."""
+        module: Any = self._with(params, batch_stats, jax.random.key(0))
         module.eval()
-        outputs: jax.Array = module(inputs)
+        if after_layer is None:
+            outputs: jax.Array = module(inputs)
+            return outputs
+        with _after_layers(self._layers_of(module), lambda name, y: after_layer(y)):
+            outputs = module(inputs)
         return outputs
 
     def _with(self, params: PyTree, batch_stats: PyTree, key: jax.Array) -> nnx.Module:
@@ -172,7 +174,32 @@ def _like(template: Mapping[Any, Any], tree: Mapping[str, Any]) -> dict[Any, Any
     }
 
 
-def _items_of(node: Any) -> Mapping[Any, Any]:
-    if isinstance(node, (list, tuple, nnx.List)):
-        return dict(enumerate(node))
-    return node if isinstance(node, (dict, nnx.Dict)) else {}
+_hooks: list[dict[int, Callable[[jax.Array], jax.Array]]] = []
+
+
+@contextlib.contextmanager
+def _after_layers(
+    layers: Mapping[str, nnx.Module], function: Callable[[str, jax.Array], jax.Array]
+) -> Iterator[None]:
+    """Apply `function(name, output)` to the output of each of these modules within the block.
+
+    NNX has nothing to intercept calls with. So the modules, which the caller throws away, become
+    objects of a subclass.
+    """
+    for module in layers.values():
+        object.__setattr__(module, "__class__", _hooked(type(module)))
+    _hooks.append({id(m): functools.partial(function, name) for name, m in layers.items()})
+    try:
+        yield
+    finally:
+        _hooks.pop()
+
+
+@functools.cache
+def _hooked(kind: Any) -> Any:
+    """Return a subclass whose objects apply the hooks of `_after_layers`."""
+
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return _hooks[-1][id(self)](kind.__call__(self, *args, **kwargs))
+
+    return type(kind.__name__, (kind,), {"__call__": call})
