@@ -95,8 +95,8 @@ GROUPS: dict[str, dict[str, Key]] = {
     "Network": {
         "model.name": Key("lenet_300_100", NAME,
             "The network: lenet_300_100, conv2, conv4, conv6, vgg11, vgg13, vgg16, vgg19, "
-            "resnet18, resnet20, resnet32, resnet34, resnet50, resnet56 or alexnet; or your own by "
-            "its import path, such as `mypkg.vit:ViT`."),
+            "resnet18, resnet20, resnet32, resnet34, resnet50, resnet56, alexnet or vit_tiny; or your "
+            "own by its import path, such as `mypkg.vit:ViT`."),
         "model.options": Key("", TEXT,
             "Arguments of a network of your own as JSON, such as `{\"depth\": 4}`.",
             added_later=True),

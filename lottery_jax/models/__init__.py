@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from lottery_jax.errors import ConfigError, lookup
-from lottery_jax.models import alexnet, lenet, resnet, vgg
+from lottery_jax.models import alexnet, lenet, resnet, vgg, vit
 from lottery_jax.models.network import LinenNetwork
 from lottery_jax.types import PyTree
 
@@ -19,9 +19,12 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     **vgg.MODELS,
     **resnet.MODELS,
     **alexnet.MODELS,
+    **vit.MODELS,
 }
 # Networks without a convolution.
 FULLY_CONNECTED = frozenset({"lenet_300_100"})
+# Networks whose units never decrease when their inputs or weights grow: their paths can be followed.
+MONOTONE = frozenset(MODELS.keys() - vit.MODELS.keys())
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 

@@ -8,6 +8,7 @@ import math
 import numpy as np
 
 from lottery_jax.errors import TicketError
+from lottery_jax.models import MONOTONE
 from lottery_jax.pruning import masks
 from lottery_jax.pruning.connectivity import effective_mask
 from lottery_jax.tickets.ticket import Ticket, model_of
@@ -58,7 +59,8 @@ class Comparison:
         layers: the overlap in each layer that has the same shape in both, in A's order.
         left_out: for each other layer, the shapes of its kernel in A and in B.
         density: the shares of the prunable weights that A and B keep.
-        effective_density: the same, counting only weights on a path from input to output.
+        effective_density: the same, counting only weights on a path from input to output; NaN for
+            networks whose paths can't be followed: transformers, and your own.
     """
 
     layers: dict[str, Overlap]
@@ -119,5 +121,8 @@ def compare_tickets(a: Ticket, b: Ticket) -> Comparison:
 
 
 def _effective_density(ticket: Ticket) -> float:
+    """Return the share of the weights on a path; NaN if the network's paths can't be followed."""
+    if ticket.metadata["model"].get("name") not in MONOTONE:
+        return math.nan
     model, input_shape = model_of(ticket.metadata)
     return masks.density(effective_mask(model, ticket.mask, input_shape))

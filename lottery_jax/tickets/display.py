@@ -149,7 +149,9 @@ def comparison(found: Comparison) -> RenderableType:
         share = _percent(same / total.both if total.both else None)
         facts.add_row(f"same sign in both, {name} weights", share)
     facts.add_row("density", " and ".join(map(_percent, found.density)))
-    effective = " and ".join(map(_percent, found.effective_density))
+    effective = " and ".join(
+        "not known" if math.isnan(share) else _percent(share) for share in found.effective_density
+    )
     facts.add_row("on a path from input to output", effective)
     for name, (a, b) in found.left_out.items():
         facts.add_row(f"left out: {name}", f"{_shape(a)} in A, {_shape(b)} in B")

@@ -42,6 +42,8 @@ GOLDEN = {
     ("resnet50", "imagenet", 100): (23_712_932, 23_659_712),
     ("alexnet", "", 10): (23_272_266, 23_262_912),
     ("alexnet", "", 100): (23_640_996, 23_631_552),
+    # By hand: 12 blocks of 12 * 192**2 weights, patches of 4x4x3, a class token and 64 positions.
+    ("vit_tiny", "", 10): (5_362_762, 5_319_552),
 }
 
 
@@ -109,7 +111,7 @@ def test_golden_multiply_adds(name, stem, millions):
 
 
 # One of each family; the others are `slow`.
-SMALL = ("lenet_300_100", "conv2", "vgg11", "resnet20", "alexnet")
+SMALL = ("lenet_300_100", "conv2", "vgg11", "resnet20", "alexnet", "vit_tiny")
 
 
 @pytest.mark.parametrize(
