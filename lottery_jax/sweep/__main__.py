@@ -76,8 +76,9 @@ def _parser() -> CommandParser:
         "--config",
         action="append",
         required=True,
-        metavar="FILE[:ARGUMENT]",
-        help="may be repeated: each is combined with the grid; --config.KEY=VALUE is for all runs",
+        metavar="CONFIG[:ARGUMENT]",
+        help="a name or a file; may be repeated: each is combined with the grid; "
+        "--config.KEY=VALUE is for all runs",
     )
     run.add_argument("--workdir", required=True, type=path_argument, help="the sweep's directory")
     run.add_argument(
@@ -121,7 +122,11 @@ def _parser() -> CommandParser:
         help="an option of sbatch: partition, time (minutes), gpus_per_node, cpus_per_task, mem, "
         "account, qos, ...; may be repeated",
     )
-    run.add_argument("--dry_run", action="store_true", help="check, list the runs, start none")
+    run.add_argument(
+        "--dry_run",
+        action="store_true",
+        help="check, list the runs, start none; nothing is fetched or written",
+    )
     status = commands.add_parser("status", help="show what each run is doing")
     status.add_argument("workdir", type=path_argument)
     report = commands.add_parser("report", help="draw the whole sweep")
