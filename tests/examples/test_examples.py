@@ -1,5 +1,6 @@
 """The examples run as they stand, and the page shows what is in them."""
 
+import itertools
 import os
 import re
 import subprocess
@@ -27,9 +28,7 @@ def test_an_example_runs_and_its_own_checks_hold(path):
     table = [line.split()[:2] for line in done.stdout.splitlines() if line.strip()[0].isdigit()]
     assert [level for level, _ in table] == ["0", "1", "2", "3"]
     densities = [float(density.removesuffix("%")) for _, density in table]
-    assert densities[0] == 100 and all(
-        a > b for a, b in zip(densities, densities[1:], strict=False)
-    )
+    assert densities[0] == 100 and all(a > b for a, b in itertools.pairwise(densities))
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
