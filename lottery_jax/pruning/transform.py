@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
-from lottery_jax.pruning import leaves
+from lottery_jax.pruning import leaves, masks
 from lottery_jax.types import PyTree
 
 
@@ -59,38 +61,38 @@ def keep_masked(
     inner = optax.with_extra_args_support(inner)
 
     def init(params: PyTree) -> KeepMaskedState:
-        kept = _map(_as_mask, params, mask)
-        return KeepMaskedState(kept, inner.init(_map(_where_kept, params, kept)))
+        arrays = _map(lambda leaf: leaf, params)
+        kept = _map(_as_mask, arrays, mask)
+        return KeepMaskedState(kept, inner.init(masks.apply(kept, arrays)))
 
     def update(
         updates: PyTree, state: KeepMaskedState, params: PyTree | None = None, **extra: Any
     ) -> tuple[PyTree, KeepMaskedState]:
         if params is None:
             raise ValueError("keep_masked needs the params: tx.update(grads, state, params)")
-        kept = state.mask
-        new, inner_state = inner.update(
-            _map(_where_kept, updates, kept), state.inner, _map(_where_kept, params, kept), **extra
-        )
-        return _map(_update, new, kept, params), KeepMaskedState(kept, inner_state)
+        kept, arrays = state.mask, _map(lambda leaf: leaf, params)
+        grads = masks.apply(kept, _map(lambda leaf: leaf, updates))
+        new, inner_state = inner.update(grads, state.inner, masks.apply(kept, arrays), **extra)
+        return _map(_update, new, kept, arrays), KeepMaskedState(kept, inner_state)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
 
 def _as_mask(param: Any, mask: Any) -> jax.Array:
-    # The zeros have the sharding of the weights. The sum is a new array, which may be donated.
-    return jnp.zeros_like(param, dtype=bool) | (True if mask is None else mask)
-
-
-def _where_kept(leaf: Any, mask: Any) -> Any:
-    return leaf if mask is None else jnp.where(mask, leaf, jnp.zeros((), leaf.dtype))
+    """Return a copy of the mask, so that it can be donated; spread over a mesh as the weights are."""
+    kept = jnp.array(np.ones(param.shape, bool) if mask is None else mask, bool)
+    concrete = isinstance(param, jax.Array) and not isinstance(param, jax.core.Tracer)
+    if concrete and len(param.sharding.device_set) > 1:
+        return jax.device_put(kept, param.sharding)
+    return kept
 
 
 def _update(update: Any, mask: Any, param: Any) -> Any:
     return update if mask is None else jnp.where(mask, update, -param)
 
 
-def _map(function: Any, tree: PyTree, *others: PyTree) -> PyTree:
-    """Apply a function to the arrays of a tree; all else but `MaskedNode` becomes None."""
+def _map(function: Callable[..., Any], tree: PyTree, *others: PyTree) -> PyTree:
+    """Apply a function to the arrays of a tree; other leaves become None."""
 
     def mapped(leaf: Any, *rest: Any) -> Any:
         if leaves.is_array(leaf):
@@ -101,4 +103,5 @@ def _map(function: Any, tree: PyTree, *others: PyTree) -> PyTree:
 
 
 def _is_absent(leaf: Any) -> bool:
+    # `optax.masked` puts an empty node in place of a leaf.
     return leaf is None or isinstance(leaf, optax.MaskedNode)
