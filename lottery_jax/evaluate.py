@@ -12,6 +12,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from lottery_jax.datasets.dataset import Dataset
+from lottery_jax.datasets.streams import Stream
 from lottery_jax.errors import DataError
 from lottery_jax.models.network import LinenNetwork
 from lottery_jax.parallel.mesh import make_mesh, to_mesh
@@ -29,14 +31,14 @@ from lottery_jax.training.task import CLASSIFICATION
 
 @settings.fixed()
 def evaluate_ticket(
-    ticket: Ticket, data_dir: str | Path = "", *, data: str = "", batch_size: int = 256
+    ticket: Ticket, data_dir: str | Path = "", *, data: str | Dataset = "", batch_size: int = 256
 ) -> EvalMetrics:
     """Measure the ticket's trained weights on a whole test set.
 
     Args:
         ticket: from `load_ticket`.
         data_dir: the folder of data sets; empty for the default one.
-        data: the name of a data set; empty for the one that the ticket was trained on.
+        data: the name of a data set, or a data set; empty for the one that the ticket was trained on.
         batch_size: rounded up to a multiple of the number of devices.
 
     Raises:
@@ -45,12 +47,15 @@ def evaluate_ticket(
     mesh = make_mesh()
     metadata = ticket.metadata
     network = LinenNetwork(*model_of(metadata))
-    dataset = open_data(
-        data or metadata["data"],
-        data_dir,
-        input_shape=network.input_shape,
-        resize=metadata.get("resize", "pad"),  # as in training
-    )
+    if isinstance(data, Dataset):
+        dataset: Dataset | Stream = data.fitted(network.input_shape)
+    else:
+        dataset = open_data(
+            data or metadata["data"],
+            data_dir,
+            input_shape=network.input_shape,
+            resize=metadata.get("resize", "pad"),  # as in training
+        )
     if dataset.num_classes != metadata["num_classes"]:
         raise DataError(
             f"{dataset.name} has {dataset.num_classes} classes, the ticket "

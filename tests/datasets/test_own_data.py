@@ -537,7 +537,13 @@ def test_a_run_on_vectors_keeps_their_hash_and_resumes_with_them_alone(own_modul
     record = json.loads((tmp_path / "run" / "config.json").read_text())
     assert record["data_sha256"] == set_up(config).data_sha256
     ticket_dir = tmp_path / "run" / "seed_0" / "level_00" / "ticket"
-    metadata = lj.load_ticket(ticket_dir).metadata
+    ticket = lj.load_ticket(ticket_dir)
+    metadata = ticket.metadata
+    measured = lj.evaluate_ticket(ticket, data=set_up(config).dataset)
+    assert abs(measured.accuracy - metadata["result"]["test_accuracy"]) < 1e-6
+    images = lj.Dataset.from_arrays(**some_arrays(classes=2))
+    with pytest.raises(ConfigError, match=r"input_shape: \(7,\), but examples of mine"):
+        lj.evaluate_ticket(ticket, data=images)
     assert metadata["input_shape"] == [7] and metadata["mean"] == [0.0]
     assert metadata["data"] == f"{own_module}_load"
     shutil.rmtree(ticket_dir)
