@@ -64,14 +64,14 @@ def evaluate_ticket(
     metadata = ticket.metadata
     shape = tuple(metadata["input_shape"])
     if isinstance(data, str):
-        dataset = open_data(
+        dataset: Dataset | Stream = open_data(
             data or metadata["data"],
             data_dir,
             input_shape=shape,
             resize=metadata.get("resize", "pad"),  # as in training
         )
     else:
-        dataset = data
+        dataset = data.fitted(shape)
     network, task = _network_of(ticket, dataset, model), task or _task_of(metadata)
     if dataset.num_classes != metadata["num_classes"]:
         raise DataError(

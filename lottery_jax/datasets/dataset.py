@@ -116,18 +116,19 @@ class Dataset:
             raise DataError(f"{name}: {len(class_names)} class_names for {classes} classes")
         x, y = examples["x_train"], examples["y_train"]
         held_out, rest = hold_out(y, validation_fraction, f"{name}: validation_fraction")
+        if len(held_out):
+            x_rest, y_rest = x[rest], y[rest]
+        else:  # without a copy
+            x_rest, y_rest = x, y
         means, stds = statistics_of(
-            x[rest],
-            None if mean is None else tuple(mean),
-            None if std is None else tuple(std),
-            name,
+            x_rest, None if mean is None else tuple(mean), None if std is None else tuple(std), name
         )
         dataset = cls(
             name=name,
             num_classes=classes,
             augment=augment,
-            x_train=x[rest] if len(held_out) else x,
-            y_train=y[rest] if len(held_out) else y,
+            x_train=x_rest,
+            y_train=y_rest,
             x_val=x[held_out],
             y_val=y[held_out],
             x_test=examples["x_test"],

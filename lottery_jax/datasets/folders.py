@@ -108,12 +108,17 @@ def _with_channels(images: Array, channels: int) -> Array:
 
 
 def _subfolders(folder: Path) -> dict[str, Path]:
-    """Return the folders in a folder by name, sorted, without hidden ones."""
+    """Return the folders in a folder by name, sorted."""
+    return {path.name: path for path in _listing(folder) if path.is_dir()}
+
+
+def _listing(folder: Path) -> list[Path]:
+    """Return what is in a folder, sorted by name, without hidden files and what systems leave."""
     try:
         paths = sorted(folder.iterdir())
     except OSError as error:
         raise DataError(f"{folder}: can't be read: {error.strerror}") from error
-    return {p.name: p for p in paths if p.is_dir() and not p.name.startswith(".")}
+    return [p for p in paths if not (p.name.startswith(".") or is_clutter(p.name))]
 
 
 def _read_classes(
@@ -143,18 +148,15 @@ def _read_classes(
 
 def _image_files(folder: Path) -> Iterator[Path]:
     """Yield the image files of a class, sorted by name; refuse an empty folder and other files."""
-    found = False
-    for file in sorted(folder.iterdir()):
-        if file.name.startswith(".") or is_clutter(file.name):
-            continue
+    files = _listing(folder)
+    if not files:
+        raise DataError(f"{folder}: has no PNG or JPEG files; fill it, or remove the class")
+    for file in files:
         if file.suffix.lower() not in _ENDINGS:
             raise DataError(
                 f"{file}: is no PNG or JPEG file ({', '.join(_ENDINGS)}); convert or remove it"
             )
-        found = True
         yield file
-    if not found:
-        raise DataError(f"{folder}: has no PNG or JPEG files; fill it, or remove the class")
 
 
 def _read_image(file: Path) -> Array:

@@ -42,7 +42,7 @@ def hold_out(labels: Array, fraction: float, what: str) -> tuple[Array, Array]:
     held_out, rest = stratified_split(classes, fraction, SPLIT_SEED + 1)
     if not len(rest) or (fraction and not len(held_out)):
         raise DataError(
-            f"{what}: {fraction:g} of {len(labels)} training images "
+            f"{what}: {fraction:g} of {len(labels)} training examples "
             f"is {len(held_out)} of them; one at least must be on each side"
         )
     return held_out, rest
