@@ -28,11 +28,12 @@ def prunable_sizes(network: Network, params: PyTree) -> dict[str, int]:
 @settings.fixed()
 def multiply_adds(
     network: Network, layers: Sequence[str] | None = None, variables: PyTree = None
-) -> int:
+) -> int | None:
     """Return the multiply-adds of a forward pass of one example, those with padding included.
 
     The layers with prunable weights are counted: each of their weights is used once for each
-    position of the layer's output `[batch, ..., channels]`.
+    position of the layer's output `[batch, ..., channels]`. None: a layer is called more than once
+    or not at all, so that outputs do not tell their layers.
 
     Args:
         network: takes examples of its `input_shape`.
@@ -47,11 +48,13 @@ def multiply_adds(
 
     layers = network.layer_names() if layers is None else layers
     variables = network.abstract_variables() if variables is None else variables
-    example = jax.ShapeDtypeStruct((1, *network.input_shape), jnp.float32)
+    example = jax.ShapeDtypeStruct((1, *network.input_shape), jnp.dtype(network.input_dtype))
     jax.eval_shape(
         lambda v, x: network.apply_eval(v["params"], v["batch_stats"], x, after_layer=record),
         variables,
         example,
     )
     sizes = prunable_sizes(network, variables["params"])
+    if len(positions) != len(layers):
+        return None
     return sum(sizes[layer] * count for layer, count in zip(layers, positions, strict=True))

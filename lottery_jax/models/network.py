@@ -57,6 +57,10 @@ class Network(Protocol):
         """The shape of one example, `(height, width, channels)`."""
 
     @property
+    def input_dtype(self) -> str:
+        """The dtype of an example: `float32`, or `int32` for tokens."""
+
+    @property
     def output_layer(self) -> str:
         """The path in the params of the layer that gives the outputs, such as `head`."""
 

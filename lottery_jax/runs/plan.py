@@ -27,7 +27,7 @@ class Plan:
         devices: names of kinds of devices, one for each device.
         weights: the number of parameters.
         prunable: the number of weights that may be pruned.
-        multiply_adds: of a forward pass of one example.
+        multiply_adds: of a forward pass of one example; None if they can't be counted.
         trainings: the number of trainings of the whole run.
         complete: how many of them are on the disk.
         ticket_bytes: the size of a ticket's arrays, which are compressed on the disk.
@@ -38,7 +38,7 @@ class Plan:
     devices: tuple[str, ...]
     weights: int
     prunable: int
-    multiply_adds: int
+    multiply_adds: int | None
     trainings: int
     complete: int
     ticket_bytes: int
@@ -49,10 +49,13 @@ class Plan:
         kinds = [f"{count} x {kind}" for kind, count in Counter(self.devices).items()]
         done = f", {self.complete} of them complete" if self.complete else ""
         controls = f", controls {', '.join(config.controls)}" if config.controls else ""
+        cost = ""
+        if self.multiply_adds is not None:
+            cost = f"; {self.multiply_adds:,} multiply-adds an example"
         seeds = f"seed{'s' * (len(config.seeds) > 1)} {', '.join(map(str, config.seeds))}"
         return [
             f"network    {config.model.name} on {config.data.name}: {self.weights:,} weights, "
-            f"{self.prunable:,} prunable; {self.multiply_adds:,} multiply-adds an image",
+            f"{self.prunable:,} prunable{cost}",
             f"trainings  {self.trainings} of {config.train.epochs} epochs{done}: {seeds}, "
             f"levels 0 to {config.ladder.levels}{controls}",
             f"devices    {', '.join(kinds)}",

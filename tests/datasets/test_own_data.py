@@ -2,9 +2,7 @@
 
 import itertools
 import json
-import re
 import shutil
-import subprocess
 import sys
 
 import grain
@@ -23,7 +21,7 @@ from lottery_jax.runs.experiment import set_up
 from lottery_jax.runs.matrix import cells
 from lottery_jax.training.batches import make_preprocess
 from lottery_jax.training.feeding import InputPipeline, open_data
-from tests.helpers import ROOT, make_tiny_config, quiet_console, some_arrays
+from tests.helpers import make_tiny_config, quiet_console, some_arrays
 
 RNG = np.random.default_rng(0)
 LABELS = np.arange(12) % 3
@@ -552,24 +550,3 @@ def test_a_run_on_vectors_keeps_their_hash_and_resumes_with_them_alone(own_modul
     sys.modules.pop(own_module)
     with pytest.raises(DataError, match="other data of this name"):
         lj.run_ladder(config, tmp_path / "run", console=quiet_console())
-
-
-@pytest.mark.slow
-def test_the_page_on_data_runs_as_it_stands(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "configs").symlink_to(ROOT / "configs")
-    names = {}
-    for language, text in re.findall(
-        r"^```(\w+)\n(.*?)^```$", (ROOT / "docs" / "your_data.md").read_text(), re.M | re.S
-    ):
-        if text.startswith("# own_data.py"):
-            (tmp_path / "own_data.py").write_text(text)
-        elif language == "python":
-            exec(text, names)
-        else:
-            done = subprocess.run(["bash", "-ec", text], capture_output=True, text=True)
-            assert done.returncode == 0, done.stderr
-    assert names["pictures"].class_names == ("dark", "light")
-    for folder, data in (("pictures", "pictures"), ("own", "own_data_load")):
-        ticket = lj.load_ticket(tmp_path / "runs" / folder / "seed_0" / "level_01" / "ticket")
-        assert ticket.metadata["data"] == data
