@@ -124,6 +124,16 @@ def named_leaves(tree: PyTree, prunable: Prunable) -> list[tuple[str | None, Any
     return [(name, leaf) for name, (_, leaf) in zip(names, flat, strict=True)]
 
 
+def prunable_paths(tree: PyTree, prunable: Prunable = is_kernel) -> list[str]:
+    """Return the whole paths of the prunable leaves, in order.
+
+    >>> prunable_paths({"a": {"kernel": np.ones((2, 2)), "bias": np.ones(2)}})
+    ['a/kernel']
+    """
+    chosen = as_predicate(prunable)
+    return [path for path, leaf in _with_paths(tree) if is_array(leaf) and chosen(path, leaf)]
+
+
 def nothing_prunable(tree: PyTree, prunable: Prunable) -> ValueError:
     """Return the error that says that no leaf is prunable, which leaves there are, what to do."""
     arrays = [f"{path} {tuple(leaf.shape)}" for path, leaf in _with_paths(tree) if is_array(leaf)]
