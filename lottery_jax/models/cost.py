@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-from jax.tree_util import keystr, tree_leaves_with_path
 
+from lottery_jax import leaves
 from lottery_jax.models.network import Network
 from lottery_jax.system import settings
 from lottery_jax.types import PyTree
@@ -16,13 +16,8 @@ from lottery_jax.types import PyTree
 
 def prunable_sizes(network: Network, params: PyTree) -> dict[str, int]:
     """Return the number of prunable weights of each layer; `params` may be shapes."""
-    sizes: dict[str, int] = {}
-    for path, leaf in tree_leaves_with_path(params):
-        name = keystr(path, simple=True, separator="/")
-        if network.is_prunable(name, leaf):
-            layer = name.rpartition("/")[0]
-            sizes[layer] = sizes.get(layer, 0) + math.prod(leaf.shape)
-    return sizes
+    named = leaves.named_leaves(params, network.is_prunable)
+    return {name: math.prod(leaf.shape) for name, leaf in named if name is not None}
 
 
 @settings.fixed()

@@ -1,8 +1,7 @@
 """The interface through which the package uses a network, and its implementation for Linen modules.
 
 Training, evaluation and connectivity call a `Network` and nothing else of Flax. Names of Linen's
-collections and the default output layer are here; `pruning.masks.is_kernel` is the same rule for
-trees without a network.
+collections and the default output layer are here.
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ import jax
 import jax.numpy as jnp
 from jax.tree_util import keystr, tree_map_with_path
 
+from lottery_jax import leaves
 from lottery_jax.system import settings
 from lottery_jax.types import PyTree
 
@@ -26,20 +26,6 @@ from lottery_jax.types import PyTree
 HEAD = "head"
 # The arguments by which Linen modules are told whether they train, and the value that says so.
 _MODES = {"train": True, "training": True, "is_training": True, "deterministic": False}
-
-
-def is_default_prunable(path: str, leaf: Any) -> bool:
-    """Return whether a leaf is a kernel by its name, as `pruning.masks.is_kernel` does."""
-    return path.endswith("/kernel")
-
-
-def layer_of(path: str) -> str:
-    """Return the name of the layer that a prunable leaf belongs to.
-
-    >>> layer_of("block1_1/conv1/kernel")
-    'block1_1/conv1'
-    """
-    return path.removesuffix("/kernel")
 
 
 class Network(Protocol):
@@ -178,27 +164,28 @@ class LinenNetwork:
         def record() -> None:
             # Here the dicts still have the order in which the layers were called; a JAX function
             # returns them sorted by name.
-            order.extend(self._layers_of(self.init(jax.random.key(0))["params"], ""))
+            order.extend(self._kernels_of(self.init(jax.random.key(0))["params"], ""))
 
         jax.eval_shape(record)
-        if sorted(order) != sorted(self._layers_of(self.abstract_variables()["params"], "")):
+        names = leaves.layers_by_path(self.abstract_variables()["params"], self.is_prunable)
+        if sorted(order) != sorted(names):
             raise RuntimeError(
                 "the layers of the initialisation differ from those of the parameters"
             )
-        return order
+        return [names[path] for path in order]
 
-    def _layers_of(self, tree: dict[str, Any], prefix: str) -> list[str]:
+    def _kernels_of(self, tree: dict[str, Any], prefix: str) -> list[str]:
         names = []
         for name, value in tree.items():
             if isinstance(value, dict):
-                names += self._layers_of(value, f"{prefix}{name}/")
+                names += self._kernels_of(value, f"{prefix}{name}/")
             elif self.is_prunable(f"{prefix}{name}", value):
-                names.append(layer_of(f"{prefix}{name}"))
+                names.append(f"{prefix}{name}")
         return names
 
     def is_prunable(self, path: str, leaf: Any) -> bool:
         """Return whether the leaf is a kernel."""
-        return is_default_prunable(path, leaf)
+        return leaves.is_kernel(path, leaf)
 
     def apply_train(
         self, params: PyTree, batch_stats: PyTree, inputs: jax.Array, key: jax.Array
@@ -267,7 +254,7 @@ def _after_kernels(function: Callable[[jax.Array], jax.Array]) -> Callable[..., 
         call: Callable[..., Any], args: Any, kwargs: Any, context: nn.module.InterceptorContext
     ) -> Any:
         y = call(*args, **kwargs)
-        has_kernel = context.module.has_variable("params", "kernel")
+        has_kernel = any(context.module.has_variable("params", n) for n in leaves.WEIGHT_NAMES)
         return function(y) if has_kernel and context.method_name == "__call__" else y
 
     return intercept

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.tree_util import keystr, tree_map_with_path
 
-from lottery_jax.models.network import is_default_prunable, layer_of
+from lottery_jax import leaves
 from lottery_jax.system import settings
 from lottery_jax.types import PyTree
 
@@ -94,12 +94,12 @@ class NNXNetwork:
             prefix = "".join(f"{key}/" for key in path)
             for name, value in vars(node).items():
                 if isinstance(value, nnx.Param) and self.is_prunable(f"{prefix}{name}", value[...]):
-                    found[layer_of(f"{prefix}{name}")] = node
+                    found[leaves.layer_of(f"{prefix}{name}")] = node
         return found
 
     def is_prunable(self, path: str, leaf: Any) -> bool:
         """Return whether the leaf is a kernel."""
-        return is_default_prunable(path, leaf)
+        return leaves.is_kernel(path, leaf)
 
     def apply_train(
         self, params: PyTree, batch_stats: PyTree, inputs: jax.Array, key: jax.Array

@@ -23,9 +23,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lottery_jax.pruning import leaves
-from lottery_jax.pruning.leaves import Prunable as Prunable
-from lottery_jax.pruning.leaves import is_kernel as is_kernel
+from lottery_jax import leaves
+from lottery_jax.leaves import Prunable as Prunable
+from lottery_jax.leaves import is_kernel as is_kernel
 from lottery_jax.types import PyTree
 
 Array = np.ndarray[Any, np.dtype[Any]]

@@ -21,7 +21,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lottery_jax.pruning import leaves, masks
+from lottery_jax import leaves
+from lottery_jax.pruning import masks
 from lottery_jax.pruning.split import OfWeights, Split
 from lottery_jax.types import PyTree
 

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lottery_jax.pruning.leaves import is_none
+from lottery_jax.leaves import is_none
 from lottery_jax.types import PyTree
 
 

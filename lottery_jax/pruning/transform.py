@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from lottery_jax.pruning import leaves, masks
+from lottery_jax import leaves
+from lottery_jax.pruning import masks
 from lottery_jax.types import PyTree
 
 

@@ -28,8 +28,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from lottery_jax.errors import TicketError, raise_if_environment
+from lottery_jax.leaves import prunable_paths
 from lottery_jax.models.network import Network
-from lottery_jax.pruning import masks
 from lottery_jax.system.files import atomic_write
 from lottery_jax.tickets.metadata import PARTS, Metadata, check_metadata, parse_json
 from lottery_jax.tickets.ticket import (
@@ -63,7 +63,7 @@ def save_portable(path: str | os.PathLike[str], ticket: Ticket) -> Ticket:
         TicketError: as `save_ticket`.
     """
     ticket = complete(path, ticket)
-    kernels = _kernel_paths(ticket.mask)
+    kernels = prunable_paths(ticket.mask)
     mask = leaves(ticket.mask)
     tensors = {f"mask/{name}": np.packbits(mask[name]) for name in kernels}
     for part in PARTS[1:]:
@@ -168,10 +168,6 @@ def _metadata_of(where: Path, file: Any) -> Metadata:
     return check_metadata(where, metadata)
 
 
-def _kernel_paths(tree: PyTree) -> list[str]:
-    return [f"{layer}/kernel" for layer in masks.kernels(tree)]
-
-
 def _header(where: Path, file: Any) -> dict[str, ShapeDtypeStruct]:
     """Return the shape and dtype of each tensor by name; only the header is read."""
     found = {}
@@ -190,7 +186,7 @@ def _stored(
     stored = {}
     kept = {}
     for name, leaf in leaves(expected["mask"]).items():
-        if name in _kernel_paths(expected["mask"]):
+        if name in prunable_paths(expected["mask"]):
             try:
                 kept[name], total = metadata["layers"][name.removesuffix("/kernel")]
                 fits = type(kept[name]) is int and 0 <= kept[name] <= leaf.size == total
@@ -208,7 +204,7 @@ def _stored(
 
 
 def _read_mask(where: Path, file: Any, expected: PyTree, metadata: Metadata) -> PyTree:
-    kernels = _kernel_paths(expected)
+    kernels = prunable_paths(expected)
 
     def read(name: str, leaf: ShapeDtypeStruct) -> Array:
         if name not in kernels:

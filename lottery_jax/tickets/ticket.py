@@ -15,6 +15,7 @@ import numpy as np
 from jax.tree_util import keystr, tree_flatten_with_path, tree_map_with_path
 
 from lottery_jax.errors import ConfigError, TicketError, raise_if_environment
+from lottery_jax.leaves import prunable_paths
 from lottery_jax.models import MODELS, build_model
 from lottery_jax.models.network import Network, as_network
 from lottery_jax.pruning import masks
@@ -181,8 +182,7 @@ def _check_pruned(where: PathLike, arrays: dict[str, PyTree]) -> None:
             # Bits are compared, not values: a file of survivors would not give -0.0 back.
             if values[~mask[path]].view(np.uint8).any():
                 raise TicketError(f"{where}: {part}/{path} is not 0.0 where the mask prunes it")
-    kernels = {f"{layer}/kernel" for layer in masks.kernels(arrays["mask"])}
-    for path in mask.keys() - kernels:
+    for path in mask.keys() - set(prunable_paths(arrays["mask"])):
         if not mask[path].all():
             raise TicketError(f"{where}: the mask prunes {path}; only kernels can be pruned")
 

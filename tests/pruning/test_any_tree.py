@@ -10,7 +10,8 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import lottery_jax as lj
-from lottery_jax.pruning import leaves, masks, scores
+from lottery_jax import leaves
+from lottery_jax.pruning import masks, scores
 
 
 @jax.tree_util.register_pytree_with_keys_class
@@ -83,6 +84,8 @@ def test_the_weights_of_each_library_are_found_by_default():
         ([{"w": rows(2, 2), "b": np.ones(2)}, {"w": np.ones(2)}], ["0"]),
     ]:
         assert list(masks.kernels(tree)) == names
+        ends = [path.rpartition("/")[2] for path in leaves.prunable_paths(tree)]
+        assert len(ends) == len(names) and set(ends) <= {"kernel", "w", "weight", "value"}
         mask = masks.prune(scores.magnitude(tree), masks.ones_like(tree), 0.5)
         assert jax.tree.structure(mask) == jax.tree.structure(tree)
         kept, total = masks.counts(mask)

@@ -180,7 +180,7 @@ def test_the_bar_says_compiling_until_the_first_step_is_done(monkeypatch):
     assert status() == ""
     bar.say_remaining()  # nothing is measured yet
     for _ in range(3):
-        bar.epoch_done(None, 1.0, 2)
+        bar.epoch_done("", 1.0, 2)
         now[0] += 60
     bar.describe("level 1")
     assert status() != "compiling"

@@ -24,7 +24,7 @@ Predicate = Callable[[str, Any], bool]
 Prunable = Predicate | str | Collection[str]
 
 # The weights of layers, as Flax, Haiku and Equinox name them.
-_NAMES = ("kernel", "w", "weight")
+WEIGHT_NAMES = ("kernel", "w", "weight")
 # The name below which NNX's variables and Flax's partitioned parameters keep their array.
 _BOX = "/value"
 _SHOWN = 8
@@ -39,7 +39,7 @@ def is_kernel(path: str, leaf: Any) -> bool:
     >>> is_kernel("dense1/kernel/value", np.ones((2, 3))), is_kernel("norm/weight", np.ones(3))
     (True, False)
     """
-    return np.ndim(leaf) >= 2 and path.removesuffix(_BOX).rpartition("/")[2] in _NAMES
+    return np.ndim(leaf) >= 2 and path.removesuffix(_BOX).rpartition("/")[2] in WEIGHT_NAMES
 
 
 def as_predicate(prunable: Prunable) -> Predicate:
@@ -114,7 +114,7 @@ def named_leaves(tree: PyTree, prunable: Prunable) -> list[tuple[str | None, Any
     """
     chosen, flat = as_predicate(prunable), _with_paths(tree)
     paths = [path if is_array(leaf) and chosen(path, leaf) else None for path, leaf in flat]
-    layers = [None if path is None else _layer_of(path) for path in paths]
+    layers = [None if path is None else layer_of(path) for path in paths]
     uses = Counter(layers)
     # A layer with two prunable leaves has no name that fits both: their paths tell them apart.
     names = [path if uses[layer] > 1 else layer for path, layer in zip(paths, layers, strict=True)]
@@ -122,6 +122,23 @@ def named_leaves(tree: PyTree, prunable: Prunable) -> list[tuple[str | None, Any
     if repeated:
         raise ValueError(f"several prunable leaves have the path {repeated[0]}; rename their keys")
     return [(name, leaf) for name, (_, leaf) in zip(names, flat, strict=True)]
+
+
+def prunable_paths(tree: PyTree, prunable: Prunable = is_kernel) -> list[str]:
+    """Return the whole paths of the prunable leaves, in order.
+
+    >>> prunable_paths({"a": {"kernel": np.ones((2, 2)), "bias": np.ones(2)}})
+    ['a/kernel']
+    """
+    chosen = as_predicate(prunable)
+    return [path for path, leaf in _with_paths(tree) if is_array(leaf) and chosen(path, leaf)]
+
+
+def layers_by_path(tree: PyTree, prunable: Prunable = is_kernel) -> dict[str, str]:
+    """Return the name of the layer of each prunable leaf by the leaf's path, in order."""
+    paths = prunable_paths(tree, prunable)
+    names = [name for name, _ in named_leaves(tree, prunable) if name is not None]
+    return dict(zip(paths, names, strict=True))
 
 
 def nothing_prunable(tree: PyTree, prunable: Prunable) -> ValueError:
@@ -143,8 +160,12 @@ def _with_paths(tree: PyTree) -> list[tuple[str, Any]]:
     return [(keystr(keys, simple=True, separator="/"), leaf) for keys, leaf in flat]
 
 
-def _layer_of(path: str) -> str:
-    """Return a path without the name of the array at its end, where that is a usual one."""
+def layer_of(path: str) -> str:
+    """Return a path without the name of the array at its end, where that is a usual one.
+
+    >>> layer_of("block1_1/conv1/kernel"), layer_of("query")
+    ('block1_1/conv1', 'query')
+    """
     path = path.removesuffix(_BOX)
     layer, _, name = path.rpartition("/")
-    return layer if layer and name in _NAMES else path
+    return layer if layer and name in WEIGHT_NAMES else path
