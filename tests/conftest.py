@@ -67,8 +67,15 @@ def pytest_unconfigure(config):
         shutil.rmtree(_CACHE, ignore_errors=True)
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Put first what takes longest, so that no process of pytest has it left at the end."""
+    """Put first what takes longest, so that no process of pytest has it left at the end.
+
+    A test with both marks, from its function and from its parameters, is long and not slow.
+    """
+    for item in items:
+        if item.get_closest_marker("long"):
+            item.own_markers = [mark for mark in item.own_markers if mark.name != "slow"]
     place = {name: i for i, name in enumerate(_LONGEST)}
     items.sort(key=lambda item: place.get(item.path.stem, len(place)))
 

@@ -16,7 +16,14 @@ def test_there_are_the_notebooks_of_the_readme():
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(path, marks=[pytest.mark.long] * path.stem.startswith(("02", "03")))
+        for path in NOTEBOOKS
+    ],
+    ids=[path.stem for path in NOTEBOOKS],
+)
 def test_a_notebook_runs_and_has_its_outputs(path, tmp_path, monkeypatch):
     monkeypatch.delenv("XLA_FLAGS")
     notebook = nbformat.read(path, as_version=4)

@@ -96,7 +96,7 @@ def test_both_sides_train_alike(reference):
         np.testing.assert_allclose(layer.weight.detach().numpy(), ours, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_benchmark_runs_and_writes_its_table(tmp_path):
     command = [
         sys.executable, str(FOLDER / "train_step.py"), "--models=lenet_300_100", "--batches=8",
@@ -109,7 +109,7 @@ def test_a_benchmark_runs_and_writes_its_table(tmp_path):
     assert "| lenet_300_100 | float32 | 8 |" in (tmp_path / "train_step.md").read_text()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_benchmark_of_images_runs(tmp_path):
     command = [
         sys.executable, str(FOLDER / "images.py"), "--images=16", "--batch=8", "--repeats=1",

@@ -224,7 +224,7 @@ def test_batches_are_the_same_for_any_number_of_processes_and_workers(stream, pr
         assert equal(whole(stream, 3, 1, processes=processes, **options), expected[first:])
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_large_batches_are_made_of_pieces_in_order(stream, monkeypatch):
     expected = whole(stream, 3, 1, batch_size=20)
     monkeypatch.setattr("lottery_jax.datasets.workers._CHUNK", 3)
@@ -459,7 +459,7 @@ def is_running(pid):
         return False
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(not Path("/proc").exists(), reason="looks at processes in /proc")
 @pytest.mark.parametrize("how", ["exit", "wait"])
 def test_no_worker_outlives_the_process_it_works_for(data_dir, tmp_path, how):
@@ -602,7 +602,7 @@ def states_equal(a, b):
     return jax.tree.all(jax.tree.map(np.array_equal, jax.device_get(a), jax.device_get(b)))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("model", ["resnet20", "lenet_300_100"])
 def test_the_train_step_can_not_tell_streamed_batches_from_a_set_on_the_device(data_dir, model):
     """The same images, once as they come and once all there with a table of batches."""
@@ -657,7 +657,7 @@ def test_a_training_on_streamed_data_stopped_in_mid_epoch_goes_on_bit_for_bit(da
     assert states_equal(whole, state)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("draw", [{}, {"ladder.scores": "snip", "ladder.draw": "init"}])
 def test_a_ladder_on_streamed_data(data_dir, tmp_path, quiet, draw):
     """A ladder with scores that see images, with held-out images, and then `evaluate`."""
@@ -676,7 +676,7 @@ def test_a_ladder_on_streamed_data(data_dir, tmp_path, quiet, draw):
     assert measured.accuracy == rows[1]["test_accuracy"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_processes_feed_the_shares_of_one_batch(data_dir, tmp_path):
     """Each decodes its own rows: the same tickets as of one process that decodes all."""
     overrides = {

@@ -59,7 +59,8 @@ def without_privileges(command):
     return ["setpriv", "--bounding-set=-all", "--inh-caps=-all", *command]
 
 
-@pytest.mark.parametrize("blocks", [pytest.param(1, marks=pytest.mark.slow), 100])
+@pytest.mark.long
+@pytest.mark.parametrize("blocks", [1, 100])
 def test_files_that_may_not_grow(begun, tmp_path, blocks):
     """A limit of the shell's, in KiB: at first no row can be written, then no array."""
     workdir, env, expected = begun
@@ -122,7 +123,7 @@ def test_a_directory_that_may_not_be_written_to(begun, tmp_path):
     assert_resumes(workdir, env, expected, tmp_path)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_place_where_no_run_can_begin(tmp_path, undisturbed):
     _, env = undisturbed
     place = tmp_path / "place"
@@ -218,7 +219,7 @@ def test_a_checkpoint_that_is_damaged_is_named_and_can_be_removed(tmp_path, undi
     assert_resumes(workdir, env, expected, tmp_path)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     "moment",
     [

@@ -67,7 +67,7 @@ def finish(workdir, overrides, env, cwd):
     return runs.outcome(workdir)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_killed_at_the_moments_that_matter(tmp_path, undisturbed, record_property):
     """One run, killed at one moment after another; each is reached, in each process."""
     expected, env = undisturbed({})
@@ -88,6 +88,7 @@ def kill_after_lines(lines, workdir, overrides, env, cwd):
     assert process.wait() == -signal.SIGKILL, "it was finished before it could be killed"
 
 
+@pytest.mark.slow
 def test_killed_within_steps(tmp_path, undisturbed):
     """On the way to the rewind point, within levels, late in a seed."""
     expected, env = undisturbed({})

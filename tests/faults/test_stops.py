@@ -52,13 +52,14 @@ def stop(number, lines, workdir, env, cwd, after=0.02):
     return process.returncode, out, error
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "stops",
     [
         [(signal.SIGTERM, 4)],
         pytest.param(
             [(signal.SIGUSR1, 1), (signal.SIGINT, 2), (signal.SIGTERM, 4), (signal.SIGHUP, 5)],
-            marks=pytest.mark.slow,
+            marks=pytest.mark.long,
         ),
     ],
     ids=["once", "again and again"],
@@ -148,7 +149,7 @@ def test_with_one_step_an_epoch_a_stop_does_not_wait_for_the_end(tmp_path, undis
     assert runs.outcome(workdir) == runs.outcome(tmp_path / "whole")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     "moment, kept",
     [

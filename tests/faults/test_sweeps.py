@@ -45,7 +45,7 @@ def check_same_as_by_themselves(workdir, env, folder, cores=1):
     assert alone == {name: sweeps.found(workdir / name) for name in alone}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_run_that_crashes_a_run_that_is_killed_and_the_sweep_killed(tmp_path, cache):
     names = [f"seeds={seed}" for seed in range(3)]
     workdir, env, command = disturbed(tmp_path, cache, ["--grid", "seeds=0,1,2"], names)
@@ -60,7 +60,7 @@ def test_a_run_that_crashes_a_run_that_is_killed_and_the_sweep_killed(tmp_path, 
     assert sum(map(len, sweeps.statuses(workdir).values())) == 5
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_what_keeps_failing_is_given_up_and_named_and_the_rest_goes_on(tmp_path, cache):
     """`b` crashes each time, `c` needs it, the loss of `d` is not finite."""
     for name, settings in {

@@ -37,7 +37,7 @@ def outcome(workdir):
     return found
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_its_service_is_killed_in_the_middle(tmp_path):
     overrides = {"wandb.mode": "offline", "train.epochs": "40", "seeds": "0", "controls": ""}
     env = runs.environment(HOME=str(tmp_path))

@@ -158,7 +158,8 @@ def step_and_arguments(name="vgg19", batch=8):
     return program.train_step, (state, to_mesh(program.mesh, MetricSums.zero()), data, order, key)
 
 
-@pytest.mark.parametrize("platform", ["cuda", pytest.param("tpu", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("platform", ["cuda", pytest.param("tpu", marks=pytest.mark.long)])
 def test_on_gpu_and_tpu_every_convolution_is_the_librarys(platform):
     """VGG19 has 16: forward, kernel gradient, and all but the first an input gradient."""
     step, arguments = step_and_arguments()
@@ -169,6 +170,7 @@ def test_on_gpu_and_tpu_every_convolution_is_the_librarys(platform):
     assert text.count("stablehlo.optimization_barrier") == 1
 
 
+@pytest.mark.slow
 def test_on_cpu_small_images_are_matrix_products():
     step, arguments = step_and_arguments()
     text = jax.export.export(step, platforms=["cpu"])(*arguments).mlir_module()
@@ -178,6 +180,7 @@ def test_on_cpu_small_images_are_matrix_products():
     assert text.count("stablehlo.dot_general ") == 3 + 4 * 2 * 9 + 4 * 3 * 9
 
 
+@pytest.mark.slow
 def test_weights_are_updated_in_place():
     """The new state takes the memory of the old one, without a copy of weights."""
     step, arguments = step_and_arguments("alexnet")

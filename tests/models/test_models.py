@@ -110,17 +110,17 @@ def test_golden_multiply_adds(name, stem, millions):
     assert round(total / 1e6, 1) == millions
 
 
-# One of each family; the others are `slow`.
+# One of each family; the others are `long`.
 SMALL = ("lenet_300_100", "conv2", "vgg11", "resnet20", "alexnet", "vit_tiny")
 
 
 @pytest.mark.parametrize(
     "name, dtype",
     [
-        *(pytest.param(name, "float32", marks=[pytest.mark.slow] * (name not in SMALL))
+        *(pytest.param(name, "float32", marks=[pytest.mark.long] * (name not in SMALL))
           for name in MODELS),
         *((name, "bfloat16") for name in ("conv2", "resnet20")),
-        *(pytest.param(name, "bfloat16", marks=pytest.mark.slow) for name in ("vgg11", "alexnet")),
+        *(pytest.param(name, "bfloat16", marks=pytest.mark.long) for name in ("vgg11", "alexnet")),
     ],
 )  # fmt: skip
 def test_a_narrow_one_gives_finite_logits_from_float32_parameters(name, dtype):

@@ -45,6 +45,7 @@ def test_equal_networks_share_a_compiled_program(variables):
     assert traces == [vgg(), vgg("bfloat16")]
 
 
+@pytest.mark.slow
 def test_another_dtype_computes_otherwise_with_the_same_variables(variables):
     outputs = [
         network.apply_eval(variables["params"], variables["batch_stats"], images())

@@ -62,7 +62,10 @@ def test_an_image_that_patches_do_not_fill_is_refused():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("score", ["magnitude", "snip", "grasp", "synflow"])
+@pytest.mark.parametrize(
+    "score",
+    ["magnitude", "snip", *(pytest.param(s, marks=pytest.mark.long) for s in ("grasp", "synflow"))],
+)
 def test_a_ladder_by_each_score_and_its_portable_ticket(tmp_path, score):
     at_init = {"ladder.draw": "init", "ladder.rewind": "0"} if score != "magnitude" else {}
     config = make_tiny_config(

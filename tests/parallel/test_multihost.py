@@ -71,7 +71,7 @@ def test_two_processes_of_four_devices_are_one_of_eight_and_one_of_one(tmp_path,
     assert said(tmp_path / "2x4", tmp_path, 1) == ""
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_asked_to_stop_all_stop_at_the_same_step_and_one_process_can_go_on(tmp_path, cache):
     """Replicates on the devices of two processes; the signal comes to the second one."""
     together = {**SMALL, "seeds": "0,1", "train.together": "0", "train.batch_size": "2"}
@@ -160,7 +160,7 @@ def test_one_process_of_one_stops_too(tmp_path, cache, number):
     assert "saved at step" in said(workdir, tmp_path, 0)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_while_the_processes_wait_for_each_other_a_signal_ends_them(tmp_path, cache):
     first, second = start_processes(tmp_path / "run", SMALL, devices(cache, 1), tmp_path)
     second.kill()
@@ -220,7 +220,7 @@ def test_a_mistake_in_another_process_ends_all_and_is_said_there(tmp_path, cache
     assert not workdir.exists()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_another_config_on_one_machine_is_noticed(tmp_path, cache):
     workdir = tmp_path / "run"
     other = [SMALL, {**SMALL, "train.together": "2"}]

@@ -140,8 +140,8 @@ def test_one_compilation_serves_all_levels_seeds_and_controls(tmp_path, quiet):
         pytest.param("lenet_300_100", 1, True, marks=pytest.mark.slow),
         ("lenet_300_100", 2, True),
         pytest.param("lenet_300_100", 8, False, marks=pytest.mark.slow),
-        pytest.param("vgg11", 2, False, marks=pytest.mark.slow),
-        pytest.param("vgg11", 2, True, marks=pytest.mark.slow),
+        pytest.param("vgg11", 2, False, marks=pytest.mark.long),
+        pytest.param("vgg11", 2, True, marks=pytest.mark.long),
     ],
 )
 def test_a_stacked_step_is_each_one_by_itself(model, replica, vmapped):

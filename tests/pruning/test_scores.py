@@ -287,6 +287,7 @@ def test_synflow_survives_what_overflows_float32(vgg):
         np.testing.assert_allclose(kernel, masks.kernels(small)[name] * 1e54, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_scores_that_look_at_data_use_the_batchs_statistics_and_move_none(vgg):
     """Other running statistics, the same scores; and what was given is unchanged."""
     model, variables = vgg
@@ -302,6 +303,7 @@ def test_scores_that_look_at_data_use_the_batchs_statistics_and_move_none(vgg):
     jax.tree.map(np.testing.assert_array_equal, variables, before)
 
 
+@pytest.mark.slow
 def test_snip_agrees_with_pytorch_autograd(vgg):
     torch = pytest.importorskip("torch")
     F = torch.nn.functional

@@ -21,18 +21,19 @@ def usual(tmp_path_factory):
     return runs.undisturbed(tmp_path_factory.mktemp("usual"), SMALL)
 
 
-def slow(**around):
-    return pytest.param(around, marks=pytest.mark.slow)
+def at_length(**around):
+    return pytest.param(around, marks=pytest.mark.long)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "around",
     [
-        slow(PYTHONHASHSEED="1", TZ="Pacific/Chatham"),
-        slow(PYTHONHASHSEED="2", TZ="America/St_Johns", LC_ALL="C.UTF-8"),
+        at_length(PYTHONHASHSEED="1", TZ="Pacific/Chatham"),
+        at_length(PYTHONHASHSEED="2", TZ="America/St_Johns", LC_ALL="C.UTF-8"),
         # No UTF-8 anywhere: what is not ASCII can't be printed as it is.
-        slow(LC_ALL="C", PYTHONCOERCECLOCALE="0", PYTHONUTF8="0"),
-        slow(PYTHONIOENCODING="latin-1", LC_ALL="POSIX", PYTHONUTF8="0"),
+        at_length(LC_ALL="C", PYTHONCOERCECLOCALE="0", PYTHONUTF8="0"),
+        at_length(PYTHONIOENCODING="latin-1", LC_ALL="POSIX", PYTHONUTF8="0"),
         {
             "JAX_DEFAULT_PRNG_IMPL": "rbg",
             "JAX_THREEFRY_PARTITIONABLE": "0",
@@ -41,7 +42,7 @@ def slow(**around):
             "JAX_NUMPY_DTYPE_PROMOTION": "strict",
             "JAX_NUMPY_RANK_PROMOTION": "raise",
         },
-        slow(OMP_NUM_THREADS="1", COLUMNS="40", PYTHONDONTWRITEBYTECODE="1"),
+        at_length(OMP_NUM_THREADS="1", COLUMNS="40", PYTHONDONTWRITEBYTECODE="1"),
     ],
     ids=lambda around: "-".join(around),
 )

@@ -143,6 +143,7 @@ def test_the_ladder_keys_are_the_sources(source, tmp_path):
     assert stored.ladder.levels == 2
 
 
+@pytest.mark.slow
 def test_a_new_head_is_dense_and_drawn_anew_and_images_adapt(source, data_dir, tmp_path):
     config = target_config(
         source, **{"data.name": "four", "data.dir": str(data_dir), "train.batch_size": 50,
@@ -314,6 +315,7 @@ def matrix_config(**overrides):
     )
 
 
+@pytest.mark.slow
 def test_a_matrix_is_its_cells_and_resumes_cell_by_cell(tmp_path, one_device):
     workdir = tmp_path / "matrix"
     config = matrix_config()

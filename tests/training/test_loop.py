@@ -250,6 +250,7 @@ def test_one_and_eight_devices_agree(digits, name):
     assert_same(*drawn)
 
 
+@pytest.mark.slow
 def test_evaluation_counts_every_test_image_once(digits):
     """359 images in batches of 64 are compared with one pass in NumPy."""
     model, variables = small_model()
