@@ -47,6 +47,22 @@ class NNX(nnx.Module):
         return self.out(nnx.relu(self.layers[1](self.dropout(x))))
 
 
+class Bag(nn.Module):
+    """An embedding of tokens, their mean, and a dense layer."""
+
+    @nn.compact
+    def __call__(self, tokens):
+        return nn.Dense(2)(nn.relu(nn.Dense(8)(nn.Embed(16, 8)(tokens).mean(1))))
+
+
+def tokens(examples=96):
+    """Return sequences of tokens; the class says whether most are above 7."""
+    x = np.random.default_rng(0).integers(0, 16, (examples, 9))
+    y = (np.median(x, axis=1) > 7).astype(np.int32)
+    cut = 3 * examples // 4
+    return lj.Dataset.from_arrays(x[:cut], y[:cut], x[cut:], y[cut:], name="tokens")
+
+
 def not_a_network():
     return {}
 

@@ -142,7 +142,7 @@ def make_experiment(
     dataset = _open_data(config, source, given)
     network, task = parts.make_network(config, dataset, given), parts.make_task(config, given)
     if config.model.name not in MODELS or task != CLASSIFICATION:
-        parts.check_fit(network, task, dataset, config.model.name)
+        parts.check_fit(network, task, dataset, config.model.name, config.ladder.scores)
     layers = _layers_of(network, config)
     in_memory = not isinstance(dataset, Stream)
     fully_connected = config.model.name in FULLY_CONNECTED

@@ -138,12 +138,20 @@ def make_optimizer(
     return optim.make_optimizer(keys.name, **options), schedule
 
 
-def check_fit(network: Network, task: Task, dataset: Dataset | Stream, name: str) -> None:
-    """Check, before anything is compiled, that network, task and data fit each other.
+def check_fit(
+    network: Network, task: Task, dataset: Dataset | Stream, name: str, scores: str
+) -> None:
+    """Check, before anything is compiled, that network, task, data and scores fit each other.
 
     Raises:
-        ConfigError: the network does not take the examples, or the task not its outputs.
+        ConfigError: the network does not take the examples, or the task not its outputs; or the
+            scores need inputs that are numbers.
     """
+    if scores == "synflow" and input_dtype(dataset) == "int32":
+        raise ConfigError(
+            "config.ladder.scores: synflow looks at an input of ones, which tokens are not; choose "
+            "another score"
+        )
     inputs = jax.ShapeDtypeStruct((2, *dataset.image_shape), input_dtype(dataset))
     # The labels of a stream are numbers of classes.
     like = np.zeros(0, np.int32) if isinstance(dataset, Stream) else dataset.y_train

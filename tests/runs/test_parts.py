@@ -166,6 +166,20 @@ def test_a_task_and_data_by_import_path(tmp_path):
     assert "network_sha256" in json.loads((tmp_path / "config.json").read_text())
 
 
+def test_tokens_reach_an_embedding_as_whole_numbers(tmp_path):
+    """SNIP sees them, too; the embedding is not pruned; SynFlow is refused."""
+    snip = {"ladder.scores": "snip", "ladder.draw": "init", "ladder.rewind": 0}
+    c = config(**{"train.batch_size": 24, "controls": (), **snip})
+    rows = lj.run_ladder(c, tmp_path / "run", model=own.Bag(), data=own.tokens())
+    assert [row["weights_total"] for row in rows] == [8 * 8 + 8 * 2] * 2
+    ticket = load_trained(tmp_path / "run", 0, 1)
+    assert ticket.mask["Embed_0"]["embedding"].all()
+    assert ticket.metadata["input_shape"] == [9]
+    c.ladder.scores = "synflow"
+    with pytest.raises(ConfigError, match="an input of ones, which tokens are not"):
+        lj.run_ladder(c, tmp_path / "synflow", model=own.Bag(), data=own.tokens())
+
+
 def test_tickets_of_ones_own_network_need_no_code_to_be_looked_at(linen_run, tmp_path, capsys):
     """show, verify, export and import name nothing; `evaluate` imports what the user names."""
     _, workdir, rows = linen_run
