@@ -496,7 +496,7 @@ def test_a_config_names_a_function_by_its_import_path(own_module, one_device):
         ("load", {"data.input_shape": (8, 8, 1)}, r"config.data.input_shape: .*shape \(7,\)"),
         ("other", {}, "other returns dict; it must return a lottery_jax.Dataset"),
         ("lod", {}, "config.data.name: .*did you mean 'load'"),
-        ("np", {}, "np is module, and not a function"),
+        ("np", {}, "np is module, not a function"),
     ],
 )  # fmt: skip
 def test_a_function_that_gives_no_data_set_is_one_line(

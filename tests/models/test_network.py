@@ -56,6 +56,7 @@ def test_another_dtype_computes_otherwise_with_the_same_variables(variables):
     assert vgg().with_dtype(jnp.bfloat16).abstract_variables() == vgg().abstract_variables()
 
 
+@pytest.mark.slow
 def test_training_updates_statistics_and_evaluation_reads_them(variables):
     params, stats = variables["params"], variables["batch_stats"]
     before = jax.tree.map(np.copy, variables)

@@ -11,6 +11,7 @@ from lottery_jax.pruning import masks
 from tests.helpers import load_trained, make_tiny_config, pruned_values
 
 
+@pytest.mark.slow
 def test_the_forward_pass_is_that_of_pytorchs_encoder():
     """Its layers by PyTorch's names, with the same weights; the patches as a product by hand."""
     torch = pytest.importorskip("torch")

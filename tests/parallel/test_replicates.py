@@ -59,6 +59,7 @@ def quiet_console():
     return Console(quiet=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "devices, together",
     [

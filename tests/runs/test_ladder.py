@@ -462,6 +462,7 @@ def test_a_run_begun_before_a_key_was_added_goes_on(tmp_path, one_device):
         run_ladder(config, tmp_path, devices=one_device, console=quiet_console())
 
 
+@pytest.mark.slow
 def test_bfloat16_and_validation_split_run(tmp_path, one_device):
     config = make_tiny_config(
         **{"model.dtype": "bfloat16", "data.validation_fraction": 0.2, "ladder.levels": 0}

@@ -77,6 +77,7 @@ def test_an_object_trains_as_its_import_path_does(linen_run, tmp_path):
     assert lj.run_ladder(config(), tmp_path / "run", **given)[1:] != []
 
 
+@pytest.mark.slow
 def test_an_nnx_network_trains_rewinds_and_is_evaluated(tmp_path):
     c = config(**{"model.name": "tests.own:NNX", "ladder.rewind": "5st"})
     lj.run_ladder(c, tmp_path)

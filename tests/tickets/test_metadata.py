@@ -19,6 +19,7 @@ def test_a_runs_ticket_has_exactly_the_keys_of_the_table(tmp_path, one_device):
     config = make_tiny_config(
         **{"train.epochs": 1, "ladder.levels": 0, "ladder.rewind": 0, "model.width": 0.1},
         **{"data.input_shape": (9, 9, 1), "data.resize": "bilinear"},
+        **{"task.options": '{"label_smoothing": 0.1}'},
     )
     run_ladder(config, tmp_path, devices=one_device, console=quiet_console())
     ticket = load_trained(tmp_path, 0, 0)
@@ -47,6 +48,8 @@ WRONG = {
     "mean": ["x"],
     "std": 0.25,
     "layer_order": [1],
+    "task": "regression",
+    "leaves": {"params": {"a//b": ["float32", [2]]}, "batch_stats": {}},
 }
 
 

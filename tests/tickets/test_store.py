@@ -19,7 +19,8 @@ from lottery_jax.errors import EnvironmentFault, TicketError, TrainingError
 from lottery_jax.models import build_model, init_variables
 from lottery_jax.pruning import masks, scores
 from lottery_jax.runs import checkpoints
-from lottery_jax.tickets import Ticket, orbax_io
+from lottery_jax.tickets import Ticket, orbax_io, portable
+from lottery_jax.tickets.metadata import PARTS, metadata_hash
 from lottery_jax.training import optim
 from lottery_jax.training.state import EpochProgress, MetricSums, TrainState
 from tests.helpers import assert_same
@@ -90,6 +91,7 @@ def test_a_ticket_comes_back_bit_for_bit(saved):
     )
 
 
+@pytest.mark.slow
 def test_settings_of_jax_make_no_ticket_a_bad_one(saved):
     """For example those that let JAX refuse to promote dtypes and ranks."""
     with (
@@ -130,6 +132,40 @@ def test_a_ticket_of_ones_own_network_is_saved_and_loaded(tmp_path, name):
     assert_same(without.trained, params)
     with pytest.raises(TicketError, match="hidden|dense1"):
         tickets.load_ticket(path, model=build_model("lenet_300_100", 10))
+
+
+@pytest.mark.parametrize("name", ["ticket", "ticket.safetensors"])
+@pytest.mark.parametrize(
+    "path, leaf, message",
+    [
+        ("hidden/kernel", ["float32", [2**31, 2**31]], "hidden/kernel|bytes|memory"),
+        ("hidden/kernel", ["float32", [16, 4]], "hidden/kernel|bytes"),
+        ("hidden/kernel/a", ["float32", [2, 2]], "does not describe a model"),
+        ("other/kernel", ["float32", [2, 2]], "other/kernel|bytes"),
+    ],
+)
+def test_shapes_that_a_stranger_lists_are_not_believed(tmp_path, name, path, leaf, message):
+    """Of a network that this package does not have: a wrong list is an error, and takes no memory."""
+    model = Mine()
+    params = jax.device_get(init_variables(model, jax.random.key(0), (4, 4, 1)))["params"]
+    metadata = {**METADATA, "model": {"name": "mine"}, "input_shape": [4, 4, 1]}
+    ticket = Ticket(masks.ones_like(params), params, {}, metadata, params, {})
+    made = tickets.save_ticket(tmp_path / "made", ticket)
+    made.metadata["leaves"]["params"][path] = leaf
+    made.metadata["sha256"]["metadata"] = metadata_hash(made.metadata)
+    file = tmp_path / name
+    if name == "ticket":
+        (tmp_path / "made").rename(file)
+        (file / "metadata.json").write_text(json.dumps(made.metadata))
+    else:
+        arrays = {part: jax.tree.map(np.asarray, getattr(made, part)) for part in PARTS}
+        with pytest.MonkeyPatch.context() as patched:
+            # As whoever writes such a file would do it: without the checks.
+            whole = Ticket(**arrays, metadata=made.metadata)
+            patched.setattr(portable, "complete", lambda where, _: whole)
+            tickets.save_ticket(file, made)
+    with pytest.raises(TicketError, match=message):
+        tickets.load_ticket(file)
 
 
 def test_hashes_see_values_names_shapes_and_dtypes():

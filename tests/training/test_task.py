@@ -139,6 +139,7 @@ class TwoLayers:
         return {"params": params, "batch_stats": {"seen": jnp.zeros((), jnp.int32)}}
 
 
+@pytest.mark.slow
 def test_a_network_of_plain_functions_is_scored_pruned_and_trained():
     network = TwoLayers()
     program = program_for(network, REGRESSION)
