@@ -7,6 +7,7 @@ import pickle
 import shutil
 import sys
 
+import jax
 import numpy as np
 import pytest
 from IPython.core.displaypub import DisplayPublisher
@@ -32,7 +33,7 @@ def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("opened") / "digits"
     config = make_tiny_config(seeds=(0, 1), controls=("random",))
     config.model.width = 0.1
-    return folder, lj.run_ladder(config, folder, console=quiet_console())
+    return folder, lj.run_ladder(config, folder, console=quiet_console(), devices=jax.devices()[:1])
 
 
 def as_matrix(trained, tmp_path):
