@@ -31,6 +31,7 @@ if TYPE_CHECKING:  # so that type checkers and editors see what is imported when
     from lottery_jax.models import networks as networks
     from lottery_jax.models.network import LinenNetwork as LinenNetwork
     from lottery_jax.models.network import Network as Network
+    from lottery_jax.opened import open_run as open_run
     from lottery_jax.pruning import connectivity as connectivity
     from lottery_jax.pruning import controls as controls
     from lottery_jax.pruning import masks as masks
@@ -79,6 +80,7 @@ _NAMES = {
     "load_ticket": "tickets",
     "make_program": "training.program",
     "Network": "models.network",
+    "open_run": "opened",
     "open_stream": "datasets.streams",
     "register_control": "pruning.controls",
     "register_optimizer": "training.optim",

@@ -35,6 +35,7 @@ ROOMS = {
              "tickets", "training", "types"},
     "evaluate": {"curve", "datasets", "errors", "models", "parallel", "pruning", "system", "tickets",
                  "training", "types"},
+    "opened": {"config", "curve", "errors", "models", "report", "runs", "sweep", "system", "tickets"},
     "main": {"config", "errors", "models", "parallel", "report", "runs", "system"},
     "sweep": {"config", "curve", "errors", "report", "runs", "system", "tickets"},
 }  # fmt: skip

@@ -10,28 +10,42 @@ can tell them apart, and `published.py` has published accuracies. `panels.py` pr
 from __future__ import annotations
 
 from lottery_jax.report.command import main
-from lottery_jax.report.curves import Point, RunCurve, read_run
-from lottery_jax.report.labels import legend_names
+from lottery_jax.report.curves import Point, RunCurve, pooled, read_run
+from lottery_jax.report.figures import for_notebooks
+from lottery_jax.report.labels import legend_names, spread
 from lottery_jax.report.panels import accuracy_panel, heat_rows, matrix_panels
 from lottery_jax.report.tables import markdown_table, matrix_csv, matrix_markdown
-from lottery_jax.report.transfers import TransferMatrix, is_matrix, read_matrix
-from lottery_jax.report.write import closing_table, write_report
+from lottery_jax.report.transfers import TransferMatrix, cell_names, is_matrix, read_matrix
+from lottery_jax.report.write import (
+    closing_table,
+    matrix_figure,
+    matrix_heat_map,
+    runs_figure,
+    write_report,
+)
 
 __all__ = [
     "Point",
     "RunCurve",
     "TransferMatrix",
     "accuracy_panel",
+    "cell_names",
     "closing_table",
+    "for_notebooks",
     "heat_rows",
     "is_matrix",
     "legend_names",
     "main",
     "markdown_table",
     "matrix_csv",
+    "matrix_figure",
+    "matrix_heat_map",
     "matrix_markdown",
     "matrix_panels",
+    "pooled",
     "read_matrix",
     "read_run",
+    "runs_figure",
+    "spread",
     "write_report",
 ]

@@ -6,6 +6,8 @@ a user's matplotlibrc changes nothing, and no setting of the user's is changed.
 
 from __future__ import annotations
 
+import functools
+import io
 import logging
 import os
 import sys
@@ -21,7 +23,7 @@ from lottery_jax.system.files import atomic_write
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure as Figure
 
 # Okabe & Ito's palette with black and wine in place of its yellow. Colour-blind readers can tell
 # any two apart.
@@ -289,6 +291,19 @@ def save(figure: Figure, stem: Path) -> list[Path]:
             figure.savefig(temporary, format=kind, dpi=160, metadata=metadata)
         files.append(file)
     return files
+
+
+def for_notebooks(figure: Figure) -> Figure:
+    """Return a figure that a notebook shows, whether or not pyplot was imported there."""
+    vars(figure)["_repr_png_"] = functools.partial(_png, figure)
+    return figure
+
+
+@_matplotlib_defaults()
+def _png(figure: Figure) -> bytes:
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=100)
+    return file.getvalue()
 
 
 def _new_figure(width: float, height: float, title: str) -> Figure:

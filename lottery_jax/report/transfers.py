@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 from lottery_jax.curve import WINNING
@@ -126,6 +127,14 @@ def is_matrix(workdir: Path) -> bool:
     return named and not (workdir / "curve.csv").is_file()
 
 
+def cell_names(sources: Sequence[str], targets: Sequence[str]) -> dict[tuple[str, str], str]:
+    """Return the directory of each run of a matrix by (source, target), native runs first."""
+    names = {(name, name): name_in_files(name) for name in (*sources, *targets)}
+    return names | {
+        (s, t): name_in_files(f"{s}_to_{t}") for s in sources for t in targets if s != t
+    }
+
+
 def read_matrix(workdir: Path, density: float | None = None) -> TransferMatrix:
     """Read the runs of a transfer matrix that exist.
 
@@ -145,8 +154,7 @@ def read_matrix(workdir: Path, density: float | None = None) -> TransferMatrix:
         raise ConfigError(f"{workdir}: is not a transfer matrix: {error}") from error
     if not 0 < density <= 1:
         raise ConfigError(f"density must be above 0 and at most 1 (0.03 for 3 %), not {density:g}")
-    names = {(name, name): name_in_files(name) for name in (*sources, *targets)}
-    names |= {(s, t): name_in_files(f"{s}_to_{t}") for s in sources for t in targets if s != t}
+    names = cell_names(sources, targets)
     runs: dict[tuple[str, str], RunCurve] = {}
     missing = []
     for key, name in names.items():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.table import Table
 
@@ -22,6 +23,9 @@ from lottery_jax.report.tables import (
 )
 from lottery_jax.report.transfers import TransferMatrix, is_matrix, read_matrix
 from lottery_jax.system.files import write_text
+
+if TYPE_CHECKING:
+    from lottery_jax.report.figures import Figure
 
 
 def write_report(
@@ -71,6 +75,45 @@ def closing_table(workdirs: Sequence[Path]) -> Table:
     return run_table(read_run(workdirs[0]))
 
 
+def runs_figure(
+    runs: Sequence[RunCurve], curves: Sequence[published.Curve] = (), notes: Sequence[str] = ()
+) -> Figure:
+    """Draw runs as accuracy over weights remaining, all of them into one figure."""
+    if len(runs) == 1:
+        title = runs[0].title
+    else:
+        shared = len({run.setting for run in runs}) == 1
+        title = runs[0].setting if shared else "Accuracy over weights remaining"
+    panels = [accuracy_panel(runs, curves)]
+    return figures.accuracy_figure(panels, title, spread(runs), counted_weights(runs), notes)
+
+
+def matrix_figure(matrix: TransferMatrix) -> Figure:
+    """Draw accuracy over weights remaining, with a pair of axes for each target of a matrix."""
+    runs = list(matrix.runs.values())
+    return figures.accuracy_figure(
+        matrix_panels(matrix), matrix.title, spread(runs), counted_weights(runs), _missing(matrix)
+    )
+
+
+def matrix_heat_map(matrix: TransferMatrix) -> Figure:
+    """Draw how much better or worse the tickets of each source do than the target's own."""
+    framed = f"Framed: the target's own ticket and its accuracy in %. {matrix.spread_note()}"
+    return figures.heat_figure(
+        heat_rows(matrix),
+        matrix.targets,
+        f"{matrix.title}, at level {matrix.level}, {matrix.densities} of the weights",
+        "accuracy less that of the target's own ticket, percentage points",
+        rows_apart=1,
+        axis_labels=("tickets drawn on", "trained on", "difference, percentage points"),
+        notes=[framed, *matrix.incomparable(), *_missing(matrix)],
+    )
+
+
+def _missing(matrix: TransferMatrix) -> list[str]:
+    return [f"Not there yet: {', '.join(matrix.missing)}."] if matrix.missing else []
+
+
 def _write_runs(runs: Sequence[RunCurve], out: Path, reference: Sequence[str]) -> list[Path]:
     settings = [(run.network, run.data) for run in runs]
     curves: list[published.Curve] = []
@@ -78,21 +121,13 @@ def _write_runs(runs: Sequence[RunCurve], out: Path, reference: Sequence[str]) -
         curves += [c for c in published.select(name, settings) if c not in curves]
     configs = {name: run.config for name, run in zip(headings(runs), runs, strict=True)}
     notes = published.notes(curves, configs)
-    if len(runs) == 1:
-        title = runs[0].title
-    else:
-        shared = len({run.setting for run in runs}) == 1
-        title = runs[0].setting if shared else "Accuracy over weights remaining"
     text = markdown_table(runs)
     if notes:
         text += "\n### Published numbers\n\n" + "".join(f"- {note}\n" for note in notes)
     write_text(out / "table.md", text)
     layers = layer_densities(runs[0])
     with _drawing_errors(out):
-        figure = figures.accuracy_figure(
-            [accuracy_panel(runs, curves)], title, spread(runs), counted_weights(runs), notes
-        )
-        files = figures.save(figure, out / "curve")
+        files = figures.save(runs_figure(runs, curves, notes), out / "curve")
         if layers:
             subtitle = "the tickets layer by layer, from input to output"
             figure = figures.layer_figure(layers, runs[0].title, subtitle, runs[0].counted_weights)
@@ -117,25 +152,9 @@ def _drawing_errors(out: Path) -> Iterator[None]:
 
 
 def _write_matrix(matrix: TransferMatrix, out: Path) -> list[Path]:
-    runs = list(matrix.runs.values())
-    notes = [f"Not there yet: {', '.join(matrix.missing)}."] if matrix.missing else []
     write_text(out / "matrix.csv", matrix_csv(matrix))
     write_text(out / "table.md", matrix_markdown(matrix))
-    panels, rows = matrix_panels(matrix), heat_rows(matrix)
-    framed = f"Framed: the target's own ticket and its accuracy in %. {matrix.spread_note()}"
     with _drawing_errors(out):
-        figure = figures.accuracy_figure(
-            panels, matrix.title, spread(runs), counted_weights(runs), notes
-        )
-        files = figures.save(figure, out / "matrix")
-        figure = figures.heat_figure(
-            rows,
-            matrix.targets,
-            f"{matrix.title}, at level {matrix.level}, {matrix.densities} of the weights",
-            "accuracy less that of the target's own ticket, percentage points",
-            rows_apart=1,
-            axis_labels=("tickets drawn on", "trained on", "difference, percentage points"),
-            notes=[framed, *matrix.incomparable(), *notes],
-        )
-        files += figures.save(figure, out / "heatmap")
+        files = figures.save(matrix_figure(matrix), out / "matrix")
+        files += figures.save(matrix_heat_map(matrix), out / "heatmap")
     return [*files, out / "matrix.csv", out / "table.md"]

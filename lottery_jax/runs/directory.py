@@ -94,14 +94,20 @@ def tidy(config: ConfigDict, workdir: Path) -> None:
             remove(path)
 
 
-def write_curve(config: ConfigDict, workdir: Path) -> list[Row]:
-    """Write curve.csv anew, a row for each complete trial, and return its rows."""
+def curve_rows(config: ConfigDict, workdir: Path) -> list[Row]:
+    """Return the rows of curve.csv, one for each complete trial, from the metadata of tickets."""
     rows = []
     for trial in list_trials(config, workdir):
         if trial.is_complete:
             metadata = tickets.read_metadata(trial.ticket_dir)
             row = {key: metadata[key] for key in CURVE_COLUMNS if key in metadata}
             rows.append({**row, **metadata["result"]})
+    return rows
+
+
+def write_curve(config: ConfigDict, workdir: Path) -> list[Row]:
+    """Write curve.csv anew, and return its rows."""
+    rows = curve_rows(config, workdir)
     metric = metric_of(rows[0]) if rows else ACCURACY
     metrics.write_curve_rows(workdir / "curve.csv", rows, metric)
     return rows

@@ -46,12 +46,14 @@ from lottery_jax.runs.transfer import resolve
 from lottery_jax.runs.trials import Keys, PendingTrial, TrainedTrial, batched, train_trials
 from lottery_jax.system import settings
 from lottery_jax.system.files import local_path
+from lottery_jax.system.notebook import short_interrupt
 from lottery_jax.tickets import Ticket
 from lottery_jax.training.optim import Optimizer
 from lottery_jax.training.task import Task
 
 
 @settings.fixed()
+@short_interrupt("what was trained is saved; the same call resumes it")
 def run_ladder(
     config: ConfigDict,
     workdir: str | Path,

@@ -29,9 +29,11 @@ from lottery_jax.runs.transfer import resolve
 from lottery_jax.system import settings
 from lottery_jax.system.files import local_path
 from lottery_jax.system.imports import name_in_files
+from lottery_jax.system.notebook import short_interrupt
 
 
 @settings.fixed()
+@short_interrupt("what was trained is saved; the same call resumes it")
 def run_matrix(
     config: ConfigDict,
     workdir: str | Path,

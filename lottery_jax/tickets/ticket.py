@@ -28,6 +28,7 @@ from lottery_jax.tickets.metadata import (
     metadata_hash,
     missing_keys,
 )
+from lottery_jax.tickets.reprs import ticket_html, ticket_line
 from lottery_jax.types import PyTree
 
 
@@ -70,6 +71,12 @@ class Ticket:
     def trained_variables(self) -> PyTree:
         """The trained weights, as `model.apply` takes them."""
         return {"params": self.trained, "batch_stats": self.trained_batch_stats}
+
+    def __repr__(self) -> str:
+        return ticket_line(self.mask, self.metadata)
+
+    def _repr_html_(self) -> str:  # what notebooks show
+        return ticket_html(self.mask, self.metadata)
 
 
 def model_of(metadata: Metadata) -> tuple[nn.Module, tuple[int, ...]]:
