@@ -10,7 +10,7 @@ NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
 
 
 def test_there_are_the_notebooks_of_the_readme():
-    expected = {"01_find_a_ticket", "02_transfer", "03_snip_vs_imp"}
+    expected = {"01_find_a_ticket", "02_transfer", "03_snip_vs_imp", "04_your_network"}
     assert expected <= {path.stem for path in NOTEBOOKS}
 
 
