@@ -274,8 +274,16 @@ def _number(row: Mapping[str, str], column: str) -> float:
 
 
 def _trained_on(config: Mapping[str, Any]) -> tuple[str, str, str]:
-    """Return the names of network, data and optimizer."""
-    return config["model"]["name"], config["data"]["name"], config["optimizer"]["name"].upper()
+    """Return the names of network, data and optimizer; of import paths the last part.
+
+    >>> names = {"model": "mypkg.nets:Net", "data": "digits", "optimizer": "optax:lion"}
+    >>> _trained_on({key: {"name": name} for key, name in names.items()})
+    ('Net', 'digits', 'LION')
+    """
+    model, data, optimizer = (
+        config[key]["name"].rpartition(":")[2] for key in ("model", "data", "optimizer")
+    )
+    return model, data, optimizer.upper()
 
 
 def _method(config: Mapping[str, Any]) -> str:
