@@ -85,8 +85,8 @@ def collapse_warning(mask: PyTree) -> str:
     if not empty:
         return ""
     return (
-        f"no weight is left in {', '.join(empty)}; unless a shortcut leads around it, accuracy drops "
-        "to chance"
+        f"no weight is left in {', '.join(empty)}; unless a shortcut leads around it, the output no "
+        "longer depends on the input"
     )
 
 
