@@ -61,9 +61,10 @@ def convolutions(draw):
     return height, width, count, draw(st.integers(1, 3)), padding
 
 
+@pytest.mark.slow
 @settings(max_examples=20)
 @given(convolutions())
-@pytest.mark.parametrize("formula", ["chosen", pytest.param("taps", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("formula", ["chosen", pytest.param("taps", marks=pytest.mark.long)])
 def test_a_convolution_is_the_sum_it_should_be(formula, shape):
     """Any size, odd or not square, stride and padding: values and both gradients."""
     height, width, count, stride, padding = shape

@@ -115,6 +115,7 @@ def test_a_replicate_ahead_of_the_others_does_not_change_them(tmp_path, one_by_o
     assert runs.outcome(workdir) == one_by_one
 
 
+@pytest.mark.slow
 def test_one_compilation_serves_all_levels_seeds_and_controls(tmp_path, quiet):
     config = make_tiny_config(**SEVERAL)
     programs = []
