@@ -198,7 +198,7 @@ def in_a_container(command):
     return [sys.executable, "-c", code, *command]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_user_without_a_name_and_a_home_can_run_everything_that_needs_neither(tmp_path):
     """As in containers. What is bundled needs no directory of data."""
     apart = ("HOME", "USER", "LOGNAME", "XDG_CACHE_HOME", "XLA_FLAGS", "MPLCONFIGDIR")
@@ -258,7 +258,7 @@ def test_wandb_is_set_up_by_its_environment_and_a_resumed_run_goes_on_in_its_run
     assert not (tmp_path / "run" / "wandb").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_wandb_that_fails_does_not_stop_the_run(tmp_path):
     """Online, with no key and nobody to ask for one."""
     env = {"HOME": str(tmp_path), "WANDB_API_KEY": "", "NETRC": str(tmp_path / "netrc")}
@@ -270,7 +270,7 @@ def test_wandb_that_fails_does_not_stop_the_run(tmp_path):
     assert (tmp_path / "run" / "report" / "curve.png").is_file()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_damaged_cache_of_compiled_programs_is_mended_and_said_once(tmp_path):
     env = {"XDG_CACHE_HOME": str(tmp_path / "cache"), "PYTHONWARNINGS": "error"}
     said = []

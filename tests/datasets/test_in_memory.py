@@ -581,7 +581,10 @@ def as_set(x, y):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", BUILDERS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.long] * (name != "cifar10")) for name in BUILDERS],
+)
 def test_real_builders_prepare_archives_in_the_official_layout(tmp_path, monkeypatch, name):
     tfds_name, classes, archive = BUILDERS[name]
     arrays = some_arrays(n=2 * classes + 20 - 2 * classes % 5, shape=(32, 32, 3), classes=classes)

@@ -200,7 +200,7 @@ def synset_order():
     return (folder / "labels.txt").read_text().split()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_places365_is_prepared_by_its_real_builder(data_dir):
     stream = open_stream("places365_small", data_dir)
     assert (stream.num_train, stream.num_test, stream.num_classes) == (6, 3, 365)
@@ -215,7 +215,10 @@ def test_places365_is_prepared_by_its_real_builder(data_dir):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("processes, workers", [(1, 0), (2, 0), (4, 0), (2, 2)])
+@pytest.mark.parametrize(
+    "processes, workers",
+    [(1, 0), (2, 2), *(pytest.param(n, 0, marks=pytest.mark.long) for n in (2, 4))],
+)
 def test_batches_are_the_same_for_any_number_of_processes_and_workers(stream, processes, workers):
     expected = whole(stream, 3, 1, batch_size=8)
     assert len(expected) == 2
@@ -260,7 +263,7 @@ def test_order_and_crops_are_of_the_seed_and_the_epoch(stream):
         assert not np.array_equal(changed[np.argsort(again)], images[np.argsort(first)])
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_half_of_the_images_are_mirrored_and_none_is_without_flip(stream):
     def mirrored(augment):
         count = 0
@@ -277,7 +280,9 @@ def test_half_of_the_images_are_mirrored_and_none_is_without_flip(stream):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("processes, workers", [(1, 0), (2, 0), (1, 2)])
+@pytest.mark.parametrize(
+    "processes, workers", [(1, 0), (1, 2), pytest.param(2, 0, marks=pytest.mark.long)]
+)
 def test_every_test_image_is_counted_once(stream, processes, workers):
     seen, steps = [], set()
     for process in range(processes):
@@ -408,7 +413,7 @@ def test_a_damaged_image_is_an_error_that_names_it(tmp_path):
         assert "n01440764_3.JPEG can't be decoded: " in message and "\n" not in message
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_workers_leave_signals_alone_and_one_that_is_killed_is_an_error(stream, monkeypatch):
     monkeypatch.setattr("lottery_jax.datasets.workers._CHUNK", 1)
     jax.block_until_ready(jnp.ones(8) + 1)  # workers start beside JAX's threads
@@ -430,7 +435,7 @@ def test_workers_leave_signals_alone_and_one_that_is_killed_is_an_error(stream, 
     assert not [p for p in multiprocessing.active_children() if "grain" in p.name]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_an_epoch_that_is_left_ends_its_workers(stream):
     batches = train_batches(stream, 0, 0, batch_size=2, workers=2)
     next(batches)
@@ -554,7 +559,7 @@ def test_the_list_says_what_is_prepared(data_dir, tmp_path, capsys):
         assert lines["imagenet2012"] == lines["places365_small"] == state
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_other_data_have_another_sha256(data_dir, tmp_path):
     first = open_stream("imagenet2012", data_dir)
     shutil.copytree(data_dir / "imagenet2012", tmp_path / "imagenet2012")

@@ -106,7 +106,7 @@ def test_a_full_disk(begun, tmp_path, record_property):
     record_property("measured", f"a full disk met {len(failed)} times in one run")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_directory_that_may_not_be_written_to(begun, tmp_path):
     workdir, env, expected = begun
     before = contents(workdir)
@@ -134,7 +134,7 @@ def test_a_place_where_no_run_can_begin(tmp_path, undisturbed):
     assert list(place.iterdir()) == []
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_data_that_are_gone_when_a_run_goes_on(tmp_path, undisturbed):
     _, env = undisturbed
     data, workdir = tmp_path / "data", tmp_path / "run"
@@ -185,7 +185,7 @@ def test_data_that_have_changed_when_a_run_goes_on(tmp_path, undisturbed):
     assert (done.returncode, done.stderr) == (0, "")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_clock_that_jumps_back(begun, tmp_path):
     """What is there is from the future, and the clock goes back a day every second."""
     workdir, env, expected = begun

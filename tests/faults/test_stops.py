@@ -104,7 +104,7 @@ def test_a_run_whose_terminal_is_closed_is_saved(tmp_path, undisturbed):
     assert checkpoints.latest_step(workdir / "seed_0/level_00/state/winning") >= STEPS
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_in_a_program_of_ones_own_sigterm_saves_and_then_ends_it_as_always(tmp_path, undisturbed):
     """No handler is needed: `run_ladder` puts the signal off until the state is on the disk."""
     expected, env = undisturbed
@@ -128,7 +128,7 @@ def test_in_a_program_of_ones_own_sigterm_saves_and_then_ends_it_as_always(tmp_p
     assert runs.outcome(workdir) == expected
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_with_one_step_an_epoch_a_stop_does_not_wait_for_the_end(tmp_path, undisturbed):
     _, env = undisturbed
     whole_set = {**SLOW, "train.batch_size": "1438", "train.epochs": "400"}

@@ -157,7 +157,7 @@ def test_eight_ladders(tmp_path, cache, record_property):
     check_same_as_by_themselves(workdir, env, tmp_path)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_on_a_cluster_a_run_that_is_preempted_saves_and_is_requeued(tmp_path, cache):
     """SLURM warns every process of the job; the job outlives the sweep; it is submitted once."""
     workdir, jobs = tmp_path / "sweep", tmp_path / "slurm"

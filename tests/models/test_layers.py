@@ -159,7 +159,7 @@ def step_and_arguments(name="vgg19", batch=8):
     return program.train_step, (state, to_mesh(program.mesh, MetricSums.zero()), data, order, key)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("platform", ["cuda", pytest.param("tpu", marks=pytest.mark.long)])
 def test_on_gpu_and_tpu_every_convolution_is_the_librarys(platform):
     """VGG19 has 16: forward, kernel gradient, and all but the first an input gradient."""

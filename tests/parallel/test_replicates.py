@@ -91,17 +91,17 @@ def test_replicates_that_are_at_different_points_go_on_alike(tmp_path, one_by_on
     assert runs.outcome(workdir) == one_by_one
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_replicate_ahead_of_the_others_does_not_change_them(tmp_path, one_by_one):
     """Stopped where one has a checkpoint and another has not."""
     workdir = tmp_path / "run"
     real, saved = checkpoints.save_state, []
 
-    def save_once(folder, state, progress=None):
+    def save_once(folder, state, progress=None, **more):
         if len(saved) == 4:  # three rewind points, and the first one's checkpoint
             raise OSError(28, "No space left on device", str(folder))
         saved.append(folder)
-        real(folder, state, progress)
+        real(folder, state, progress, **more)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(store, "save_state", save_once)
@@ -217,10 +217,10 @@ def test_a_replicate_that_fails_does_not_take_the_others_with_it(tmp_path, one_b
                 states[i] = state.replace(params=params)
         return real_put(mesh, states, size)
 
-    def refuse(folder, state, progress=None):
+    def refuse(folder, state, progress=None, **more):
         if np.array_equal(state.mask["head"]["kernel"], spoil):
             raise TrainingError("params is not finite")
-        real_save(folder, state, progress)
+        real_save(folder, state, progress, **more)
 
     # The mask by which that replicate can be told from the others.
     run(tmp_path / "whole", 2)
@@ -271,7 +271,7 @@ def test_a_stop_that_comes_while_one_fails_is_not_lost(tmp_path, one_by_one):
     assert runs.outcome(workdir) == one_by_one
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_rewind_point_made_again_leaves_later_checkpoints_alone(tmp_path, one_by_one):
     """Of a replicate that is beyond it, while another one is only at its start."""
     workdir, config = tmp_path / "run", make_tiny_config(**{**SEVERAL, "ladder.rewind": "1ep"})

@@ -190,7 +190,7 @@ def test_the_bar_says_compiling_until_the_first_step_is_done(monkeypatch):
     assert out.getvalue() == "about 2 min remain, by the last 4 epochs\n"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_measured_dry_run_estimates_the_time_and_writes_nothing(tmp_path):
     """As a user's command: without a directory, a cache of programs or data."""
     home = {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache")}

@@ -68,7 +68,7 @@ def test_train(tmp_path):
     assert (tmp_path / "seed_0" / "rewind").is_dir()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     "stem, left",
     [("snip", [1, 0.512, 0.8**10]), ("oneshot", [1, 0.512, 0.8**10]),
@@ -81,7 +81,7 @@ def test_snip_train_oneshot_lt_and_iterative_snip(stem, left, tmp_path):
     assert load_ticket(tmp_path, 0, 1).metadata["rewind_step"] == rewind
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     "stem, argument",
     [("transfer_vgg19", "cifar100_to_cifar10"), ("transfer_sgd_to_adam", "vgg19_cifar10")],

@@ -25,7 +25,7 @@ def at_length(**around):
     return pytest.param(around, marks=pytest.mark.long)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     "around",
     [
@@ -56,7 +56,7 @@ def test_what_is_around_does_not_matter(tmp_path, usual, around):
     assert runs.outcome(cwd / "run") == expected
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_order_of_devices_does_not_matter(tmp_path):
     """Of eight: masks and counts are the same, weights and rows to the bit."""
     devices = jax.devices()

@@ -93,7 +93,7 @@ def test_the_sources_tickets_are_trained_bit_for_bit(source, tmp_path):
     )
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_images_are_resized_to_the_ticket_and_for_its_evaluation(source, data_dir, tmp_path):
     """Images of 10 x 7 pixels for tickets of 8 x 8: averaged down one way, enlarged the other."""
     config = target_config(
@@ -187,7 +187,7 @@ def test_a_new_head_can_keep_its_density(source, data_dir, tmp_path):
     assert not (kept[2] & ~kept[1]).any() and kept[2].sum() < kept[1].sum()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_reinit_draws_a_new_head_even_where_the_classes_agree(source, tmp_path):
     configs = {
         policy: target_config(

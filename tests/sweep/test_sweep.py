@@ -328,7 +328,7 @@ def test_runs_of_a_seed_each_are_drawn_as_one_run_of_all_seeds(finished, tmp_pat
     assert pooled(apart) == apart
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_matrix_of_a_sweep_is_one_for_the_command_of_matrices(tmp_path, tiny, quiet):
     planned = expand(files=(MATRIX,), workdir=tmp_path, **{**tiny, "seeds": "0"})
     sweep = sweep_of(planned, tmp_path)

@@ -159,7 +159,13 @@ def resnet_mask(density, seed=3):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("density, seed", [(0.05, 3), (0.15, 4), (0.4, 5), (1.0, 6)])
+@pytest.mark.parametrize(
+    "density, seed",
+    [
+        (0.05, 3),
+        *(pytest.param(*case, marks=pytest.mark.long) for case in ((0.15, 4), (0.4, 5), (1.0, 6))),
+    ],
+)
 def test_paths_around_shortcuts_and_through_overlapping_windows(density, seed):
     mask = resnet_mask(density, seed)
     found = check(resnet18, *RESNET, mask, stem="imagenet")

@@ -229,7 +229,7 @@ def test_another_key_gives_another_training(digits):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["vgg11", "alexnet"])
+@pytest.mark.parametrize("name", ["vgg11", pytest.param("alexnet", marks=pytest.mark.long)])
 def test_one_and_eight_devices_agree(digits, name):
     """BatchNorm over the global batch, augmentation and dropout all give the same numbers."""
     model, variables = small_model(name)
