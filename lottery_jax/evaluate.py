@@ -17,7 +17,7 @@ from lottery_jax.curve import metric_of, show_metric
 from lottery_jax.datasets.dataset import Dataset
 from lottery_jax.datasets.streams import Stream
 from lottery_jax.errors import DataError, TicketError
-from lottery_jax.models.network import LinenNetwork, Network
+from lottery_jax.models.network import LinenNetwork, Network, as_network
 from lottery_jax.models.networks import from_import_path
 from lottery_jax.parallel.mesh import make_mesh, to_mesh
 from lottery_jax.pruning import masks
@@ -29,7 +29,7 @@ from lottery_jax.tickets.ticket import compare_leaves, is_own_network, leaves
 from lottery_jax.training import tasks
 from lottery_jax.training.batches import make_preprocess
 from lottery_jax.training.evaluation import evaluate, make_eval_pass
-from lottery_jax.training.feeding import InputPipeline, fit_to_data, open_data
+from lottery_jax.training.feeding import InputPipeline, input_dtype, open_data
 from lottery_jax.training.program import compiled
 from lottery_jax.training.state import EvalMetrics
 from lottery_jax.training.task import Task
@@ -99,7 +99,7 @@ def _network_of(
                 "does not have; pass model=..., or --model=package.module:Class on the command line"
             )
         return LinenNetwork(*model_of(metadata))
-    network = fit_to_data(model, dataset)
+    network = as_network(model, tuple(dataset.image_shape), input_dtype(dataset))
     compare_leaves(
         "the ticket", leaves(ticket.params), leaves(network.abstract_variables()["params"])
     )

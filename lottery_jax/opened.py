@@ -9,6 +9,7 @@ Nothing is written. A run may still be going on: then there is what is complete.
 
 from __future__ import annotations
 
+import abc
 import contextlib
 import importlib
 import os
@@ -48,15 +49,16 @@ def open_run(workdir: str | os.PathLike[str]) -> OpenedRun | OpenedMatrix | Open
     return OpenedMatrix(folder) if report.is_matrix(folder) else OpenedRun(folder)
 
 
-class _Opened:
+class _Opened(abc.ABC):
     """What runs, matrices and sweeps have in common: rows."""
 
     workdir: Path
     _labels: tuple[str, ...] = ()  # the columns before those of curve.csv
 
     @property
+    @abc.abstractmethod
     def rows(self) -> list[Row]:
-        raise NotImplementedError
+        """The rows of curve.csv, one for each complete ticket."""
 
     def to_pandas(self) -> Any:
         """Return `rows` as a pandas.DataFrame.

@@ -31,7 +31,7 @@ ROOMS = {
     "report": {"curve", "errors", "system"},
     "training": {"curve", "datasets", "errors", "models", "parallel", "pruning", "system", "types"},
     "tickets": {"curve", "errors", "leaves", "models", "pruning", "system", "types"},
-    "runs": {"config", "curve", "datasets", "errors", "models", "parallel", "pruning", "system",
+    "runs": {"config", "curve", "datasets", "errors", "leaves", "models", "parallel", "pruning", "system",
              "tickets", "training", "types"},
     "evaluate": {"curve", "datasets", "errors", "models", "parallel", "pruning", "system", "tickets",
                  "training", "types"},

@@ -223,19 +223,24 @@ class LinenNetwork:
 
     def mask_as_variables(self, mask: PyTree) -> PyTree:
         """Return variables with which a signal passes exactly where `mask` lets it."""
+        return mask_as_variables(self, mask)
 
-        def weight(path: Any, leaf: Any) -> jax.Array:
-            is_factor = self.is_prunable(keystr(path, simple=True, separator="/"), leaf)
-            return leaf.astype(jnp.float32) * (is_factor or path[-1].key == "scale")
 
-        def statistic(path: Any, leaf: Any) -> jax.Array:
-            return jnp.full(leaf.shape, path[-1].key == "var", leaf.dtype)
+def mask_as_variables(network: Network, mask: PyTree) -> PyTree:
+    """Return `Network.mask_as_variables` of a network whose leaves are named as Flax names them."""
 
-        stats = self.abstract_variables()["batch_stats"]
-        return {
-            "params": tree_map_with_path(weight, mask),
-            "batch_stats": tree_map_with_path(statistic, stats),
-        }
+    def weight(path: Any, leaf: Any) -> jax.Array:
+        is_factor = network.is_prunable(keystr(path, simple=True, separator="/"), leaf)
+        return leaf.astype(jnp.float32) * (is_factor or path[-1].key == "scale")
+
+    def statistic(path: Any, leaf: Any) -> jax.Array:
+        return jnp.full(leaf.shape, path[-1].key == "var", leaf.dtype)
+
+    stats = network.abstract_variables()["batch_stats"]
+    return {
+        "params": tree_map_with_path(weight, mask),
+        "batch_stats": tree_map_with_path(statistic, stats),
+    }
 
 
 @functools.lru_cache(maxsize=64)
@@ -266,14 +271,17 @@ def as_network(
     input_dtype: str = "float32",
     head: str = "",
 ) -> Network:
-    """Return a Linen module as a `Network`; a `Network` is returned as it is.
+    """Return a Linen module as a `Network`. A `Network` gets the shape if it has none.
 
     Args:
-        network: either.
-        input_shape: of one example; for a module.
-        input_dtype: of the numbers of an example; for a module.
+        network: either. One of ours may have been made before its data were known.
+        input_shape: of one example.
+        input_dtype: of the numbers of an example.
         head: the path of the output layer; for a module.
     """
     if isinstance(network, nn.Module):
         return LinenNetwork(network, tuple(input_shape), input_dtype, head)
+    if input_shape and not network.input_shape:
+        ours: Any = network
+        return dataclasses.replace(ours, input_shape=tuple(input_shape), input_dtype=input_dtype)
     return network

@@ -11,9 +11,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.tree_util import keystr, tree_map_with_path
 
 from lottery_jax import leaves
+from lottery_jax.models.network import mask_as_variables
 from lottery_jax.system import settings
 from lottery_jax.types import PyTree
 
@@ -142,19 +142,7 @@ class NNXNetwork:
 
     def mask_as_variables(self, mask: PyTree) -> PyTree:
         """Return variables with which a signal passes exactly where `mask` lets it."""
-
-        def weight(path: Any, leaf: Any) -> jax.Array:
-            is_factor = self.is_prunable(keystr(path, simple=True, separator="/"), leaf)
-            return leaf.astype(jnp.float32) * (is_factor or path[-1].key == "scale")
-
-        def statistic(path: Any, leaf: Any) -> jax.Array:
-            return jnp.full(leaf.shape, path[-1].key == "var", leaf.dtype)
-
-        stats = self.abstract_variables()["batch_stats"]
-        return {
-            "params": tree_map_with_path(weight, mask),
-            "batch_stats": tree_map_with_path(statistic, stats),
-        }
+        return mask_as_variables(self, mask)
 
 
 def _with_text(state: Any) -> PyTree:

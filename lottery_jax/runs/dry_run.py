@@ -18,8 +18,7 @@ from lottery_jax.curve import WINNING
 from lottery_jax.datasets import tfds
 from lottery_jax.datasets.registry import BUILT_IN, prepared_folder, resolve_folder, split_name
 from lottery_jax.errors import ConfigError, DataError
-from lottery_jax.models import build_model
-from lottery_jax.models.network import LinenNetwork, Network
+from lottery_jax.models.network import Network
 from lottery_jax.parallel.mesh import find_devices
 from lottery_jax.parallel.replicates import stack_keys, stack_to_mesh
 from lottery_jax.pruning import masks
@@ -27,11 +26,13 @@ from lottery_jax.pruning.controls import FROM_REWIND_POINT, UntrainedTicket
 from lottery_jax.runs.directory import list_trials
 from lottery_jax.runs.experiment import Experiment, make_experiment
 from lottery_jax.runs.matrix import cells
+from lottery_jax.runs.parts import NOTHING_GIVEN, make_network
 from lottery_jax.runs.plan import in_time, make_plan
 from lottery_jax.runs.record import check_workdir
 from lottery_jax.runs.transfer import open_source, resolve
 from lottery_jax.runs.trials import Keys
 from lottery_jax.system import settings
+from lottery_jax.system.imports import is_import_path
 from lottery_jax.training.loop import fit
 from lottery_jax.training.state import init_state
 
@@ -92,7 +93,7 @@ def missing_data(config: ConfigDict) -> str | None:
         DataError: there is no data set of that name.
     """
     name = config.data.name
-    if re.fullmatch(r"digits(_?[ab])?", name):
+    if re.fullmatch(r"digits(_?[ab])?", name) or is_import_path(name):
         return None
     folder = resolve_folder(config.data.dir)
     base, _ = split_name(name, folder)
@@ -119,8 +120,7 @@ def _network_of(config: ConfigDict) -> tuple[Network, Sequence[str]]:
     base, _ = split_name(config.data.name, resolve_folder(config.data.dir))
     source, known = open_source(config), BUILT_IN[base]
     shape = source.input_shape if source else config.data.input_shape or known.image_shape
-    options = {key: value for key, value in config.model.to_dict().items() if value != ""}
-    network = LinenNetwork(build_model(num_classes=known.num_classes, **options), tuple(shape))
+    network = make_network(config, known.num_classes, tuple(shape), "float32", NOTHING_GIVEN)
     try:
         return network, network.layer_names()
     except ValueError as error:

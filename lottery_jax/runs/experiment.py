@@ -32,7 +32,7 @@ from lottery_jax.system.imports import is_import_path
 from lottery_jax.tickets import tree_hash
 from lottery_jax.tickets.ticket import leaves
 from lottery_jax.training.batches import DeviceData, EvalBatches, TrainBatches
-from lottery_jax.training.feeding import InputPipeline, open_data
+from lottery_jax.training.feeding import InputPipeline, input_dtype, open_data
 from lottery_jax.training.program import Program, make_program
 from lottery_jax.training.task import CLASSIFICATION
 from lottery_jax.types import PyTree
@@ -140,7 +140,7 @@ def make_experiment(
     feasibility.check_choices(config)
     source = open_source(config)
     dataset = _open_data(config, source, given)
-    network, task = parts.make_network(config, dataset, given), parts.make_task(config, given)
+    network, task = _network_of(config, dataset, given), parts.make_task(config, given)
     if config.model.name not in MODELS or task != CLASSIFICATION:
         parts.check_fit(network, task, dataset, config.model.name, config.ladder.scores)
     layers = _layers_of(network, config)
@@ -207,6 +207,11 @@ def make_experiment(
         end_step=end_step,
         source=source,
     )
+
+
+def _network_of(config: ConfigDict, dataset: Dataset | Stream, given: Parts) -> Network:
+    shape = tuple(dataset.image_shape)
+    return parts.make_network(config, dataset.num_classes, shape, input_dtype(dataset), given)
 
 
 def _open_data(config: ConfigDict, source: Source | None, given: Parts) -> Dataset | Stream:

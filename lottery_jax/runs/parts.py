@@ -14,15 +14,16 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from lottery_jax import leaves
 from lottery_jax.datasets.dataset import Dataset
 from lottery_jax.datasets.streams import Stream
-from lottery_jax.errors import ConfigError, first_line, raise_if_environment
-from lottery_jax.models import build_model
-from lottery_jax.models.network import LinenNetwork, Network
+from lottery_jax.errors import ConfigError, first_line, lookup, raise_if_environment
+from lottery_jax.models import DTYPES, build_model
+from lottery_jax.models.network import LinenNetwork, Network, as_network
 from lottery_jax.models.networks import from_import_path
 from lottery_jax.system.imports import is_import_path
 from lottery_jax.training import optim, tasks
-from lottery_jax.training.feeding import fit_to_data, input_dtype
+from lottery_jax.training.feeding import input_dtype
 from lottery_jax.training.optim import Optimizer, Schedule
 from lottery_jax.training.task import Task
 
@@ -65,8 +66,17 @@ def with_names(config: ConfigDict, parts: Parts) -> ConfigDict:
     return named
 
 
-def make_network(config: ConfigDict, dataset: Dataset | Stream, parts: Parts) -> Network:
-    """Return the network of a config for a data set.
+def make_network(
+    config: ConfigDict, num_classes: int, shape: tuple[int, ...], dtype: str, parts: Parts
+) -> Network:
+    """Return the network of a config.
+
+    Args:
+        config: a validated config.
+        num_classes: the classes of the data; 0 if targets are numbers.
+        shape: of one example.
+        dtype: of its numbers, as `feeding.input_dtype` says.
+        parts: objects in place of those that the config names.
 
     Raises:
         ConfigError: there is no such network, or it does not take these options.
@@ -78,8 +88,8 @@ def make_network(config: ConfigDict, dataset: Dataset | Stream, parts: Parts) ->
                 f"config.model.options: is for networks of your own, and {name} is one of this "
                 "package; leave it and config.model.head empty"
             )
-        model = build_model(num_classes=dataset.num_classes, **model_options(config))
-        return LinenNetwork(model, tuple(dataset.image_shape), input_dtype(dataset))
+        model = build_model(num_classes=num_classes, **model_options(config))
+        return LinenNetwork(model, shape, dtype)
     if config.model.width != 1 or config.model.stem:
         raise ConfigError(
             "config.model.width: is for networks of this package; leave it at 1 and "
@@ -89,11 +99,10 @@ def make_network(config: ConfigDict, dataset: Dataset | Stream, parts: Parts) ->
     found = parts.model
     if found is None:
         _refuse_given("model", name)
-        found = from_import_path(name, config.model.options, dataset.num_classes, head=head)
-    network = fit_to_data(found, dataset, head)
-    if config.model.dtype != "float32":
-        network = network.with_dtype(jnp.dtype(config.model.dtype))
-    return network
+        found = from_import_path(name, config.model.options, num_classes, head=head)
+    compute = lookup(DTYPES, config.model.dtype, "config.model.dtype")
+    network = as_network(found, shape, dtype, head)
+    return network if compute == jnp.float32 else network.with_dtype(compute)
 
 
 def make_task(config: ConfigDict, parts: Parts) -> Task:
@@ -159,6 +168,9 @@ def check_fit(
     variables = _tried(network.abstract_variables, name, dataset)
     key = jax.eval_shape(lambda: jax.random.key(0))
     parts = variables["params"], variables["batch_stats"]
+    if not leaves.prunable_paths(variables["params"], network.is_prunable):
+        nothing = leaves.nothing_prunable(variables["params"], network.is_prunable)
+        raise ConfigError(f"config.model.name: {name} can't be pruned: {nothing}")
 
     def outputs_of() -> Any:
         return jax.eval_shape(network.apply_train, *parts, inputs, key)[0]

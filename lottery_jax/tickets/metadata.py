@@ -53,6 +53,12 @@ def _is_data_name(value: Any) -> bool:
     return not path.is_absolute() and ".." not in path.parts
 
 
+def _is_task(value: Any) -> bool:
+    return isinstance(value, dict) and all(
+        name in ("name", "options") and isinstance(text, str) for name, text in value.items()
+    )
+
+
 _DTYPES = {"float32", "float16", "bfloat16", "int32", "uint32", "uint8", "bool"}
 
 
@@ -127,7 +133,7 @@ KEYS = {
     "weights_remaining": Key("prunable weights that the mask keeps", "integer", _SAVE),
     "density": Key("the share of the prunable weights that the mask keeps", "number", _SAVE, "density"),
     "task": Key("what it was trained for: `name` and `options`; absent for classification", "object",
-                _RUN, "task", lambda value: isinstance(value, dict)),
+                _RUN, "task", _is_task),
     "result": Key("the measurements: `test_accuracy` (or another task's metric), `test_loss`, "
                   "`train_loss`, `epochs` and `seconds`; empty after an import", "object", _BOTH,
                   "accuracy"),

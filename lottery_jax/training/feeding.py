@@ -12,7 +12,6 @@ from collections.abc import Generator
 from functools import partial
 from typing import Any
 
-import flax.linen as nn
 import jax
 import numpy as np
 from jax.sharding import Mesh
@@ -22,7 +21,6 @@ from lottery_jax.datasets.dataset import Dataset
 from lottery_jax.datasets.in_memory import load_dataset
 from lottery_jax.datasets.registry import BUILT_IN
 from lottery_jax.datasets.streams import Stream
-from lottery_jax.models.network import Network, as_network
 from lottery_jax.parallel.mesh import batch_sharded, to_mesh
 from lottery_jax.training.batches import DeviceData, EvalBatches, TrainBatches, sample_batches
 
@@ -57,15 +55,6 @@ def input_dtype(dataset: Dataset | Stream) -> str:
     """Return the dtype in which a network gets its inputs: tokens stay as they are."""
     is_tokens = not isinstance(dataset, Stream) and dataset.x_train.dtype == np.int32
     return "int32" if is_tokens else "float32"
-
-
-def fit_to_data(model: nn.Module | Network, dataset: Dataset | Stream, head: str = "") -> Network:
-    """Return a module, or a network that was made before its data were known, as a `Network`."""
-    shape, dtype = tuple(dataset.image_shape), input_dtype(dataset)
-    network: Any = as_network(model, shape, dtype, head)
-    if not network.input_shape:
-        network = dataclasses.replace(network, input_shape=shape, input_dtype=dtype)
-    return network
 
 
 @dataclasses.dataclass(frozen=True)

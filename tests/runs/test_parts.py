@@ -8,8 +8,10 @@ import jax
 import numpy as np
 import optax
 import pytest
+from rich.console import Console
 
 import lottery_jax as lj
+from lottery_jax import config as configuration
 from lottery_jax import evaluate
 from lottery_jax.errors import ConfigError, TicketError
 from lottery_jax.runs import parts
@@ -91,9 +93,8 @@ def test_an_nnx_network_trains_rewinds_and_is_evaluated(tmp_path):
 
 def test_the_nnx_network_computes_what_the_module_does():
     """In training and in evaluation, with the statistics and the dropout of the module itself."""
-    network = parts.make_network(
-        config(**{"model.name": "tests.own:NNX"}), lj.load_dataset("digits"), parts.NOTHING_GIVEN
-    )
+    c = config(**{"model.name": "tests.own:NNX"})
+    network = parts.make_network(c, 10, (8, 8, 1), "float32", parts.NOTHING_GIVEN)
     variables = network.init(jax.random.key(3))
     x = np.random.default_rng(0).normal(size=(8, 8, 8, 1)).astype(np.float32)
     weights = jax.device_get(variables["params"])
@@ -226,6 +227,8 @@ def test_a_new_head_in_a_nested_layer(linen_run, tmp_path):
         ({"model.name": "tests.own:MLP", "model.options": "[1"}, "is not JSON"),
         ({"model.name": "tests.own:MLP", "model.options": '{"outputs": 3}'}, "3 outputs.* 10 class"),
         ({"model.name": "tests.own:MLP", "model.width": 2.0}, "config.model.width: is for networks"),
+        ({"model.name": "tests.own:MLP", "model.dtype": "float23"}, "config.model.dtype: .*float23"),
+        ({"model.name": "tests.own:Scale"}, "can't be pruned: no leaf is prunable.*factor"),
         ({"model.options": "{}"}, "is for networks of your own, and lenet_300_100"),
         ({"model.name": "tests.own:MLP", "data.name": "tests.own:smooth_function"}, "config.task.name"),
         ({"task.name": "tests.own:fails"}, "tests.own:fails fails: RuntimeError: on purpose"),
@@ -241,6 +244,27 @@ def test_a_misfit_is_one_line_before_anything_is_trained(tmp_path, overrides, me
         lj.run_ladder(config(**overrides), tmp_path / "run")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+def test_a_dry_run_of_ones_own_network_and_data(tmp_path, monkeypatch, capsys):
+    """With data that are there, and with data that are not."""
+    from lottery_jax.runs.dry_run import dry_run
+
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    shown = Console(width=200)
+    own_data = {
+        "data.name": "tests.own:tokens",
+        "model.name": "tests.own:Bag",
+        "train.batch_size": 24,
+    }
+    for overrides, weights in (
+        (own_data, "80 prunable"),
+        ({"data.name": "cifar10", "model.name": "tests.own:MLP"}, f"{3072 * 16 + 160:,} prunable"),
+    ):
+        c = configuration.validate(config(**overrides))
+        dry_run(c, tmp_path / "run", shown, measure=False)
+        assert weights in capsys.readouterr().out
+    assert not (tmp_path / "run").exists()
 
 
 def test_how_a_module_is_told_that_it_trains():

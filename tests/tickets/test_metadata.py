@@ -48,7 +48,7 @@ WRONG = {
     "mean": ["x"],
     "std": 0.25,
     "layer_order": [1],
-    "task": "regression",
+    "task": {"name": "regression", "options": 5},
     "leaves": {"params": {"a//b": ["float32", [2]]}, "batch_stats": {}},
 }
 
