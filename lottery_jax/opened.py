@@ -31,6 +31,7 @@ from lottery_jax.runs import directory, record
 from lottery_jax.runs.directory import Row, Trial
 from lottery_jax.sweep import plan
 from lottery_jax.system.files import local_path
+from lottery_jax.system.imports import short_name
 from lottery_jax.tickets import Ticket
 
 if TYPE_CHECKING:
@@ -351,7 +352,7 @@ def _begun(workdir: Path, names: Mapping[str, Any]) -> dict[str, OpenedRun]:
 
 
 def _setting(config: ConfigDict) -> str:
-    return f"{config.model.name.removeprefix('given:')} on {config.data.name}"
+    return f"{short_name(config.model.name)} on {config.data.name}"
 
 
 def _mean_and_deviation(point: report.Point) -> str:

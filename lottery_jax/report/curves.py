@@ -13,6 +13,7 @@ from typing import Any
 
 from lottery_jax.curve import ACCURACY, WINNING, curve_columns, is_share, metric_of
 from lottery_jax.errors import ConfigError
+from lottery_jax.system.imports import is_import_path, short_name
 
 RANDOM = "random"  # the control that a transfer matrix shows beside the tickets
 LABELS = {
@@ -278,12 +279,11 @@ def _trained_on(config: Mapping[str, Any]) -> tuple[str, str, str]:
 
     >>> names = {"model": "mypkg.nets:Net", "data": "digits", "optimizer": "optax:lion"}
     >>> _trained_on({key: {"name": name} for key, name in names.items()})
-    ('Net', 'digits', 'LION')
+    ('Net', 'digits', 'lion')
     """
-    model, data, optimizer = (
-        config[key]["name"].rpartition(":")[2] for key in ("model", "data", "optimizer")
-    )
-    return model, data, optimizer.upper()
+    model, data, optimizer = (config[key]["name"] for key in ("model", "data", "optimizer"))
+    own = is_import_path(optimizer)
+    return short_name(model), data, short_name(optimizer) if own else optimizer.upper()
 
 
 def _method(config: Mapping[str, Any]) -> str:

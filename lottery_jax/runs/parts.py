@@ -62,7 +62,7 @@ def with_names(config: ConfigDict, parts: Parts) -> ConfigDict:
         if parts.task is not None:
             named.task.name = f"{_GIVEN}{parts.task.metric}"
         if parts.optimizer is not None:
-            named.optimizer.name = f"{_GIVEN}optimizer"
+            named.optimizer.name = f"{_GIVEN}own optimizer"
     return named
 
 

@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from lottery_jax.models.cost import multiply_adds, prunable_sizes
 from lottery_jax.models.network import Network
 from lottery_jax.runs.directory import list_trials
+from lottery_jax.system.imports import short_name
 from lottery_jax.types import PyTree
 
 
@@ -54,7 +55,7 @@ class Plan:
             cost = f"; {self.multiply_adds:,} multiply-adds an example"
         seeds = f"seed{'s' * (len(config.seeds) > 1)} {', '.join(map(str, config.seeds))}"
         return [
-            f"network    {config.model.name} on {config.data.name}: {self.weights:,} weights, "
+            f"network    {short_name(config.model.name)} on {config.data.name}: {self.weights:,} weights, "
             f"{self.prunable:,} prunable{cost}",
             f"trainings  {self.trainings} of {config.train.epochs} epochs{done}: {seeds}, "
             f"levels 0 to {config.ladder.levels}{controls}",

@@ -22,6 +22,15 @@ def is_import_path(name: str) -> bool:
     return ":" in name
 
 
+def short_name(name: str) -> str:
+    """Return the name by which people know an object: the last part of an import path.
+
+    >>> short_name("mypkg.nets:Net"), short_name("vgg19")
+    ('Net', 'vgg19')
+    """
+    return name.rpartition(":")[2]
+
+
 def name_in_files(name: str) -> str:
     """Return a name, which may be an import path, as a part of file and directory names.
 

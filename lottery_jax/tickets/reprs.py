@@ -13,6 +13,7 @@ from typing import Any
 from lottery_jax.curve import is_share, metric_of, show_metric
 from lottery_jax.errors import one_line
 from lottery_jax.pruning import masks
+from lottery_jax.system.imports import short_name
 from lottery_jax.types import PyTree
 
 _LONGEST_NAME = 60
@@ -56,7 +57,7 @@ def ticket_html(mask: PyTree, metadata: Mapping[str, Any]) -> str:
 def _title(metadata: Mapping[str, Any]) -> str:
     model = metadata.get("model")
     name = model.get("name") if isinstance(model, Mapping) else None
-    network = _short(name).removeprefix("given:") if name else "a network"
+    network = short_name(_short(name)) if name else "a network"
     parts = [f"{network} on {_short(metadata['data'])}" if "data" in metadata else network]
     parts += [f"{key} {_short(metadata[key])}" for key in ("seed", "level") if key in metadata]
     return ", ".join([*parts, *(_short(metadata[key]) for key in ("control",) if key in metadata)])

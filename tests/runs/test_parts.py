@@ -73,7 +73,7 @@ def test_an_object_trains_as_its_import_path_does(linen_run, tmp_path):
     shutil.rmtree(tmp_path / "run" / "seed_0" / "level_01")
     with pytest.raises(ConfigError, match="other parameters"):
         lj.run_ladder(config(), tmp_path / "run", **{**given, "model": own.MLP(hidden=13)})
-    named = config(**{"model.name": "given:MLP", "optimizer.name": "given:optimizer"})
+    named = config(**{"model.name": "given:MLP", "optimizer.name": "given:own optimizer"})
     with pytest.raises(ConfigError, match=r"MLP was passed .* pass model=\.\.\. again"):
         lj.run_ladder(named, tmp_path / "run")
     assert lj.run_ladder(config(), tmp_path / "run", **given)[1:] != []
