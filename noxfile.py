@@ -26,8 +26,7 @@ ON_THE_OLDEST = [
 ]  # fmt: skip
 ON_THE_NEWEST = [
     "tests/models/test_xla_options.py", "tests/training/test_loop.py", "tests/runs/test_ladder.py",
-    "tests/runs/test_parts.py", "tests/pruning/test_any_tree.py", "tests/pruning/test_transform.py",
-    "tests/tickets/test_store.py", "tests/parallel/test_replicates.py",
+    "tests/pruning/test_any_tree.py", "tests/pruning/test_transform.py", "tests/tickets/test_store.py",
 ]  # fmt: skip
 # What has ended a process in some version of XLA, two processes, and a stop.
 SLOW_ON_THE_NEWEST = [

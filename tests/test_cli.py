@@ -151,7 +151,7 @@ def test_a_mistake_in_a_subcommand_is_one_line_with_status_2(tmp_path):
     assert done.stderr.startswith("error: nowhere: is not a run") and done.stderr.count("\n") == 1
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_stopped_subcommand_saves_and_has_the_signals_status(tmp_path):
     under = ("-m", "lottery_jax", "run")
     env, workdir = runs.environment(), tmp_path / "run"

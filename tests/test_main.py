@@ -85,7 +85,7 @@ def test_the_same_command_again_finds_the_finished_run(finished):
     assert len(list((cwd / "runs").iterdir())) == 1
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_transfer_matrix_is_one_command(tmp_path):
     config = f"--config={ROOT / 'configs' / 'transfer_quickstart.py'}"
     result = run(config, *SHORT, "--workdir=run", cwd=tmp_path, COLUMNS="100")
@@ -122,7 +122,7 @@ def test_evaluate_on_data_with_other_classes_is_an_error(finished, tmp_path, cap
     assert "four has 4 classes, the ticket 10" in capsys.readouterr().err
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_training_goes_on_when_nobody_reads_what_it_prints(tmp_path):
     """`| head -1`: it is trained and reported on to the end, with status 0; so end short commands."""
     for module, *arguments in (
@@ -157,7 +157,7 @@ assert statuses == [0] * 3, statuses
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_where_jax_finds_no_device_each_command_says_so_and_judges_no_file(finished, tmp_path):
     """A cluster's setting on a laptop. What needs no device works."""
     (workdir,) = (finished[0] / "runs").iterdir()
@@ -236,7 +236,7 @@ def test_wandb_offline_records_the_run(tmp_path):
     assert list(tmp_path.glob("run/wandb/offline-run-*/*.wandb"))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_wandb_is_set_up_by_its_environment_and_a_resumed_run_goes_on_in_its_run(tmp_path):
     """What wandb wrote is read as bytes: names are in it as they are."""
     (tmp_path / "elsewhere").mkdir()

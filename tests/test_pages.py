@@ -41,7 +41,7 @@ def test_your_network(tmp_path, monkeypatch):
     assert (tmp_path / "runs/lion/seed_0/level_01/ticket/metadata.json").is_file()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_your_loss(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names = run_page("your_loss", tmp_path)
@@ -50,7 +50,7 @@ def test_your_loss(tmp_path, monkeypatch):
     assert "test_top3_accuracy" in header
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_your_data(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names = run_page("your_data", tmp_path)

@@ -42,7 +42,7 @@ def test_both_sides_have_the_same_networks(train_step):
         train_step.check_same_network(model)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_both_sides_train_alike(reference):
     """LeNet-300-100 from the same weights with half a mask: three masked steps of SGD."""
     shape, batch = (28, 28, 1), 16

@@ -134,7 +134,7 @@ def test_flops_of_a_dense_network(program, small):
     assert products < facts["flops"] < 1.06 * products
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_flops_of_vgg19_are_those_without_padding(program, model):
     """On an axis of h pixels the three taps meet 3h - 2; there is no gradient of the image."""
     convolutions, channels = [], 3
@@ -150,7 +150,7 @@ def test_flops_of_vgg19_are_those_without_padding(program, model):
     assert facts["multiply_adds"] == pytest.approx(398.1e6, rel=1e-3)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["vgg19", "resnet50", "resnet50_cifar"])
 def test_the_figures_are_those_of_the_program_of_today(program, model, name):
     now = program.step_facts(model.NETWORKS[name], "bfloat16")
@@ -161,7 +161,7 @@ def test_the_figures_are_those_of_the_program_of_today(program, model, name):
     assert now["bytes"] == pytest.approx(then["bytes"], rel=0.05)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_all_reduces_of_a_program_on_eight_devices(program, small):
     """All gradients, BatchNorm's four sums a channel, the loss and the hits are summed once."""
     # Images of 32 pixels end as images of two, so every tap of every kernel meets a pixel.

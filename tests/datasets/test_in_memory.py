@@ -612,7 +612,7 @@ def test_real_builders_prepare_archives_in_the_official_layout(tmp_path, monkeyp
             np.testing.assert_array_equal(again[key], first[key])
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_prepared_data_in_a_read_only_directory_can_be_used(tmp_path, monkeypatch):
     arrays = some_arrays(n=40, shape=(32, 32, 3), classes=10)
     put_archives(monkeypatch, tmp_path, "cifar10", cifar10_archive(arrays))
@@ -624,7 +624,7 @@ def test_prepared_data_in_a_read_only_directory_can_be_used(tmp_path, monkeypatc
     assert as_set(data.x_test, data.y_test) == as_set(arrays["x_test"], arrays["y_test"])
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_an_archive_that_is_not_the_official_one_is_refused(tmp_path):
     manual = tmp_path / "downloads" / "manual"
     manual.mkdir(parents=True)

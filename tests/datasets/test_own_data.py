@@ -528,7 +528,7 @@ def test_a_matrix_of_import_paths_has_safe_directories(tmp_path):
     assert sources == [str(tmp_path / "digits"), str(tmp_path / "pkg.data_a")]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_run_on_vectors_keeps_their_hash_and_resumes_with_them_alone(own_module, tmp_path):
     config = config_for(own_module, **{"ladder.levels": 0, "train.epochs": 1, "ladder.rewind": 0})
     lj.run_ladder(config, tmp_path / "run", console=quiet_console())

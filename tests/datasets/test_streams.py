@@ -236,7 +236,7 @@ def test_large_batches_are_made_of_pieces_in_order(stream, monkeypatch):
     assert equal(whole(stream, 3, 1, batch_size=20, workers=2), expected)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_an_epoch_uses_every_image_once_but_for_the_remainder(stream):
     left_out = set()
     for epoch in range(8):
@@ -247,7 +247,7 @@ def test_an_epoch_uses_every_image_once_but_for_the_remainder(stream):
     assert len(left_out) > 2  # not the same one in every epoch
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_order_and_crops_are_of_the_seed_and_the_epoch(stream):
     def order(seed, epoch):
         ((images, _),) = train_batches(stream, seed, epoch, batch_size=21)
@@ -279,7 +279,7 @@ def test_half_of_the_images_are_mirrored_and_none_is_without_flip(stream):
     assert 170 <= mirrored("flip") <= 250
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     "processes, workers", [(1, 0), (1, 2), pytest.param(2, 0, marks=pytest.mark.long)]
 )
@@ -307,7 +307,7 @@ def test_every_test_image_is_counted_once(stream, processes, workers):
     assert [synsets[label] for _, label in sorted(seen)] == official
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_validation_images_are_held_out_of_training(data_dir):
     stream = open_stream("imagenet2012", data_dir, input_shape=SHAPE, validation_fraction=0.25)
     assert (stream.num_train, stream.num_val, stream.num_test) == (16, 5, 5)
@@ -320,7 +320,7 @@ def test_validation_images_are_held_out_of_training(data_dir):
             open_stream("imagenet2012", data_dir, validation_fraction=fraction)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_sample_is_of_different_images_in_their_middle(stream):
     images, labels = streams.sample(stream, [1, 2], 3, 5)
     assert images.shape == (3, 5, *SHAPE) and labels.shape == (3, 5) and labels.dtype == np.int32
@@ -524,14 +524,14 @@ def test_what_was_prepared_otherwise_is_an_error(tmp_path):
             open_stream("imagenet2012", folder)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_missing_packages_are_named_with_their_extra(data_dir, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(DataError, match=r"needs grain; pip install 'lottery_jax\[streaming\]'"):
         open_stream("imagenet2012", data_dir)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_way_to_resize_changes_nothing_and_that_is_said(stream, data_dir):
     other = open_stream("imagenet2012", data_dir, input_shape=SHAPE, resize="bilinear")
     (note,) = other.notes
@@ -542,7 +542,7 @@ def test_a_way_to_resize_changes_nothing_and_that_is_said(stream, data_dir):
     assert other.chance == pytest.approx(0.001 + 2 * (0.001 * 0.999 / other.num_test) ** 0.5)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_leftovers_in_the_folder_of_a_version_are_no_data(data_dir, tmp_path):
     shutil.copytree(data_dir / "imagenet2012", tmp_path / "imagenet2012")
     first = open_stream("imagenet2012", tmp_path)
@@ -580,7 +580,7 @@ def test_other_data_have_another_sha256(data_dir, tmp_path):
         open_stream("imagenet2012", tmp_path)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_batches_that_can_not_be_are_errors(stream, data_dir):
     with pytest.raises(ConfigError, match="batch_size: 22 is more than the 21 training images"):
         train_batches(stream, 0, 0, batch_size=22)

@@ -11,11 +11,17 @@ import pytest
 from tests.helpers import ROOT
 
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+# Of the loops, two stand for the rest, which differ in the library that holds the weights.
+IN_CI = ("own_loop_linen", "own_loop_nnx")
 PAGE = (ROOT / "docs" / "own_loop.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(p, marks=[pytest.mark.long] * (p.stem not in IN_CI)) for p in EXAMPLES],
+    ids=[path.stem for path in EXAMPLES],
+)
 def test_an_example_runs_and_its_own_checks_hold(path):
     """Each asserts that pruned weights are 0 and that its network is no worse for the pruning."""
     # Programs that run for milliseconds are compiled with less care, as in conftest.py.

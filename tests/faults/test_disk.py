@@ -160,7 +160,7 @@ def test_data_that_are_gone_when_a_run_goes_on(tmp_path, undisturbed):
     assert runs.outcome(workdir) == runs.outcome(tmp_path / "whole")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_data_that_have_changed_when_a_run_goes_on(tmp_path, undisturbed):
     """One label is enough; with the old data back the run goes on."""
     _, env = undisturbed
@@ -240,7 +240,7 @@ def test_a_rewind_point_that_was_removed_is_made_again(tmp_path, undisturbed, mo
     assert rewind.is_dir()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_loss_that_is_not_finite_leaves_the_last_good_checkpoint(tmp_path, undisturbed):
     """Weight decay so strong that with a rising rate weights grow, from epoch to epoch faster."""
     _, env = undisturbed

@@ -88,7 +88,7 @@ def kill_after_lines(lines, workdir, overrides, env, cwd):
     assert process.wait() == -signal.SIGKILL, "it was finished before it could be killed"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_killed_within_steps(tmp_path, undisturbed):
     """On the way to the rewind point, within levels, late in a seed."""
     expected, env = undisturbed({})

@@ -24,7 +24,7 @@ def dead_pid():
     return process.pid
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_second_process_is_refused_and_told_by_whom(tmp_path):
     env, workdir = runs.environment(), tmp_path / "run"
     first = runs.start(runs.command(workdir, LONG), env, tmp_path)

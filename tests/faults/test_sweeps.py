@@ -96,7 +96,7 @@ def test_what_keeps_failing_is_given_up_and_named_and_the_rest_goes_on(tmp_path,
     assert sweeps.statuses(workdir) == {"a": [0], "b": [1, 1, 0], "c": [0], "d": [2, 2]}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_ctrl_c_has_the_runs_save_and_the_same_command_goes_on(tmp_path, cache):
     """As in a terminal: it is sent to all the processes that were started from there."""
     workdir, env = tmp_path / "sweep", runs.environment(cache)

@@ -375,7 +375,7 @@ def test_values_that_are_not_finite_are_refused_unless_asked_for(tmp_path, save,
     assert tickets.tree_hash(getattr(again, part)) == tickets.tree_hash(getattr(written, part))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_command_asks_for_values_that_are_not_finite(tmp_path, capsys):
     file, exported = tmp_path / "ticket.safetensors", tmp_path / "exported.safetensors"
     written = tickets.save_portable(file, nonfinite("trained", "head/bias", np.nan))

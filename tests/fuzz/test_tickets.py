@@ -53,7 +53,7 @@ def check(folder, loaders, first, counts):
         assert 0.02 < loaded / counts[name] < 0.6, (name, loaded)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_few_of_each(tmp_path):
     counts = {name: few for name, (few, _) in CASES.items()}
     assert sum(counts.values()) >= 200

@@ -113,7 +113,7 @@ def test_taps_keep_the_dtype_and_add_up_in_at_least_float32(dtype):
         )
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_gradient_can_be_differentiated_again():
     """GraSP needs forward over reverse mode; compared with differences of gradients."""
     x, kernel = normal(2, 4, 4, 3), normal(3, 3, 3, 4)
@@ -171,7 +171,7 @@ def test_on_gpu_and_tpu_every_convolution_is_the_librarys(platform):
     assert text.count("stablehlo.optimization_barrier") == 1
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_on_cpu_small_images_are_matrix_products():
     step, arguments = step_and_arguments()
     text = jax.export.export(step, platforms=["cpu"])(*arguments).mlir_module()

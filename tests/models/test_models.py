@@ -55,7 +55,7 @@ def build(name, stem, classes, **options):
     return build_model(name, classes, **({"stem": stem} if stem else {}), **options)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_weights_are_drawn_as_documented():
     """VGG's Xavier normal is not truncated; biases are 0, BatchNorm starts as the identity."""
     variables = init_variables(build_model("vgg11", 10, width=0.5), jax.random.key(0), (16, 16, 1))

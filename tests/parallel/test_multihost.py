@@ -147,7 +147,7 @@ def test_tasks_of_slurm_find_each_other(tmp_path, cache):
     assert len(all_tickets(workdir)) == 2 and said(workdir, tmp_path, 1) == ""
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 def test_one_process_of_one_stops_too(tmp_path, cache, number):
     """As on a cluster's single node, with the command for several, where all count as SIGTERM."""
@@ -200,7 +200,7 @@ def test_a_mistake_in_the_first_process_ends_all_and_is_said_once(tmp_path, cach
     assert said(workdir, tmp_path, 1) == ""
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_mistake_in_another_process_ends_all_and_is_said_there(tmp_path, cache):
     """Its data are not there."""
     workdir = tmp_path / "run"

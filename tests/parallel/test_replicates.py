@@ -64,8 +64,8 @@ def quiet_console():
     "devices, together",
     [
         (2, 0),
-        pytest.param(3, 0, marks=pytest.mark.slow),
-        pytest.param(1, 3, marks=pytest.mark.slow),
+        pytest.param(3, 0, marks=pytest.mark.long),
+        pytest.param(1, 3, marks=pytest.mark.long),
     ],
 )
 def test_together_they_find_what_they_find_one_by_one(tmp_path, one_by_one, devices, together):
@@ -74,7 +74,7 @@ def test_together_they_find_what_they_find_one_by_one(tmp_path, one_by_one, devi
     assert runs.outcome(tmp_path / "run") == one_by_one
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_replicates_that_are_at_different_points_go_on_alike(tmp_path, one_by_one):
     """As if a run had been killed at a bad moment, then gone on with in other groups."""
     workdir = tmp_path / "run"
@@ -139,7 +139,7 @@ def test_one_compilation_serves_all_levels_seeds_and_controls(tmp_path, quiet):
 @pytest.mark.parametrize(
     "model, replica, vmapped",
     [
-        pytest.param("lenet_300_100", 1, True, marks=pytest.mark.slow),
+        pytest.param("lenet_300_100", 1, True, marks=pytest.mark.long),
         ("lenet_300_100", 2, True),
         pytest.param("lenet_300_100", 8, False, marks=pytest.mark.slow),
         pytest.param("vgg11", 2, False, marks=pytest.mark.long),
@@ -202,7 +202,7 @@ def test_a_stacked_step_is_each_one_by_itself(model, replica, vmapped):
         assert measured.loss[i] == pytest.approx(own.loss, rel=1e-4)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("when", ["training", "saving"])
 def test_a_replicate_that_fails_does_not_take_the_others_with_it(tmp_path, one_by_one, when):
     """One of seed 1's weights is infinite from level 1 on; it is named, and the others are kept."""
@@ -247,7 +247,7 @@ def test_a_replicate_that_fails_does_not_take_the_others_with_it(tmp_path, one_b
     assert runs.outcome(workdir) == one_by_one
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_stop_that_comes_while_one_fails_is_not_lost(tmp_path, one_by_one):
     """The others would be trained without it, but are saved."""
     workdir, real = tmp_path / "run", trials.fit

@@ -167,7 +167,7 @@ svg.fonttype: none
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_users_own_settings_of_matplotlib_change_nothing(tmp_path):
     """A user may have a style for papers, which may even need LaTeX."""
     (tmp_path / "matplotlibrc").write_text(_RC)  # Matplotlib reads it from the working directory

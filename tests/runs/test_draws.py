@@ -211,7 +211,7 @@ def test_layer_scope_prunes_each_layer_to_its_share(tmp_path):
     assert all(kept == round(total * (1 - 0.9)) for kept, total in counts.values())
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_criterion_that_empties_a_layer_is_named(tmp_path):
     config = make_tiny_config(
         "vgg11",

@@ -53,7 +53,7 @@ def remaining(rows):
     return [row["weights_remaining"] / row["weights_total"] for row in rows]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_iterative_pruning(ladder):
     workdir, rows = ladder
     assert [row["control"] for row in rows[-2:]] == ["random", "reinit"]
@@ -61,7 +61,7 @@ def test_iterative_pruning(ladder):
     assert load_ticket(workdir, 0, 1).metadata["rewind_step"] == 2  # the end of epoch 1
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_train(tmp_path):
     (row,) = run(shortened("dense", "vgg19_cifar10"), tmp_path)
     assert row["level"] == 0 and row["density"] == 1
@@ -97,7 +97,7 @@ def test_transfers_of_data_and_of_optimizers(stem, argument, ladder, tmp_path):
     assert new_head == (stem == "transfer_vgg19")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_evaluation_prints_the_share_of_pruned_weights_and_the_accuracy(ladder, capsys):
     ticket = Trial(ladder[0], 0, 2, "winning").ticket_dir
     assert evaluate.main([f"--ticket={ticket}"]) == 0

@@ -30,7 +30,7 @@ def negated(start, key, inputs):
     return start._replace(variables={**start.variables, "params": minus})
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_names_that_are_registered_work_in_a_config(tmp_path, monkeypatch):
     """A ladder of the smallest weights; and no image is drawn for a score that needs none."""
     rates = []

@@ -208,7 +208,7 @@ def test_reinit_draws_a_new_head_even_where_the_classes_agree(source, tmp_path):
     assert not (ours == old).any() and (ours != 0).all()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_new_head_is_not_the_one_that_the_source_began_with(tmp_path):
     """Rewound to step 0 the source's head is what its key drew: the new one is of another key."""
     common = {"ladder.levels": 0, "train.epochs": 1, "ladder.rewind": 0, "model.width": 0.3}
@@ -272,7 +272,7 @@ def test_a_head_that_does_not_fit_can_not_be_kept(source, data_dir, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_another_source_at_the_same_place_is_refused(source, tmp_path):
     config = {"ladder.levels": 0, "train.epochs": 1, "model.width": 0.5, "ladder.rewind": 0}
     for seeds in ((1,), (1, 2)):

@@ -238,7 +238,7 @@ def test_a_ticket_is_exported_and_imported_whole(run_directory, tmp_path, call, 
     assert "seed" not in tickets.load_ticket(directory).metadata
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_to_pytorch_and_back(tmp_path, call, refused):
     torch = pytest.importorskip("torch")
     ticket = synthetic_ticket("vgg11", (32, 32, 3), 0.25, data="cifar10")

@@ -91,7 +91,7 @@ def test_a_ticket_comes_back_bit_for_bit(saved):
     )
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_settings_of_jax_make_no_ticket_a_bad_one(saved):
     """For example those that let JAX refuse to promote dtypes and ranks."""
     with (
