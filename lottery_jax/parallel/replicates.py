@@ -25,13 +25,13 @@ class Layout(NamedTuple):
     """The placement of replicates on the devices.
 
     Attributes:
-        replica: the size of the mesh's axis of that name.
-        stack_size: the number of replicates that train together, a multiple of `replica`.
+        replica_axis_size: the size of the mesh's axis `replica`.
+        stack_size: the number of replicates that train together, a multiple of that size.
         vmapped: whether replicates on the same place of `replica` are computed by `jax.vmap`; if
             not, one after another.
     """
 
-    replica: int
+    replica_axis_size: int
     stack_size: int
     vmapped: bool
 
@@ -56,11 +56,11 @@ def choose_layout(
         max_stacked: the largest number of replicates that train together; 0 for no limit.
 
     >>> choose_layout(8, 2, "cpu", fully_connected=True)
-    Layout(replica=2, stack_size=8, vmapped=False)
+    Layout(replica_axis_size=2, stack_size=8, vmapped=False)
     >>> choose_layout(6, 8, "gpu", fully_connected=False)  # three times two, each on four devices
-    Layout(replica=2, stack_size=2, vmapped=False)
+    Layout(replica_axis_size=2, stack_size=2, vmapped=False)
     >>> choose_layout(6, 1, "gpu", fully_connected=False)  # one after another
-    Layout(replica=1, stack_size=1, vmapped=False)
+    Layout(replica_axis_size=1, stack_size=1, vmapped=False)
     """
     most = min(replicates, max_stacked or replicates)
     sizes = [r for r in range(1, min(most, devices) + 1) if devices % r == 0]

@@ -156,7 +156,7 @@ def make_experiment(
     augment = config.data.augment
     feed = InputPipeline(
         dataset,
-        make_mesh(devices, layout.replica),
+        make_mesh(devices, layout.replica_axis_size),
         batch_size=config.train.batch_size,
         augment=dataset.augment if augment == "auto" else augment,
         workers=config.data.workers,
@@ -179,7 +179,7 @@ def make_experiment(
     init = jax.jit(
         network.init, compiler_options=compiler_options(jax.default_backend(), run_once=True)
     )
-    feasibility.check_memory(config, init, program, layout.stack_size // layout.replica)
+    feasibility.check_memory(config, init, program, layout.stack_size // layout.replica_axis_size)
     rewind_step = configuration.rewind_step(config.ladder.rewind, steps_per_epoch)
     end_step = config.train.epochs * steps_per_epoch
     feasibility.check_steps(config, steps_per_epoch, rewind_step, end_step)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lottery_jax.curve import curve_columns
-from lottery_jax.system.files import name_in_oserror, write_text
+from lottery_jax.system.files import name_in_oserror, sync_folder, write_text
 
 
 def write_curve_rows(path: Path, rows: Iterable[Mapping[str, Any]], metric: str) -> None:
@@ -60,9 +60,10 @@ class MetricsLog:
             self._file.flush()
 
     def sync(self) -> None:
-        """Sync the file. After this a power failure can't lose a row either."""
+        """Sync the file and its name. After this a power failure can't lose a row either."""
         with name_in_oserror(self._path):
             os.fsync(self._file.fileno())
+            sync_folder(self._path.parent)
 
     def rows_of(self, seed: int, level: int, control: str) -> list[dict[str, Any]]:
         """Return the rows of one trial."""

@@ -312,9 +312,14 @@ def test_a_layout_uses_all_devices_and_asks_for_no_more_than_is_allowed(
         replicates, devices, platform, fully_connected=fully_connected, max_stacked=together
     )
     # No place is idle for want of replicates, and unless that is asked for none has two that convolve.
-    assert devices % layout.replica == layout.stack_size % layout.replica == 0 < layout.stack_size
-    assert layout.replica <= replicates
-    assert fully_connected or together or layout.stack_size == layout.replica
+    assert (
+        devices % layout.replica_axis_size
+        == layout.stack_size % layout.replica_axis_size
+        == 0
+        < layout.stack_size
+    )
+    assert layout.replica_axis_size <= replicates
+    assert fully_connected or together or layout.stack_size == layout.replica_axis_size
     if together:
         assert layout.stack_size <= together
     assert not (layout.vmapped and (platform == "cpu" or not fully_connected))
