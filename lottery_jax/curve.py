@@ -11,7 +11,7 @@ ACCURACY = "accuracy"
 
 
 def curve_columns(metric: str = ACCURACY) -> tuple[str, ...]:
-    """Return the columns of curve.csv for a task with this metric."""
+    """Return the columns of curve.csv for a task with this metric; `optional_columns` may follow."""
     return (
         "seed",
         "level",
@@ -28,6 +28,16 @@ def curve_columns(metric: str = ACCURACY) -> tuple[str, ...]:
 
 
 CURVE_COLUMNS = curve_columns()
+
+
+def optional_columns(metric: str = ACCURACY) -> tuple[str, ...]:
+    """Return the columns that curve.csv has after the others if the run's config asks for them.
+
+    With `train.eval_every_steps`, the step of the smallest validation loss, counted from the start
+    of the training, and the test metric at that step (Frankle & Carbin 2019). With
+    `train.eval_untrained`, the test metric before training (Zhou et al. 2019).
+    """
+    return ("early_stop_step", f"early_stop_{metric}", f"untrained_{metric}")
 
 
 def metric_of(names: Iterable[str]) -> str:

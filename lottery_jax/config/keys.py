@@ -149,6 +149,12 @@ GROUPS: dict[str, dict[str, Key]] = {
             "Epochs of the dense network. A ticket trains from the rewind point to the same end."),
         "train.eval_every_epochs": Key(1, whole(1),
             "Epochs between evaluations. The last epoch of a level is always evaluated."),
+        "train.eval_every_steps": Key(0, whole(0),
+            "Steps between evaluations on the validation and the test set, beside those of epochs; 0: "
+            "none. Tickets then say at which step the validation loss was smallest.", added_later=True),
+        "train.eval_untrained": Key(False, BOOL,
+            "Whether tickets are evaluated on the test set before training, as supermasks.",
+            added_later=True),
         "train.checkpoint_every_epochs": Key(10, whole(0),
             "Epochs between checkpoints within a level; 0: none.", affects_results=False),
         "train.together": Key(0, whole(0),

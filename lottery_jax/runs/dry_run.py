@@ -167,6 +167,8 @@ class Timing:
         for (_, _, start), trials in side_by_side.items():
             steps = experiment.end_step - start
             evaluations = math.ceil(steps / per_epoch / config.train.eval_every_epochs)
+            if every := config.train.eval_every_steps:
+                evaluations += math.ceil(steps / every)
             seconds += math.ceil(trials / size) * (
                 steps * self.step + evaluations * self.evaluation
             )

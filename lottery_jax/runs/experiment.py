@@ -179,6 +179,8 @@ def make_experiment(
     init = jax.jit(
         network.init, compiler_options=compiler_options(jax.default_backend(), run_once=True)
     )
+    validation = feed.validation()
+    feasibility.check_evaluations(config, has_validation=validation is not None)
     feasibility.check_memory(config, init, program, layout.stack_size // layout.replica_axis_size)
     rewind_step = configuration.rewind_step(config.ladder.rewind, steps_per_epoch)
     end_step = config.train.epochs * steps_per_epoch
@@ -196,7 +198,7 @@ def make_experiment(
         dataset=dataset,
         feed=feed,
         train=feed.train(),
-        validation=feed.validation(),
+        validation=validation,
         test=feed.test(),
         program=program,
         layout=layout,

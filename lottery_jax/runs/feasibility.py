@@ -51,6 +51,15 @@ def check_steps(config: ConfigDict, steps_per_epoch: int, rewind_step: int, end_
         )
 
 
+def check_evaluations(config: ConfigDict, *, has_validation: bool) -> None:
+    """Check that there is a validation set where a step of early stopping is looked for."""
+    if config.train.eval_every_steps and not has_validation:
+        raise ConfigError(
+            "config.train.eval_every_steps needs config.data.validation_fraction: the step of early "
+            "stopping is that of the smallest validation loss (--config.data.validation_fraction=0.1)"
+        )
+
+
 def check_memory(
     config: ConfigDict, init: Callable[[jax.Array], PyTree], program: Program, replicates: int
 ) -> None:

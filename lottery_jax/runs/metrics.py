@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from lottery_jax.curve import curve_columns
+from lottery_jax.curve import curve_columns, optional_columns
 from lottery_jax.system.files import name_in_oserror, sync_folder, write_text
 
 
@@ -23,8 +23,10 @@ def write_curve_rows(path: Path, rows: Iterable[Mapping[str, Any]], metric: str)
         rows: its rows.
         metric: the metric of the run's task.
     """
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, curve_columns(metric), extrasaction="ignore", lineterminator="\n")
+    text, rows = io.StringIO(newline=""), list(rows)
+    more = [name for name in optional_columns(metric) if any(name in row for row in rows)]
+    columns = (*curve_columns(metric), *more)
+    writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     if not path.is_file() or path.read_bytes() != text.getvalue().encode():
@@ -33,10 +35,15 @@ def write_curve_rows(path: Path, rows: Iterable[Mapping[str, Any]], metric: str)
 
 # The columns that identify a row of metrics.jsonl.
 _IDENTIFY = {"seed", "level", "control", "step"}
+# The key of rows that are no epochs, and its values.
+KIND, EVALUATION, UNTRAINED = "kind", "evaluation", "untrained"
 
 
 class MetricsLog:
     """metrics.jsonl: one line for each epoch of a trial, appended when the epoch ends.
+
+    Evaluations between the ends of epochs, if the config asks for them, have lines of their own.
+    They have a `kind` (`evaluation` or `untrained`) and measurements, but no epoch and no times.
 
     A row is written before the checkpoint of the same step. So after an interruption there can be
     rows of steps that will be run again; these are dropped when the file is opened.
@@ -66,7 +73,7 @@ class MetricsLog:
             sync_folder(self._path.parent)
 
     def rows_of(self, seed: int, level: int, control: str) -> list[dict[str, Any]]:
-        """Return the rows of one trial."""
+        """Return the rows of one trial: its epochs, and evaluations, which have a `kind`."""
         wanted = (seed, level, control)
         return [r for r in self._rows() if (r["seed"], r["level"], r["control"]) == wanted]
 

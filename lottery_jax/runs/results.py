@@ -14,6 +14,7 @@ from lottery_jax.pruning import masks
 from lottery_jax.runs import parts
 from lottery_jax.runs.directory import Row
 from lottery_jax.runs.experiment import Experiment
+from lottery_jax.runs.metrics import EVALUATION, KIND, UNTRAINED
 from lottery_jax.runs.trials import TrainedTrial
 from lottery_jax.tickets import Ticket
 from lottery_jax.types import PyTree
@@ -74,9 +75,29 @@ def make_ticket(
                 "train_loss": last["train_loss"],
                 "epochs": last["epoch"],
                 "seconds": sum(row["seconds"] for row in result.rows),
+                **_evaluated(result, experiment.program.task.metric),
             },
         },
     )
+
+
+def _evaluated(result: TrainedTrial, metric: str) -> dict[str, Any]:
+    """Return what evaluations between epochs have found, if the config asks for them.
+
+    The step of early stopping is that of the smallest validation loss, the earliest one on ties
+    (Frankle & Carbin 2019). It is counted from the start of the training.
+    """
+    found: dict[str, Any] = {}
+    steps = [row for row in result.evaluations if row[KIND] == EVALUATION]
+    if steps:
+        # A loss that is not a number is no smallest one.
+        best = min(steps, key=lambda r: (not r["val_loss"] < math.inf, r["val_loss"], r["step"]))
+        found["early_stop_step"] = best["step"] - result.pending.first_step
+        found[f"early_stop_{metric}"] = best[f"test_{metric}"]
+    for row in result.evaluations:
+        if row[KIND] == UNTRAINED:
+            found[f"untrained_{metric}"] = row[f"test_{metric}"]
+    return found
 
 
 def collapse_warning(mask: PyTree) -> str:

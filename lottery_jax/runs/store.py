@@ -279,7 +279,7 @@ class RunStore:
 
     @on_primary
     def rows_of(self, trials: Sequence[Trial]) -> list[list[Row]]:
-        """Return the rows of metrics.jsonl of each trial."""
+        """Return the rows of metrics.jsonl of each trial: epochs, and evaluations with a `kind`."""
         return [self._metrics.rows_of(t.seed, t.level, t.control) for t in trials]
 
     @on_primary

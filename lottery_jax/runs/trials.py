@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import jax
-import numpy as np
 
-from lottery_jax.curve import show_metric
 from lottery_jax.errors import TrainingError
 from lottery_jax.parallel import multihost
 from lottery_jax.parallel.mesh import to_host
@@ -18,9 +16,10 @@ from lottery_jax.pruning.controls import UntrainedTicket
 from lottery_jax.runs.checkpoints import Checkpoint
 from lottery_jax.runs.directory import Row, Trial
 from lottery_jax.runs.experiment import Experiment
+from lottery_jax.runs.recording import Recorder
 from lottery_jax.runs.store import RunStore
 from lottery_jax.system import settings
-from lottery_jax.training.loop import EpochReport, first_not_finite, fit
+from lottery_jax.training.loop import EpochReport, fit
 from lottery_jax.training.state import EpochProgress, TrainState, init_state
 
 T = TypeVar("T")
@@ -56,6 +55,14 @@ class PendingTrial(NamedTuple):
     ticket: UntrainedTicket
     restored: TrainState | None = None
 
+    @property
+    def first_step(self) -> int:
+        """The step at which the training of this network began.
+
+        For a dense network that goes on from its own rewind point this is 0.
+        """
+        return 0 if self.trial.level == 0 and self.restored is not None else self.ticket.step
+
 
 class TrainedTrial(NamedTuple):
     """A trial that was trained to the step that was asked for.
@@ -64,11 +71,13 @@ class TrainedTrial(NamedTuple):
         pending: the trial before training.
         state: its last state, as NumPy arrays.
         rows: its rows of metrics.jsonl, one for each epoch.
+        evaluations: its other rows of metrics.jsonl.
     """
 
     pending: PendingTrial
     state: TrainState
     rows: list[Row]
+    evaluations: list[Row]
 
 
 def batched(members: Sequence[T], size: int) -> Iterator[Sequence[T]]:
@@ -144,12 +153,10 @@ def _train_stacked(
     program, count, size = experiment.program, len(group), experiment.layout.stack_size
     trials = [each.trial for each in group]
     checkpoints = [_load_checkpoint(experiment, store, each, until) for each in group]
-    rows = store.rows_of(trials)
-    moves_bar = until == experiment.end_step  # the way to a rewind point is a part of level 0
-    record = _recorder(experiment, store, trials, rows, moves_bar)
+    recorder = Recorder(experiment, store, trials, until)
     store.display.describe(_label(trials, masks.density(checkpoints[0].state.mask)))
     first_step = int(checkpoints[0].state.step)
-    if moves_bar:
+    if until == experiment.end_step:
         store.display.skip(count * (first_step // program.steps_per_epoch))
 
     def stop_if_asked(state: TrainState, progress: EpochProgress) -> None:
@@ -168,15 +175,17 @@ def _train_stacked(
         multihost.stop()
 
     def end_epoch(state: TrainState, report: EpochReport) -> None:
-        record(state, report)
+        recorder.end_epoch(state, report)
         if report.step < until:
             stop_if_asked(
                 state, EpochProgress(stack([program.task.zero_sums()] * count, size), 0.0)
             )
 
+    state = stack_to_mesh(program.mesh, [checkpoint.state for checkpoint in checkpoints], size)
+    recorder.begin(state, [each.ticket.step == first_step for each in group])
     state = fit(
         program,
-        stack_to_mesh(program.mesh, [checkpoint.state for checkpoint in checkpoints], size),
+        state,
         experiment.training_data(trials[0].seed),
         stack_keys([Keys.of(trial.seed).train for trial in trials], size),
         until=until,
@@ -186,9 +195,12 @@ def _train_stacked(
         ),
         on_epoch=end_epoch,
         on_step=stop_if_asked,
+        eval_every=experiment.config.train.eval_every_steps,
+        on_eval=recorder.end_step,
     )
     states = unstack(to_host(state), count, size)
-    return [TrainedTrial(*each) for each in zip(group, states, rows, strict=True)]
+    parts = zip(group, states, recorder.epochs, recorder.evaluations, strict=True)
+    return [TrainedTrial(*each) for each in parts]
 
 
 def _load_checkpoint(
@@ -206,91 +218,3 @@ def _label(trials: Sequence[Trial], density: float) -> str:
     seeds = ",".join(str(seed) for seed in dict.fromkeys(trial.seed for trial in trials))
     controls = ", ".join(dict.fromkeys(trial.control for trial in trials))
     return f"seed {seeds}  level {trials[0].level:2d}  {density:7.2%} {controls}"
-
-
-def _recorder(
-    experiment: Experiment,
-    store: RunStore,
-    trials: Sequence[Trial],
-    rows: Sequence[list[Row]],
-    moves_bar: bool,
-) -> Callable[[TrainState, EpochReport], None]:
-    """Return the function that measures, writes and checkpoints at the end of each epoch.
-
-    Args:
-        experiment: the run's experiment.
-        store: the run's store.
-        trials: the trials that train together.
-        rows: the rows that each trial has; new ones are added.
-        moves_bar: whether an epoch is one of those that the progress bar counts.
-    """
-    train, count, size = experiment.config.train, len(trials), experiment.layout.stack_size
-    known = [{row["step"] for row in of_trial} for of_trial in rows]
-
-    def record(state: TrainState, report: EpochReport) -> None:
-        new = [i for i in range(count) if report.step not in known[i]]
-        if not new:
-            return  # on the way to a rewind point that has to be made again
-        is_last = report.step == experiment.end_step
-        measured: dict[str, Any] = {}
-        if is_last or report.epoch % train.eval_every_epochs == 0:
-            measured = _evaluate(experiment, state, report)
-        new_rows = [_row(trials[i], i, count, report, measured) for i in new]
-        for i, row in zip(new, new_rows, strict=True):
-            rows[i].append(row)
-        store.write_rows(new_rows)
-        every = train.checkpoint_every_epochs
-        if every and report.epoch % every == 0 and not is_last:
-            states = unstack(to_host(state), count, size)
-            store.save_checkpoints([(trials[i], states[i], None) for i in new])
-        metric = experiment.program.task.metric
-        shown = ""
-        if measured:
-            shown = show_metric(float(np.ravel(measured[f"test_{metric}"])[:count].mean()), metric)
-        store.display.epoch_done(shown, report.images_per_s * count, count if moves_bar else 0)
-
-    return record
-
-
-def _evaluate(experiment: Experiment, state: TrainState, report: EpochReport) -> dict[str, Any]:
-    """Return losses and accuracies on the test set, and on the validation set if there is one.
-
-    Raises:
-        TrainingError: the test loss is not finite.
-    """
-    test = experiment.program.evaluate(state, experiment.test)
-    if (at := first_not_finite(test.loss)) is not None:
-        raise TrainingError(
-            f"the test loss is {_of_replicate(test.loss, at)} after step {report.step} (learning "
-            f"rate {report.learning_rate:g}); weights or BatchNorm statistics are not finite",
-            replicate=at,
-        )
-    metric = experiment.program.task.metric
-    measured = {f"test_{metric}": test.accuracy, "test_loss": test.loss}
-    if experiment.validation is not None:
-        validation = experiment.program.evaluate(state, experiment.validation)
-        measured |= {f"val_{metric}": validation.accuracy, "val_loss": validation.loss}
-    return measured
-
-
-def _row(
-    trial: Trial, replicate: int, count: int, report: EpochReport, measured: dict[str, Any]
-) -> Row:
-    """Return a row of metrics.jsonl: an epoch of one of the trials that train together."""
-    return {
-        "seed": trial.seed,
-        "level": trial.level,
-        "control": trial.control,
-        "epoch": report.epoch,
-        "step": report.step,
-        "train_loss": _of_replicate(report.train_loss, replicate),
-        "lr": report.learning_rate,
-        "images_per_s": round(report.images_per_s * count, 1),
-        "seconds": round(report.seconds / count, 4),
-        **{key: _of_replicate(values, replicate) for key, values in measured.items()},
-    }
-
-
-def _of_replicate(values: Any, replicate: int) -> float:
-    """Return a replicate's own value of an array of all, or of a scalar."""
-    return float(values if np.ndim(values) == 0 else values[replicate])

@@ -68,6 +68,8 @@ def fit(
     progress: EpochProgress | None = None,
     on_epoch: Callable[[TrainState, EpochReport], None] | None = None,
     on_step: Callable[[TrainState, EpochProgress], None] | None = None,
+    eval_every: int = 0,
+    on_eval: Callable[[TrainState, int], None] | None = None,
 ) -> TrainState:
     """Train from the state's step to step `until`.
 
@@ -84,6 +86,9 @@ def fit(
         on_epoch: called at the end of every epoch.
         on_step: called within epochs, after every `program.steps_per_dispatch` steps; it may raise
             to stop. Its arguments are donated to the next step.
+        eval_every: steps between calls of `on_eval`; 0: it is never called.
+        on_eval: called with the state and its step after every step that is a multiple of
+            `eval_every`, before `on_step` and `on_epoch`. The state is donated to the next step.
 
     Returns:
         The state at step `until`.
@@ -102,6 +107,7 @@ def fit(
     per_dispatch = program.steps_per_dispatch if in_memory else 1
     zero = jax.tree.map(lambda a: np.zeros(state.step.shape, a.dtype), program.task.zero_sums())
     step = int(np.ravel(to_host(state.step))[0])
+    eval_every = eval_every if on_eval else 0
 
     def order_of(epoch: int) -> jax.Array | None:
         # A stream has an order of its own.
@@ -119,8 +125,15 @@ def fit(
         with contextlib.closing(_step_inputs(data, order, epoch, step % per_epoch)) as inputs:
             while step < stop:
                 count = min(per_dispatch, stop - step)
+                if eval_every:  # a dispatch ends where the network is evaluated
+                    count = min(count, eval_every - step % eval_every)
                 state, sums = functions.train_step(state, sums, *next(inputs), step_key, count)
                 step += count
+                if on_eval and eval_every and step < stop and step % eval_every == 0:
+                    jax.block_until_ready(sums)
+                    paused = time.perf_counter()
+                    on_eval(state, step)
+                    began += time.perf_counter() - paused  # evaluation is no training time
                 if on_step is not None and step < stop:
                     if per_dispatch > 1:
                         # Wait: otherwise all dispatches of the epoch are queued before a stop is
@@ -141,6 +154,8 @@ def fit(
             seconds=seconds,
         )
         _check_finite(report)
+        if on_eval and eval_every and step % eval_every == 0:
+            on_eval(state, step)
         if on_epoch is not None and step % per_epoch == 0:
             on_epoch(state, report)
     return state
