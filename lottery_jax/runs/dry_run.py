@@ -22,7 +22,7 @@ from lottery_jax.models.network import Network
 from lottery_jax.parallel.mesh import find_devices
 from lottery_jax.parallel.replicates import stack_keys, stack_to_mesh
 from lottery_jax.pruning import masks
-from lottery_jax.pruning.controls import FROM_REWIND_POINT, UntrainedTicket
+from lottery_jax.pruning.controls import UntrainedTicket, is_from_rewind_point
 from lottery_jax.runs.directory import list_trials
 from lottery_jax.runs.experiment import Experiment, make_experiment
 from lottery_jax.runs.matrix import cells
@@ -159,8 +159,8 @@ class Timing:
         side_by_side: Counter[tuple[int, int, int]] = Counter()
         for trial in list_trials(config, workdir):
             if not trial.is_complete:
-                rewound = trial.level and trial.control in {WINNING, *FROM_REWIND_POINT}
-                start = experiment.start_step if rewound else 0
+                rewound = trial.control == WINNING or is_from_rewind_point(trial.control)
+                start = experiment.start_step if trial.level and rewound else 0
                 side_by_side[group_of[trial.seed], trial.level, start] += 1
         per_epoch = experiment.program.steps_per_epoch
         seconds = self.compilation
