@@ -69,7 +69,8 @@ GROUPS: dict[str, dict[str, Key]] = {
     "Data": {
         "data.name": Key("digits", NAME,
             "The data set: digits, cifar10, cifar100, svhn, fashion_mnist, imagenet2012 or "
-            "places365_small; half of one that fits into memory, such as cifar10_a; your own "
+            "places365_small; half of one that fits into memory, such as cifar10_a or cifar10_b, or a "
+            "nested part of it, cifar10_1of2 to cifar10_1of64; your own "
             "file `<data.dir>/<name>.npz`; or the import path of a function that returns a "
             "`Dataset`, such as mypkg.data:load."),
         "data.options": Key("", TEXT,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import re
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -16,7 +15,13 @@ from rich.console import Console
 
 from lottery_jax.curve import WINNING
 from lottery_jax.datasets import tfds
-from lottery_jax.datasets.registry import BUILT_IN, prepared_folder, resolve_folder, split_name
+from lottery_jax.datasets.registry import (
+    BUILT_IN,
+    is_digits,
+    prepared_folder,
+    resolve_folder,
+    split_name,
+)
 from lottery_jax.errors import ConfigError, DataError
 from lottery_jax.models.network import Network
 from lottery_jax.parallel.mesh import find_devices
@@ -93,7 +98,7 @@ def missing_data(config: ConfigDict) -> str | None:
         DataError: there is no data set of that name.
     """
     name = config.data.name
-    if re.fullmatch(r"digits(_?[ab])?", name) or is_import_path(name):
+    if is_digits(name) or is_import_path(name):
         return None
     folder = resolve_folder(config.data.dir)
     base, _ = split_name(name, folder)
