@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from lottery_jax.config import named_configs
-from lottery_jax.datasets.registry import BUILT_IN, Info
+from lottery_jax.datasets.registry import BUILT_IN, NESTED, Info
 
 
 def configs() -> dict[str, str]:
@@ -67,7 +67,10 @@ def _describe(builder: Any) -> str:
 
 def _describe_data(info: Info) -> str:
     where = "bundled" if info.tfds_name is None else f"{info.tfds_name} of tensorflow-datasets"
-    return f"{info.num_classes} classes; {where}{', stays on disk' if info.streamed else ''}."
+    more = (
+        ", stays on disk" if info.streamed else f"; parts _a, _b and _{NESTED[0]} to _{NESTED[-1]}"
+    )
+    return f"{info.num_classes} classes; {where}{more}."
 
 
 def _first_line(doc: str | None) -> str:

@@ -26,7 +26,7 @@ from lottery_jax import report, tickets
 from lottery_jax.curve import WINNING, curve_columns
 from lottery_jax.errors import ConfigError, EnvironmentFault, TicketError
 from lottery_jax.models.network import Network
-from lottery_jax.report.curves import LABELS, NothingYetError
+from lottery_jax.report.curves import NothingYetError, series_label
 from lottery_jax.runs import directory, record
 from lottery_jax.runs.directory import Row, Trial
 from lottery_jax.sweep import plan
@@ -175,7 +175,7 @@ class OpenedRun(_Opened):
             run = report.read_run(self.workdir)
         except ConfigError:  # no level is complete, or a file is damaged
             return f"<div>{escape(repr(self))}</div>"
-        names = [LABELS.get(name, name) for name in run.series]
+        names = [series_label(name) for name in run.series]
         head = "".join(f"<th>{escape(name)}</th>" for name in ("level", "weights left, %", *names))
         points = {name: run.points(name) for name in run.series}
         body = ""

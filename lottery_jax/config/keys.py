@@ -69,7 +69,8 @@ GROUPS: dict[str, dict[str, Key]] = {
     "Data": {
         "data.name": Key("digits", NAME,
             "The data set: digits, cifar10, cifar100, svhn, fashion_mnist, imagenet2012 or "
-            "places365_small; half of one that fits into memory, such as cifar10_a; your own "
+            "places365_small; half of one that fits into memory, such as cifar10_a or cifar10_b, or a "
+            "nested part of it, cifar10_1of2 to cifar10_1of64; your own "
             "file `<data.dir>/<name>.npz`; or the import path of a function that returns a "
             "`Dataset`, such as mypkg.data:load."),
         "data.options": Key("", TEXT,
@@ -201,7 +202,11 @@ GROUPS: dict[str, dict[str, Key]] = {
     "Controls": {
         "controls": Key((), NAMES,
             "Tickets of the same density to compare with: reinit, shuffle_layers, shuffle_global, "
-            "random, random_preserved, init, dense_sign."),
+            "random, random_preserved, init, dense_sign; noise (1 sigma of each layer on the "
+            "winner's start, or noise_0.5, noise_3, ...), resample (weights drawn from the layer's "
+            "survivors), rescaled (reinit, scaled for the density), invert (the worst-ranked "
+            "weights), smart_ratio (random within layers, at layer ratios set by hand). "
+            "replayed_random is a mistake of a replication, only to compare with its figures."),
         "control_levels": Key((), tuple_of(whole(1), distinct=True),
             "The levels that have controls. Empty: all but the dense network."),
     },

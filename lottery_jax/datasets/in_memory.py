@@ -6,7 +6,6 @@ import contextlib
 import importlib.util
 import math
 import os
-import re
 from pathlib import Path
 
 import numpy as np
@@ -23,8 +22,8 @@ from lottery_jax.datasets.images import (
     shrink,
 )
 from lottery_jax.datasets.npz import read_npz, write_npz
-from lottery_jax.datasets.registry import BUILT_IN, Info, resolve_folder, split_name
-from lottery_jax.datasets.splits import SPLIT_SEED, hold_out, stratified_split
+from lottery_jax.datasets.registry import BUILT_IN, Info, is_digits, resolve_folder, split_name
+from lottery_jax.datasets.splits import SPLIT_SEED, hold_out, part_of, stratified_split
 from lottery_jax.datasets.untrusted import check_memory
 from lottery_jax.errors import DataError
 
@@ -42,7 +41,9 @@ def load_dataset(
     Args:
         name: `digits`, `fashion_mnist`, `cifar10`, `cifar100`, `svhn`, or the name of an npz file
             in `data_dir`. With `_a` or `_b` at the end it is one half of the training set: the
-            halves are stratified, disjoint and together the whole. The test set is always whole.
+            halves are stratified, disjoint and together the whole. With `_1of2`, `_1of4`, ...,
+            `_1of64` it is a part of that size, contained in all larger ones (`splits.part_of`).
+            The test set is always whole.
         data_dir: the folder of data files; empty for the default of `registry.resolve_folder`.
         input_shape: (height, width, channels) to which training and test images are adapted.
             Smaller images are padded with black or resized, larger ones averaged down; one channel
@@ -65,22 +66,21 @@ def load_dataset(
     try:
         folder = resolve_folder(data_dir)
     except DataError:  # a user without a home has no default folder, and bundled data need none
-        if str(data_dir) or not re.fullmatch(r"digits(_?[ab])?", name):
+        if str(data_dir) or not is_digits(name):
             raise
         folder = Path(os.devnull)
-    base, half = split_name(name, folder)
+    base, part = split_name(name, folder)
     arrays, reshaped = in_normal_form(_read(base, folder))
     where = base if base == "digits" else str(folder / f"{base}.npz")
     known = BUILT_IN.get(base)
     num_classes = check_dataset(arrays, where, known.num_classes if known else None)
     # Statistics come before padding, so that the black around an image does not count.
     x, y = shrink(arrays["x_train"], input_shape), arrays["y_train"].astype(np.int32)
-    if half:
-        first, second = stratified_split(y, 0.5, SPLIT_SEED)
-        chosen = first if half == "a" else second
+    if part:
+        chosen = part_of(y, part)
         x, y = x[chosen], y[chosen]
         if not len(y):
-            raise DataError(f"{where}: half {half!r} of one training image has none")
+            raise DataError(f"{where}: half {part!r} of one training image has none")
     held_out, rest = hold_out(y, validation_fraction, "config.data.validation_fraction")
     count = len(y) + len(arrays["y_test"])
     check_memory(
@@ -92,7 +92,7 @@ def load_dataset(
     mean, std = channel_statistics(x[rest])
     channels = input_shape[2] if input_shape else x.shape[-1]
     return Dataset(
-        name=f"{base}_{half}" if half else base,
+        name=f"{base}_{part}" if part else base,
         num_classes=num_classes,
         augment=known.augment if known else "none",
         x_train=pad(x[rest], input_shape),

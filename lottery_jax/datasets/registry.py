@@ -51,6 +51,9 @@ BUILT_IN = {
         365, "crop_flip", "places365_small", streamed=True, image_shape=(224, 224, 3)
     ),
 }
+# Parts of a training set, by what follows the name of the whole: halves, and parts that are nested.
+NESTED = tuple(f"1of{2**i}" for i in range(1, 7))
+PARTS = ("a", "b", *NESTED)
 # A name becomes part of paths: those of data files and of run directories.
 NAME = re.compile(r"\w[\w.-]{0,99}")
 
@@ -65,14 +68,14 @@ def check_name(name: str, what: str = "config.data.name") -> None:
 
 
 def split_name(name: str, folder: Path) -> tuple[str, str]:
-    """Split the name of a data set or of one half into (data set, half); the half may be empty.
+    """Split the name of a data set or of a part of it into (data set, part); the part may be empty.
 
     Args:
-        name: such as `cifar10`, `cifar10_a` or `cifar10b`.
+        name: such as `cifar10`, `cifar10_a`, `cifar10b` or `cifar10_1of8`.
         folder: with the users' own npz files.
 
     Raises:
-        DataError: there is no such data set; lists those that there are.
+        DataError: there is no such data set, or no such part; lists those that there are.
     """
 
     def exists(base: str) -> bool:
@@ -82,9 +85,14 @@ def split_name(name: str, folder: Path) -> tuple[str, str]:
     try:
         if exists(name):
             return name, ""
-        match = re.fullmatch(r"(.+?)_?([ab])", name)
-        if match and exists(match[1]):
-            return match[1], match[2]
+        match = re.fullmatch(r"(.+?)_?([ab])|(.+)_(\d+of\d+)", name)
+        base, part = (match[1] or match[3], match[2] or match[4]) if match else (name, "")
+        if match and exists(base):
+            if part not in PARTS:
+                raise DataError(
+                    f"config.data.name: {name!r}: parts are {', '.join(f'{base}_{p}' for p in PARTS)}"
+                )
+            return base, part
     except OSError as error:
         raise DataError(f"config.data.dir: {folder}: {error.strerror}") from error
     own = sorted(p.stem for p in folder.glob("*.npz"))
@@ -92,6 +100,15 @@ def split_name(name: str, folder: Path) -> tuple[str, str]:
         describe_unknown("config.data.name", name, {*BUILT_IN, *own})
         + f"; or put your own arrays in {folder / name}.npz"
     )
+
+
+def is_digits(name: str) -> bool:
+    """Return whether a name is that of the bundled digits or of a part of them.
+
+    >>> [is_digits(name) for name in ("digits", "digitsb", "digits_1of4", "digits_c")]
+    [True, True, True, False]
+    """
+    return re.fullmatch(rf"digits(_?[ab]|_({'|'.join(NESTED)}))?", name) is not None
 
 
 def resolve_folder(data_dir: str | os.PathLike[str], what: str = "config.data.dir") -> Path:

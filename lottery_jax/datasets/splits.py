@@ -1,4 +1,4 @@
-"""Stratified splits: every class is divided in the same proportion."""
+"""Stratified splits and parts: every class is divided in the same proportion."""
 
 from __future__ import annotations
 
@@ -46,3 +46,30 @@ def hold_out(labels: Array, fraction: float, what: str) -> tuple[Array, Array]:
             f"is {len(held_out)} of them; one at least must be on each side"
         )
     return held_out, rest
+
+
+def part_of(labels: Array, part: str) -> Array:
+    """Return the sorted indices of a part of a training set.
+
+    The halves `a` and `b` are stratified, disjoint and together the whole. `1of2` is the half `a`,
+    and each smaller part `1of4`, `1of8`, ... is the first stratified half of the one before. So
+    each is contained in the next larger one, has n / N examples, rounded up, and the share of each
+    class is that of the whole, to within one example.
+
+    Args:
+        labels: integers `[n]`.
+        part: one of `registry.PARTS`.
+
+    >>> labels = np.arange(40) % 2
+    >>> nested = [part_of(labels, part) for part in ("1of2", "1of4", "1of8")]
+    >>> [len(part) for part in nested], set(nested[2]) < set(nested[1]) < set(nested[0])
+    ([20, 10, 5], True)
+    """
+    if part == "b":
+        return stratified_split(labels, 0.5, SPLIT_SEED)[1]
+    chosen = np.arange(len(labels))
+    divisor = 2 if part == "a" else int(part.removeprefix("1of"))
+    while divisor > 1:
+        chosen = chosen[stratified_split(labels[chosen], 0.5, SPLIT_SEED)[0]]
+        divisor //= 2
+    return chosen

@@ -7,13 +7,15 @@ better, then what the control replaced mattered: the weights, or the mask.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from lottery_jax.pruning import masks
+from lottery_jax.pruning.ratios import smart_ratios
 from lottery_jax.types import PyTree
 
 
@@ -32,24 +34,49 @@ class UntrainedTicket(NamedTuple):
     step: int
 
 
+def _not_there() -> PyTree:
+    raise ValueError("this control needs an input that a run provides: see ControlInputs")
+
+
 class ControlInputs(NamedTuple):
     """Everything besides the winning ticket that a control may use.
+
+    The functions without arguments are called only by the controls that need them.
 
     Attributes:
         init: from a typed PRNG key to freshly drawn variables of the network.
         initial: the variables of step 0 from which the winning ticket came.
         skip: names of layers that are never pruned.
         prunable: as in `masks.kernels`.
+        layers: names of the layers with prunable weights, from input to output; empty: in the order
+            of their names.
+        worst: returns the mask with as many weights in each group of layers as the winning one,
+            those with the lowest scores.
+        before: returns the trained variables of the winning ticket of the level before, which are
+            0 where that ticket is pruned.
     """
 
     init: Callable[[jax.Array], PyTree]
     initial: PyTree
     skip: Collection[str] = ()
     prunable: masks.Prunable = masks.is_kernel
+    layers: Sequence[str] = ()
+    worst: Callable[[], PyTree] = _not_there
+    before: Callable[[], PyTree] = _not_there
 
     def permute(self, mask: PyTree, key: jax.Array, scope: str) -> PyTree:
         """Return `masks.permute` of the layers that may be pruned."""
         return masks.permute(mask, key, scope=scope, skip=self.skip, prunable=self.prunable)
+
+    def kernels(self, tree: PyTree) -> dict[str, Any]:
+        """Return `masks.kernels` of a tree, as NumPy arrays."""
+        found = masks.kernels(tree, prunable=self.prunable)
+        return {name: np.asarray(kernel) for name, kernel in found.items()}
+
+    def with_weights(self, variables: PyTree, new: Mapping[str, Any]) -> PyTree:
+        """Return `variables` with the weights of the layers named in `new` replaced."""
+        params = masks.with_kernels(variables["params"], new, prunable=self.prunable)
+        return {**variables, "params": params}
 
 
 Control = Callable[[UntrainedTicket, jax.Array, ControlInputs], UntrainedTicket]
@@ -104,20 +131,132 @@ def dense_sign(start: UntrainedTicket, key: jax.Array, inputs: ControlInputs) ->
     """
 
     def constant(kernel: Any) -> Any:
-        kernel = np.asarray(kernel)
         return np.where(np.signbit(kernel), -kernel.std(), kernel.std())
 
-    params = start.variables["params"]
-    kernels = masks.kernels(params, prunable=inputs.prunable)
+    kernels = inputs.kernels(start.variables["params"])
     signs = {name: constant(kernel) for name, kernel in kernels.items()}
-    params = masks.with_kernels(params, signs, prunable=inputs.prunable)
-    return start._replace(variables={**start.variables, "params": params})
+    return start._replace(variables=inputs.with_weights(start.variables, signs))
+
+
+def noise(
+    start: UntrainedTicket, key: jax.Array, inputs: ControlInputs, *, sigmas: float = 1.0
+) -> UntrainedTicket:
+    """Return the winner with Gaussian noise of 1 sigma on its weights; `noise_0.5`: of half a sigma.
+
+    Sigma is the standard deviation of the layer's kernel at the rewind point, pruned places
+    included (Frankle & Carbin 2019, appendix F). Any number can stand in the name. Biases and
+    BatchNorm are the winner's.
+
+    Args:
+        start: the winning ticket.
+        key: a typed PRNG key.
+        inputs: everything else.
+        sigmas: the standard deviation of the noise, in sigmas of each layer.
+    """
+    rng = _host_rng(key)
+
+    def disturbed(kernel: Any) -> Any:
+        drawn = rng.standard_normal(kernel.shape) * (sigmas * float(kernel.std()))
+        return (kernel + drawn).astype(kernel.dtype)
+
+    kernels = inputs.kernels(start.variables["params"])
+    new = {name: disturbed(kernel) for name, kernel in kernels.items()}
+    return start._replace(variables=inputs.with_weights(start.variables, new))
+
+
+def resample(start: UntrainedTicket, key: jax.Array, inputs: ControlInputs) -> UntrainedTicket:
+    """Return the winning mask on weights that are drawn from the layer's own surviving ones.
+
+    They are drawn with replacement from the winner's weights at the rewind point (Frankle & Carbin
+    2019, appendix F). Biases and BatchNorm are the winner's, and so is a layer with no survivor.
+    """
+    rng, mask = _host_rng(key), inputs.kernels(start.mask)
+
+    def drawn(kernel: Any, kept: Any) -> Any:
+        new = kernel.copy()
+        if kept.any():
+            new[kept] = rng.choice(kernel[kept], np.count_nonzero(kept))
+        return new
+
+    kernels = inputs.kernels(start.variables["params"])
+    new = {name: drawn(kernel, mask[name]) for name, kernel in kernels.items()}
+    return start._replace(variables=inputs.with_weights(start.variables, new))
+
+
+def rescaled(start: UntrainedTicket, key: jax.Array, inputs: ControlInputs) -> UntrainedTicket:
+    """Return the winning mask on new weights, scaled by 1 / sqrt(density) of their layer.
+
+    A layer's outputs then have the variance that they have in the dense network at initialisation.
+    The reviewers of Morcos et al. (2019) asked for this control.
+    """
+    fresh = reinit(start, key, inputs)
+    density = {name: kept.mean() for name, kept in inputs.kernels(start.mask).items()}
+    new = {
+        name: (kernel / np.sqrt(density[name] or 1.0)).astype(kernel.dtype)
+        for name, kernel in inputs.kernels(fresh.variables["params"]).items()
+    }
+    return fresh._replace(variables=inputs.with_weights(fresh.variables, new))
+
+
+def invert(start: UntrainedTicket, key: jax.Array, inputs: ControlInputs) -> UntrainedTicket:
+    """Return the winner's start under the mask of the worst weights (Frankle et al. 2021).
+
+    As many weights are kept in each group that is ranked together, but those with the lowest scores
+    of all that the level's draw ranked: with `draw=iterative`, of those that the level before kept,
+    most of which both masks share. Where a level is pruned in several rounds, the scores are those
+    of the first one.
+    """
+    return start._replace(mask=inputs.worst())
+
+
+def smart_ratio(start: UntrainedTicket, key: jax.Array, inputs: ControlInputs) -> UntrainedTicket:
+    """Return the winner's start under a mask at random places with layer ratios set by hand.
+
+    The ratios are `ratios.smart_ratios` (Su et al. 2020), with the winner's total. Layers that are
+    never pruned stay as they are and are not counted.
+    """
+    rng, mask = _host_rng(key), inputs.kernels(start.mask)
+    names = [*(inputs.layers or mask)]
+    order = [name for name in names if name not in inputs.skip]
+    total = sum(int(np.count_nonzero(mask[name])) for name in order)
+    output = None if names[-1] in inputs.skip else names[-1]
+    counts = smart_ratios({name: mask[name].size for name in order}, total, output=output)
+    new = {
+        name: rng.permutation(np.arange(mask[name].size) < count).reshape(mask[name].shape)
+        for name, count in counts.items()
+    }
+    return start._replace(mask=masks.with_kernels(start.mask, new, prunable=inputs.prunable))
+
+
+def replayed_random(
+    start: UntrainedTicket, key: jax.Array, inputs: ControlInputs
+) -> UntrainedTicket:
+    """Return the "random ticket" of Gohil et al. (2020): a mistake, to compare with their figures.
+
+    It is not random: the weights are the trained ones of the winning ticket of the level before.
+    The winner's mask, permuted over all layers, falls on the zeros that pruning left among them, and
+    fewer and fewer weights are left with each level. For an honest one take `random`.
+    """
+    return UntrainedTicket(inputs.permute(start.mask, key, "global"), inputs.before(), start.step)
+
+
+def _host_rng(key: jax.Array) -> np.random.Generator:
+    return np.random.default_rng(np.asarray(jax.random.key_data(key)))
 
 
 # Names that a level's directory has for something else.
 _RESERVED = ("state", "ticket", "winning")
-# Controls that train the winner's weights, or their signs, from the rewind point on.
-FROM_REWIND_POINT = {"shuffle_layers", "shuffle_global", "dense_sign"}
+# Controls that train from the rewind point on.
+FROM_REWIND_POINT = {
+    "shuffle_layers",
+    "shuffle_global",
+    "dense_sign",
+    "noise",
+    "resample",
+    "invert",
+    "smart_ratio",
+    "replayed_random",
+}
 CONTROLS: dict[str, Control] = {
     "reinit": reinit,
     "shuffle_layers": shuffle_layers,
@@ -126,7 +265,37 @@ CONTROLS: dict[str, Control] = {
     "random_preserved": random_preserved,
     "init": init,
     "dense_sign": dense_sign,
+    "noise": noise,
+    "resample": resample,
+    "rescaled": rescaled,
+    "invert": invert,
+    "smart_ratio": smart_ratio,
+    "replayed_random": replayed_random,
 }
+# `noise_0.5`: the control `noise` with half a sigma.
+_NOISE = re.compile(r"noise_(\d{1,4}(?:\.\d{1,6})?)")
+
+
+def find_control(name: str) -> Control:
+    """Return the control of a name in `config.controls`, such as `reinit` or `noise_0.5`.
+
+    Raises:
+        KeyError: there is none.
+
+    >>> find_control("noise_0.5").keywords
+    {'sigmas': 0.5}
+    """
+    if name in CONTROLS:
+        return CONTROLS[name]
+    match = _NOISE.fullmatch(name)
+    if match is None or not float(match[1]):
+        raise KeyError(name)
+    return partial(noise, sigmas=float(match[1]))
+
+
+def is_from_rewind_point(name: str) -> bool:
+    """Return whether a control trains from the rewind point on, rather than from step 0."""
+    return name in FROM_REWIND_POINT or _NOISE.fullmatch(name) is not None
 
 
 def register_control(name: str, control: Control, *, from_rewind_point: bool = False) -> None:
@@ -153,7 +322,7 @@ def register_control(name: str, control: Control, *, from_rewind_point: bool = F
     >>> register_control("negated", negated, from_rewind_point=True)
     >>> del CONTROLS["negated"]
     """
-    if name in CONTROLS:
+    if name in CONTROLS or _NOISE.fullmatch(name):
         raise ValueError(f"there is a control named {name!r} already; choose another name")
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or name in _RESERVED:
         raise ValueError(

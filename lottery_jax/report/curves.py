@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import json
 import math
+import re
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -25,6 +26,12 @@ LABELS = {
     "shuffle_global": "mask shuffled globally",
     "init": "same mask, weights of step 0",
     "dense_sign": "same mask, signs only",
+    "noise": "noise of 1 sigma on the start",
+    "resample": "same mask, survivors resampled",
+    "rescaled": "same mask, new weights rescaled",
+    "invert": "worst-ranked weights",
+    "smart_ratio": "random mask, smart ratios",
+    "replayed_random": "replay of a mistake: trained weights, mask shuffled",
 }
 
 # (ladder.draw, ladder.scores) -> the name of the method.
@@ -80,6 +87,17 @@ class Point:
     def std(self) -> float:
         """The standard deviation of the accuracy over seeds."""
         return deviation(self.accuracies)
+
+
+def series_label(series: str) -> str:
+    """Return the name of a series in tables and figures.
+
+    >>> [series_label(name) for name in ("reinit", "noise_0.5", "my_control")]
+    ['same mask, new weights', 'noise of 0.5 sigma on the start', 'my_control']
+    """
+    if amount := re.fullmatch(r"noise_([\d.]+)", series):
+        return f"noise of {amount[1]} sigma on the start"
+    return LABELS.get(series, series)
 
 
 def deviation(values: Mapping[int, float]) -> float:

@@ -8,7 +8,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 
 from lottery_jax.curve import WINNING
-from lottery_jax.report.curves import LABELS, RANDOM, Point, RunCurve, deviation
+from lottery_jax.report.curves import LABELS, RANDOM, Point, RunCurve, deviation, series_label
 from lottery_jax.report.labels import legend_names
 from lottery_jax.report.published import Curve
 from lottery_jax.report.transfers import TransferMatrix
@@ -92,16 +92,17 @@ def accuracy_panel(runs: Sequence[RunCurve], curves: Sequence[Curve] = ()) -> Pa
     lines = [_published_line(curve, runs, i) for i, curve in enumerate(curves)]
     controls = list(dict.fromkeys(n for run in runs for n in run.series if n != WINNING))
     single = len(runs) == 1
+    styles = _styles(controls)
     names = [LABELS[WINNING]] if single else legend_names(runs)
     for i, (run, name) in enumerate(zip(runs, names, strict=True)):
         lines.append(_line(name, run.tickets.values(), colour=i, marker=i))
         for control in controls:
             if points := run.series.get(control):
-                label = LABELS.get(control, control) if single else ""
-                colour = _style_number(control) if single else i
-                lines.append(_control_line(label, points, control, colour))
+                label = series_label(control) if single else ""
+                colour = styles[control] if single else i
+                lines.append(_control_line(label, points, styles[control], colour))
     if not single:
-        lines += [_control_line(LABELS.get(control, control), [], control) for control in controls]
+        lines += [_control_line(series_label(name), [], styles[name]) for name in controls]
     quantities = dict.fromkeys(run.quantity.replace(" in %", ", %") for run in runs)
     dense = _dense_lines([run.dense.mean for run in runs])
     return Panel("", tuple(lines), dense, " / ".join(quantities))
@@ -126,7 +127,8 @@ def matrix_panels(matrix: TransferMatrix) -> list[Panel]:
         ]
         native = matrix.runs.get((target, target))
         if native and (points := native.series.get(RANDOM)):
-            lines.append(_control_line(LABELS[RANDOM], points, RANDOM))
+            style = _styles([RANDOM])[RANDOM]
+            lines.append(_control_line(LABELS[RANDOM], points, style))
         dense = (DenseLine("dense network", native.dense.mean),) if native else ()
         panels.append(Panel(f"trained on {target}", tuple(lines), dense))
     return panels
@@ -165,10 +167,24 @@ def _signed(value: float) -> str:
     return text[1:] if float(text[1:]) == 0 else text
 
 
-def _style_number(series: str) -> int:
-    """Return the number of a series' colour and marker, the same in every figure."""
-    names = list(LABELS)
-    return names.index(series) if series in names else len(names)
+# Figures have as many colours and as many markers; number 0 is the winning ticket's.
+_STYLES = 8
+
+
+def _styles(controls: Sequence[str]) -> dict[str, int]:
+    """Return the number of the colour and marker of each control in a figure.
+
+    It is the place in `LABELS`, and so the same in every figure, as far as that is free.
+
+    >>> _styles(["noise_0.5", "reinit", "noise_3"])
+    {'reinit': 1, 'noise_0.5': 2, 'noise_3': 3}
+    """
+    names, found = list(LABELS), dict[str, int]()
+    for control in sorted(controls, key=lambda name: name not in names[:_STYLES]):
+        number = names.index(control) % _STYLES if control in names else 1
+        free = [n for n in range(1, _STYLES) if n not in found.values()] or [*range(1, _STYLES)]
+        found[control] = number if number in free else free[number % len(free)]
+    return found
 
 
 def _line(
@@ -187,9 +203,9 @@ def _line(
 
 
 def _control_line(
-    label: str, points: Iterable[Point], control: str, colour: int | None = None
+    label: str, points: Iterable[Point], marker: int, colour: int | None = None
 ) -> Line:
-    return _line(label, points, colour=colour, marker=_style_number(control), kind="control")
+    return _line(label, points, colour=colour, marker=marker, kind="control")
 
 
 def _published_line(curve: Curve, runs: Sequence[RunCurve], number: int) -> Line:

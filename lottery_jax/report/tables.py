@@ -12,7 +12,7 @@ from rich import box
 from rich.table import Table
 
 from lottery_jax.curve import is_share
-from lottery_jax.report.curves import LABELS, RANDOM, Point, RunCurve
+from lottery_jax.report.curves import LABELS, RANDOM, Point, RunCurve, series_label
 from lottery_jax.report.labels import count_seeds, counted_weights, headings, legend_names
 from lottery_jax.report.panels import heat_rows
 from lottery_jax.report.transfers import TransferMatrix
@@ -37,7 +37,7 @@ def markdown_table(runs: Sequence[RunCurve]) -> str:
             parts += [*_markdown(header, rows), _explained(group)]
     for run, heading in zip(runs, headings(runs), strict=True):
         parts.append(f"### {heading}, {count_seeds([run])}\n")
-        parts += [*_markdown(*_run_cells(run, LABELS)), _explained([run])]
+        parts += [*_markdown(*_run_cells(run)), _explained([run])]
     return "\n".join(parts)
 
 
@@ -96,7 +96,7 @@ def run_table(run: RunCurve) -> Table:
     """Return a run's table for the terminal, with fewer digits if it has many series."""
     title = f"{run.title}: {run.quantity}, {count_seeds([run])}"
     if len(run.series) <= _MOST_WIDE_SERIES or not is_share(run.metric):
-        return _fill(Table(title=title, title_justify="left"), *_run_cells(run, LABELS))
+        return _fill(Table(title=title, title_justify="left"), *_run_cells(run))
     short = {name: name.replace("_", " ") for name in run.series}
     header, rows = _run_cells(run, short, digits=1)
     header[1] = "left, %"
@@ -140,10 +140,11 @@ def _explained(runs: Sequence[RunCurve]) -> str:
     )
 
 
-def _run_cells(run: RunCurve, labels: Mapping[str, str], digits: int = 2) -> Cells:
+def _run_cells(run: RunCurve, labels: Mapping[str, str] | None = None, digits: int = 2) -> Cells:
     """Return a run's cells, with a column for each series."""
     digits = digits if is_share(run.metric) else 4
-    return _cells({labels.get(name, name): run.points(name) for name in run.series}, digits)
+    labels = labels or {name: series_label(name) for name in run.series}
+    return _cells({labels[name]: run.points(name) for name in run.series}, digits)
 
 
 def _cells(columns: Mapping[str, Mapping[int, Point]], digits: int = 2) -> Cells:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import re
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -16,13 +15,19 @@ from rich.console import Console
 
 from lottery_jax.curve import WINNING
 from lottery_jax.datasets import tfds
-from lottery_jax.datasets.registry import BUILT_IN, prepared_folder, resolve_folder, split_name
+from lottery_jax.datasets.registry import (
+    BUILT_IN,
+    is_digits,
+    prepared_folder,
+    resolve_folder,
+    split_name,
+)
 from lottery_jax.errors import ConfigError, DataError
 from lottery_jax.models.network import Network
 from lottery_jax.parallel.mesh import find_devices
 from lottery_jax.parallel.replicates import stack_keys, stack_to_mesh
 from lottery_jax.pruning import masks
-from lottery_jax.pruning.controls import FROM_REWIND_POINT, UntrainedTicket
+from lottery_jax.pruning.controls import UntrainedTicket, is_from_rewind_point
 from lottery_jax.runs.directory import list_trials
 from lottery_jax.runs.experiment import Experiment, make_experiment
 from lottery_jax.runs.matrix import cells
@@ -93,7 +98,7 @@ def missing_data(config: ConfigDict) -> str | None:
         DataError: there is no data set of that name.
     """
     name = config.data.name
-    if re.fullmatch(r"digits(_?[ab])?", name) or is_import_path(name):
+    if is_digits(name) or is_import_path(name):
         return None
     folder = resolve_folder(config.data.dir)
     base, _ = split_name(name, folder)
@@ -159,8 +164,8 @@ class Timing:
         side_by_side: Counter[tuple[int, int, int]] = Counter()
         for trial in list_trials(config, workdir):
             if not trial.is_complete:
-                rewound = trial.level and trial.control in {WINNING, *FROM_REWIND_POINT}
-                start = experiment.start_step if rewound else 0
+                rewound = trial.control == WINNING or is_from_rewind_point(trial.control)
+                start = experiment.start_step if trial.level and rewound else 0
                 side_by_side[group_of[trial.seed], trial.level, start] += 1
         per_epoch = experiment.program.steps_per_epoch
         seconds = self.compilation

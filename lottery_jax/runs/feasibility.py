@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 import jax
 from ml_collections import ConfigDict
 
-from lottery_jax.errors import ConfigError, lookup
+from lottery_jax.errors import ConfigError, describe_unknown, lookup
 from lottery_jax.pruning import masks
-from lottery_jax.pruning.controls import CONTROLS
+from lottery_jax.pruning.controls import CONTROLS, find_control
 from lottery_jax.pruning.schedule import KeptCounts, kept_at_level
 from lottery_jax.pruning.scores import GLOBAL_ONLY, SCORES, USES_DATA
 from lottery_jax.system import host
@@ -29,7 +29,20 @@ def check_choices(config: ConfigDict) -> None:
             "use 'global'"
         )
     for name in config.controls:
-        lookup(CONTROLS, name, "config.controls")
+        try:
+            find_control(name)
+        except KeyError:
+            legal = (*CONTROLS, "noise_NUMBER")
+            raise ConfigError(describe_unknown("config.controls", name, legal)) from None
+    if "invert" in config.controls and (config.source or config.ladder.scores in GLOBAL_ONLY):
+        why = (
+            "masks of a transfer were drawn by scores that its source does not keep"
+            if config.source
+            else f"the scores {config.ladder.scores} rank layers, not weights"
+        )
+        raise ConfigError(
+            f"config.controls: invert keeps the lowest scores, but {why}; leave it out"
+        )
 
 
 def check_steps(config: ConfigDict, steps_per_epoch: int, rewind_step: int, end_step: int) -> None:

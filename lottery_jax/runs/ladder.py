@@ -20,6 +20,7 @@ import re
 import zlib
 from collections.abc import Mapping, Sequence
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import flax.linen as nn
@@ -34,7 +35,12 @@ from lottery_jax.errors import ConfigError
 from lottery_jax.models.network import Network
 from lottery_jax.parallel import multihost
 from lottery_jax.parallel.mesh import find_devices
-from lottery_jax.pruning.controls import CONTROLS, FROM_REWIND_POINT, ControlInputs, UntrainedTicket
+from lottery_jax.pruning.controls import (
+    ControlInputs,
+    UntrainedTicket,
+    find_control,
+    is_from_rewind_point,
+)
 from lottery_jax.runs import results
 from lottery_jax.runs.directory import Row, Trial
 from lottery_jax.runs.experiment import Experiment, make_experiment
@@ -50,6 +56,7 @@ from lottery_jax.system.notebook import short_interrupt
 from lottery_jax.tickets import Ticket
 from lottery_jax.training.optim import Optimizer
 from lottery_jax.training.task import Task
+from lottery_jax.types import PyTree
 
 
 @settings.fixed()
@@ -158,22 +165,40 @@ def draw_level(
                 else origin.mask(winner, point, winners)
             )
         start = UntrainedTicket(masks[winner], point.variables, experiment.start_step)
-        each = _begin(experiment, origin, trial, start, point)
+        inputs = ControlInputs(
+            experiment.init,
+            point.initial,
+            origin.skip,
+            layers=experiment.layers,
+            worst=partial(origin.mask, winner, point, winners, worst=True),
+            before=partial(_trained_before, store, winner, winners),
+        )
+        each = _begin(experiment, trial, start, point, inputs)
         if warning := results.collapse_warning(each.ticket.mask):
             store.display.say(f"warning: {trial}: {warning}")
         pending.append(each)
     return pending
 
 
+def _trained_before(store: RunStore, winner: Trial, in_memory: Mapping[Trial, Ticket]) -> PyTree:
+    """Return the trained variables of the winning ticket of the level before."""
+    before = store.trial(winner.seed, winner.level - 1)
+    return (in_memory.get(before) or store.load_ticket(before.ticket_dir)).trained_variables
+
+
 def _begin(
-    experiment: Experiment, origin: Origin, trial: Trial, start: UntrainedTicket, point: RewindPoint
+    experiment: Experiment,
+    trial: Trial,
+    start: UntrainedTicket,
+    point: RewindPoint,
+    inputs: ControlInputs,
 ) -> PendingTrial:
     """Return how a trial of a level begins, given the start of its winning ticket."""
     restore = experiment.config.ladder.optimizer_state == "restored"
     if trial.control != WINNING:
-        control = apply_control(experiment, origin, trial, start, point)
-        from_rewind_point = trial.control in FROM_REWIND_POINT
-        return PendingTrial(trial, control, point.state if restore and from_rewind_point else None)
+        control = apply_control(trial, start, inputs)
+        restore = restore and is_from_rewind_point(trial.control)
+        return PendingTrial(trial, control, point.state if restore else None)
     if trial.level == 0 and point.state is not None:
         # The dense network continues from the rewind point as if it had not stopped there, but for
         # the mean loss of an epoch in which the rewind point lies.
@@ -181,17 +206,14 @@ def _begin(
     return PendingTrial(trial, start, point.state if restore else None)
 
 
-def apply_control(
-    experiment: Experiment, origin: Origin, trial: Trial, start: UntrainedTicket, point: RewindPoint
-) -> UntrainedTicket:
+def apply_control(trial: Trial, start: UntrainedTicket, inputs: ControlInputs) -> UntrainedTicket:
     """Return the ticket that a control makes of the winning one.
 
     A control with new weights starts at step 0: it gets the warm-up and the whole training.
     """
     key = jax.random.fold_in(Keys.of(trial.seed).control, trial.level)
     key = jax.random.fold_in(key, zlib.crc32(trial.control.encode()))
-    inputs = ControlInputs(experiment.init, point.initial, origin.skip)
-    return CONTROLS[trial.control](start, key, inputs)
+    return find_control(trial.control)(start, key, inputs)
 
 
 def save_tickets(

@@ -13,8 +13,10 @@ from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from lottery_jax import config as configuration
+from lottery_jax import leaves
 from lottery_jax.errors import TrainingError
 from lottery_jax.models.xla_options import compiler_options
 from lottery_jax.parallel import multihost
@@ -68,13 +70,22 @@ class Origin(Protocol):
     def rewind_points(self, seeds: Sequence[int]) -> dict[int, RewindPoint]:
         """Return the rewind point of each seed."""
 
-    def mask(self, trial: Trial, point: RewindPoint, in_memory: Mapping[Trial, Ticket]) -> PyTree:
+    def mask(
+        self,
+        trial: Trial,
+        point: RewindPoint,
+        in_memory: Mapping[Trial, Ticket],
+        *,
+        worst: bool = False,
+    ) -> PyTree:
         """Return the mask of a winning ticket.
 
         Args:
             trial: the trial of the winning ticket.
             point: the rewind point of its seed.
             in_memory: winning tickets of the level before that are still in memory.
+            worst: whether to keep the weights with the lowest scores instead, for the control
+                `invert`. A transferred mask has no scores.
         """
 
     def found_by(self, trial: Trial) -> dict[str, Any]:
@@ -132,14 +143,22 @@ class OwnLadder:
             for seed in seeds
         }
 
-    def mask(self, trial: Trial, point: RewindPoint, in_memory: Mapping[Trial, Ticket]) -> PyTree:
+    def mask(
+        self,
+        trial: Trial,
+        point: RewindPoint,
+        in_memory: Mapping[Trial, Ticket],
+        *,
+        worst: bool = False,
+    ) -> PyTree:
         """Return all of the dense network, or what is left when the next weights are pruned."""
         if trial.level == 0:
             return masks.ones_like(point.variables["params"])
         from_before = self._experiment.config.ladder.draw in _FROM_LEVEL_BEFORE
         parent = self._store.trial(trial.seed, trial.level - 1 if from_before else 0)
         ticket = in_memory.get(parent) or self._store.load_ticket(parent.ticket_dir)
-        return draw_mask(self._experiment, trial.level, ticket, point, Keys.of(trial.seed))
+        keys = Keys.of(trial.seed)
+        return draw_mask(self._experiment, trial.level, ticket, point, keys, worst=worst)
 
     def found_by(self, trial: Trial) -> dict[str, Any]:
         """Return this run's own data, optimizer and config."""
@@ -184,8 +203,16 @@ class TransferredLadder:
             variables = {**variables, "params": params}
         return RewindPoint(variables=variables, initial=jax.device_get(init(key)), state=None)
 
-    def mask(self, trial: Trial, point: RewindPoint, in_memory: Mapping[Trial, Ticket]) -> PyTree:
+    def mask(
+        self,
+        trial: Trial,
+        point: RewindPoint,
+        in_memory: Mapping[Trial, Ticket],
+        *,
+        worst: bool = False,
+    ) -> PyTree:
         """Return the source's mask, fitted to a new output layer."""
+        assert not worst, "feasibility.check_choices refuses it"
         mask = self._store.load_ticket(self._source.ticket_dir(trial.seed, trial.level)).mask
         if not self._new_head:
             return mask
@@ -200,7 +227,13 @@ class TransferredLadder:
 
 
 def draw_mask(
-    experiment: Experiment, level: int, parent: Ticket, point: RewindPoint, keys: Keys
+    experiment: Experiment,
+    level: int,
+    parent: Ticket,
+    point: RewindPoint,
+    keys: Keys,
+    *,
+    worst: bool = False,
 ) -> PyTree:
     """Score the weights that `config.ladder.draw` names, and keep the best of them.
 
@@ -210,6 +243,7 @@ def draw_mask(
         parent: the ticket whose mask is pruned: that of the level before, or the dense one.
         point: the rewind point of the seed.
         keys: the keys of the seed.
+        worst: whether to keep the lowest scores, in a single round.
     """
     ladder, network = experiment.config.ladder, experiment.program.network
     variables = parent.variables if ladder.draw in _AT_START else parent.trained_variables
@@ -247,5 +281,9 @@ def draw_mask(
         return SCORES[ladder.scores](inputs)
 
     sizes = masks.ranking_groups(masks.ones_like(parent.mask), ladder.scope, experiment.skip)
+    counts = kept_at(ladder, sizes, level)
+    if worst:
+        lowest = leaves.map_arrays(lambda s: -np.asarray(s, float), score(parent.mask, 0))
+        return masks.prune_to(lowest, parent.mask, counts)
     rounds = ladder.rounds or OWN_ROUNDS.get(ladder.scores, 1)
-    return prune_iteratively(score, parent.mask, kept_at(ladder, sizes, level), rounds)
+    return prune_iteratively(score, parent.mask, counts, rounds)

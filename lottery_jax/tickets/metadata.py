@@ -140,9 +140,10 @@ KEYS = {
     "seed": Key("the seed of the training", "integer", _RUN, "seed"),
     "level": Key("the level of the ladder, from 0, the unpruned network", "integer", _RUN, "level"),
     "control": Key("`winning`, or the name of the control", "text", _RUN, "control"),
-    "rewind_step": Key("the rewind point of the ladder. Winning tickets and the controls shuffle_layers, "
-                       "shuffle_global and dense_sign start from its weights; the others do not",
-                       "integer", _RUN, "rewind step"),
+    "rewind_step": Key("the rewind point of the ladder. Winning tickets start from its weights, and so do "
+                       "the controls shuffle_layers, shuffle_global, dense_sign (their signs), noise and "
+                       "noise_NUMBER (with noise), resample (redrawn), invert and smart_ratio; the others "
+                       "do not", "integer", _RUN, "rewind step"),
     "start_step": Key("the step of the schedule at which training began: 0 for controls with new or "
                       "initial weights and with `ladder.schedule=restart`; the target's rewind step "
                       "for a transferred ticket", "integer", _RUN),

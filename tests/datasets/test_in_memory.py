@@ -6,6 +6,7 @@ import io
 import subprocess
 import sys
 import tarfile
+from collections import Counter
 from pathlib import Path
 
 import jax
@@ -58,6 +59,46 @@ def test_halves_are_stratified_disjoint_and_exhaustive_and_share_the_test_set():
     assert np.abs(difference).max() <= 1
     for half in (a, b):
         np.testing.assert_array_equal(half.x_test, whole.x_test)
+
+
+def test_nested_parts_have_their_size_and_each_lies_in_the_next_larger(tmp_path):
+    arrays = some_arrays(n=133)
+    write_npz(tmp_path / "mine.npz", arrays)
+    for base in ("digits", "mine"):
+        whole = load_dataset(base, tmp_path)
+        classes, n = np.bincount(whole.y_train), len(whole.y_train)
+        larger = Counter(map(bytes, whole.x_train))
+        for divisor in (2, 4, 8, 16, 32, 64):
+            name = f"{base}_1of{divisor}"
+            part = load_dataset(name, tmp_path)
+            assert part.name == name and part.num_classes == whole.num_classes
+            assert len(part.x_train) == len(part.y_train) == -(-n // divisor)
+            images = Counter(map(bytes, part.x_train))
+            assert images <= larger  # as multisets: some digits are there twice
+            share = np.bincount(part.y_train, minlength=len(classes)) - classes / divisor
+            assert np.abs(share).max() < 1
+            labels = {bytes(x): y for x, y in zip(whole.x_train, whole.y_train, strict=True)}
+            assert [labels[bytes(x)] for x in part.x_train] == list(part.y_train)
+            np.testing.assert_array_equal(part.x_test, whole.x_test)
+            again = load_dataset(name, tmp_path)
+            np.testing.assert_array_equal(part.x_train, again.x_train)
+            larger = images
+    half = load_dataset("digits_1of2")
+    np.testing.assert_array_equal(half.x_train, load_dataset("digits_a").x_train)
+    # The very examples, so that a run on them can be repeated elsewhere.
+    digest = hashlib.sha256(load_dataset("digits_1of64").x_train.tobytes()).hexdigest()
+    assert digest.startswith("f1e38f8ae146a620")
+
+
+def test_a_part_that_there_is_not_is_told_which_there_are(tmp_path):
+    for name in ("digits_1of3", "digits_1of1", "digits_1of128", "digits_2of4"):
+        with pytest.raises(DataError, match=rf"'{name}': parts are digits_a, .*digits_1of64$"):
+            load_dataset(name, tmp_path)
+    with pytest.raises(DataError, match="unknown value 'digit_1of8' .did you mean 'digits'"):
+        load_dataset("digit_1of8", tmp_path)
+    # A file of the whole name is a data set of its own.
+    write_npz(tmp_path / "digits_1of8.npz", some_arrays(n=9))
+    assert len(load_dataset("digits_1of8", tmp_path).x_train) == 9
 
 
 @pytest.mark.parametrize("fraction", [0.0, 0.1, 0.5, 0.77])

@@ -11,7 +11,9 @@ from rich.console import Console
 from lottery_jax import report
 from lottery_jax.curve import CURVE_COLUMNS
 from lottery_jax.errors import ConfigError
+from lottery_jax.pruning.controls import CONTROLS
 from lottery_jax.report import published
+from lottery_jax.report.curves import LABELS
 
 ROWS = """
 0,0,winning,1000,1000,1.0,0.90,0.3,0.1,2,1.0
@@ -213,6 +215,26 @@ def test_eight_series_fit_a_terminal_of_100_columns(tmp_path):
     labels = [line.label for line in panel.lines]
     assert labels[0] == "winning ticket" and "same mask, signs only" in labels
     assert len({line.colour for line in panel.lines}) == len(set(labels)) == 8
+
+
+def test_every_control_has_a_label_and_up_to_seven_have_a_look_of_their_own(tmp_path):
+    assert set(CONTROLS) < set(LABELS)
+    for controls in (
+        ["noise_0.5", "noise_3", "noise", "resample", "reinit"],
+        ["noise", "rescaled", "resample", "invert", "smart_ratio", "mine"],
+    ):
+        text = ROWS + "".join(rows((1, 0.1, 0.5), control=name) for name in controls)
+        run = make_run(tmp_path / controls[1], text.replace("random,1000,100,", "reinit,1000,100,"))
+        lines = report.accuracy_panel([report.read_run(run)]).lines
+        looks = [(line.colour, line.marker) for line in lines]
+        assert len({colour for colour, _ in looks}) == len({m for _, m in looks}) == len(lines)
+        labels = [line.label for line in lines]
+        assert len(set(labels)) == len(labels)
+        table = report.markdown_table([report.read_run(run)])
+        assert all(f"| {label} |" in table for label in labels)
+    assert "noise of 0.5 sigma on the start" in report.markdown_table(
+        [report.read_run(tmp_path / "noise_3")]
+    )
 
 
 def test_published_curves_stand_behind_with_what_differs(tmp_path, capsys):

@@ -1,6 +1,7 @@
 """Ladders that are drawn in other ways than IMP: which weights are scored, which are trained."""
 
 import itertools
+import shutil
 
 import jax
 import numpy as np
@@ -10,6 +11,7 @@ from rich.console import Console
 from lottery_jax import recipes
 from lottery_jax.errors import ConfigError
 from lottery_jax.pruning import masks, scores
+from lottery_jax.runs.feasibility import check_choices
 from lottery_jax.runs.ladder import run_ladder
 from tests.helpers import assert_same, make_tiny_config, pruned_values, quiet_console
 from tests.helpers import load_trained as load
@@ -268,3 +270,76 @@ def test_methods_differ_in_what_is_scored_and_in_nothing_else():
     imp = recipes.short_ladder(recipes.lenet("fashion_mnist")).to_dict()
     for key in ("seeds", "data", "model", "optimizer", "train"):
         assert imp[key] == configs["imp"][key]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("draw", ["iterative", "oneshot"])
+def test_controls_get_the_lowest_scores_and_the_weights_of_the_level_before(tmp_path, draw):
+    """By one stable sort of the parent's weights; the winning tickets are those without controls."""
+    names = ("invert", "replayed_random", "noise_0.5", "smart_ratio")
+    options = {
+        "ladder.draw": draw,
+        "ladder.rewind": "5st",
+        "ladder.prune_fraction": 0.6,
+        "train.epochs": 1,
+    }
+    run(tmp_path, **options)
+    plain = [load(tmp_path, 2, level) for level in range(3)]
+    run(tmp_path / "with", **options, controls=names)
+    for level in (1, 2):
+        winner, parent = plain[level], plain[level - 1 if draw == "iterative" else 0]
+        found = {name: load(tmp_path / "with", 2, level, name) for name in names}
+        assert_same(load(tmp_path / "with", 2, level).trained, winner.trained)
+        kept = masks.counts(winner.mask)[0]
+        assert all(masks.counts(ticket.mask)[0] == kept for ticket in found.values())
+        # The lowest of those that the parent kept: pruned ones get a score that is no candidate's.
+        scored = jax.tree.map(
+            lambda w, m: np.where(m, -np.abs(w), -np.inf), parent.trained, parent.mask
+        )
+        assert_same(masks.kernels(found["invert"].mask), best(scored, kept))
+        before = plain[level - 1].trained
+        replay = found["replayed_random"]
+        for name, kernel in masks.kernels(replay.params).items():
+            expected = np.where(masks.kernels(replay.mask)[name], masks.kernels(before)[name], 0)
+            np.testing.assert_array_equal(kernel, expected)
+        assert {t.metadata["start_step"] for t in found.values()} == {5}
+        for name in ("invert", "smart_ratio"):
+            for layer, kernel in masks.kernels(found[name].params).items():
+                start = masks.kernels(plain[0].params)[layer]
+                expected = np.where(masks.kernels(found[name].mask)[layer], start, 0)
+                np.testing.assert_array_equal(kernel, expected)
+
+
+@pytest.mark.slow
+def test_a_control_that_is_left_of_a_level_is_drawn_as_it_would_have_been(tmp_path):
+    names = ("invert", "replayed_random")
+    options = {"ladder.rewind": "5st", "ladder.levels": 2, "train.epochs": 1, "controls": names}
+    run(tmp_path, **options)
+    whole = [load(tmp_path, 2, 2, name) for name in names]
+    for name in names:
+        shutil.rmtree(tmp_path / "seed_2" / "level_02" / name)
+    run(tmp_path, **options)
+    for name, ticket in zip(names, whole, strict=True):
+        again = load(tmp_path, 2, 2, name)
+        assert_same(
+            (again.mask, again.params, again.trained), (ticket.mask, ticket.params, ticket.trained)
+        )
+
+
+@pytest.mark.parametrize(
+    "overrides, says",
+    [({"ladder.scores": "erk", "ladder.draw": "init"}, "erk rank layers"),
+     ({"source": "elsewhere"}, "its source does not keep")],
+)  # fmt: skip
+def test_there_is_no_worst_ticket_without_scores(overrides, says):
+    config = make_tiny_config(**{"controls": ("reinit", "invert"), **overrides})
+    with pytest.raises(ConfigError, match=f"config.controls: invert .*{says}"):
+        check_choices(config)
+
+
+def test_a_control_that_nobody_knows_is_told_with_the_amounts_of_noise():
+    for name in ("noise_", "noisy_3", "noise_0"):
+        config = make_tiny_config(controls=(name,))
+        with pytest.raises(ConfigError, match=r"config.controls: .*noise_NUMBER"):
+            check_choices(config)
+    check_choices(make_tiny_config(controls=("noise_0.25", "noise_3", "noise")))
