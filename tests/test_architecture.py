@@ -38,6 +38,8 @@ ROOMS = {
     "opened": {"config", "curve", "errors", "models", "report", "runs", "sweep", "system", "tickets"},
     "main": {"config", "errors", "models", "parallel", "report", "runs", "system"},
     "sweep": {"config", "curve", "errors", "report", "runs", "system", "tickets"},
+    "reproduce": {"config", "curve", "errors", "pruning", "recipes", "report", "runs", "sweep",
+                  "system", "tickets"},
 }  # fmt: skip
 
 # Third-party packages that these files or rooms alone may know.
