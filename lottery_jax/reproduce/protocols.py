@@ -150,16 +150,11 @@ def _with_controls(
 
 def _imp(s: Scale) -> ConfigDict:
     c = _ladder(s)
-    controls: tuple[str, ...] = (
-        "reinit", "shuffle_layers", "shuffle_global", "random", "random_preserved", "dense_sign",
-    )  # fmt: skip
-    return _with_controls(c, s, controls, "moderate", "sparse", "extreme")
-
-
-def _noise(s: Scale) -> ConfigDict:
-    c = _ladder(s)
     c.train.eval_untrained = True
-    controls = ("noise_0.5", "noise_3", "resample", "invert", "replayed_random", "dense_sign")
+    controls: tuple[str, ...] = (
+        "reinit", "shuffle_layers", "random", "random_preserved", "dense_sign",
+        "noise_0.5", "noise_3", "resample", "replayed_random",
+    )  # fmt: skip
     return _with_controls(c, s, controls, "moderate", "sparse", "extreme")
 
 
@@ -296,8 +291,7 @@ def _rewound(number: int) -> Callable[[Scale], ConfigDict]:
 
 
 PROTOCOLS = {
-    "imp": Protocol(_imp, "IMP with the controls of Frankle & Carbin and of Morcos et al."),
-    "noise": Protocol(_noise, "IMP with noise, resampled, inverted and replayed controls"),
+    "imp": Protocol(_imp, "IMP with all controls that claims compare it with"),
     "oneshot": Protocol(_at_once("oneshot"), "one-shot magnitude pruning after training"),
     "snip": Protocol(
         _at_once("snip", "random_preserved", "shuffle_layers", "reinit"), "SNIP with controls"

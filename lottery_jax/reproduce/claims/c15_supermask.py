@@ -10,7 +10,7 @@ CLASSIFIES = Rule(low=30.0)  # three times chance
 
 
 def _untrained(control: str) -> Callable[[Evidence, float], PerSeed]:
-    return lambda e, d: e.column("noise", "untrained_accuracy", d, control)
+    return lambda e, d: e.column("imp", "untrained_accuracy", d, control)
 
 
 CLAIM = Claim(
@@ -28,6 +28,6 @@ CLAIM = Claim(
         Check("untrained accuracy of mask and signs", "moderate", CLASSIFIES,
               _untrained("dense_sign")),
     ),
-    runs=("noise",),
+    runs=("imp",),
     scales=("small",),
 )  # fmt: skip
