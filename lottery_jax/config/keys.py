@@ -193,6 +193,11 @@ GROUPS: dict[str, dict[str, Key]] = {
         "ladder.rewind": Key("1ep", REWIND,
             "The point of training to which weights go back: an epoch such as 1ep, a step such as "
             "500st, or 0 for the initialisation.", any_type=True),
+        "ladder.retrain": Key("weights", one_of("weights", "lr", "finetune"),
+            "How levels from 1 on are trained (Renda et al. 2020). weights: from the weights of the "
+            "rewind point, the schedule rewound to it; lr: from the trained weights of the level whose "
+            "weights were scored, the schedule rewound; finetune: from the same trained weights, for "
+            "as many steps at the last learning rate of the schedule.", added_later=True),
         "ladder.optimizer_state": Key("fresh", one_of("fresh", "restored"),
             "The optimizer's state at a rewind: fresh, or restored from the rewind point."),
         "ladder.schedule": Key("continue", one_of("continue", "restart"),

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from lottery_jax.errors import ConfigError, lookup
 from lottery_jax.pruning import masks
-from lottery_jax.pruning.controls import CONTROLS
+from lottery_jax.pruning.controls import CONTROLS, FROM_REWIND_POINT
 from lottery_jax.pruning.schedule import KeptCounts, kept_at_level
 from lottery_jax.pruning.scores import GLOBAL_ONLY, SCORES, USES_DATA
 from lottery_jax.system import host
@@ -30,11 +30,18 @@ def check_choices(config: ConfigDict) -> None:
         )
     for name in config.controls:
         lookup(CONTROLS, name, "config.controls")
+        if name in FROM_REWIND_POINT and config.ladder.retrain != "weights":
+            raise ConfigError(
+                f"config.controls: {name} takes the winning ticket's weights, which with "
+                f"config.ladder.retrain={config.ladder.retrain} are trained ones with zeros where "
+                "earlier levels pruned; leave it out"
+            )
 
 
 def check_steps(config: ConfigDict, steps_per_epoch: int, rewind_step: int, end_step: int) -> None:
     """Check that steps can be counted, and that the rewind point lies before the end."""
-    if end_step > _LAST_STEP:
+    finetune = config.ladder.retrain == "finetune"  # its steps are counted after the others
+    if (2 * end_step if finetune else end_step) > _LAST_STEP:
         raise ConfigError(
             f"config.train.epochs: {config.train.epochs} epochs of {steps_per_epoch} steps are more "
             f"than the {_LAST_STEP} steps that can be counted"
@@ -44,7 +51,7 @@ def check_steps(config: ConfigDict, steps_per_epoch: int, rewind_step: int, end_
             f"config.ladder.rewind: {config.ladder.rewind!r} is step {rewind_step}, but training "
             f"ends at step {end_step}"
         )
-    if "init" in config.controls and rewind_step == 0:
+    if "init" in config.controls and rewind_step == 0 and config.ladder.retrain == "weights":
         raise ConfigError(
             "config.controls: with config.ladder.rewind=0 the control 'init' is the winning ticket "
             "itself; rewind to a later step, or leave it out"
