@@ -204,6 +204,7 @@ OUT_OF_RANGE = [
     key("train.batch_size=100000000000000", "config.train.batch_size", "the 1438 training images"),
     key("train.eval_every_epochs=0", "config.train.eval_every_epochs: 0", "1 or more"),
     key("train.eval_every_steps=-5", "config.train.eval_every_steps: -5", "0 or more"),
+    key("train.keep_epochs=0", "config.train.keep_epochs: (0,)", "-n for every n epochs"),
     key("train.checkpoint_every_epochs=-1", "checkpoint_every_epochs: -1", "0 or more"),
     key("optimizer.learning_rate=nan", "config.optimizer.learning_rate: nan", "above 0"),
     key("optimizer.learning_rate=inf", "config.optimizer.learning_rate: inf", "above 0"),

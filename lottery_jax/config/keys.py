@@ -17,6 +17,7 @@ from lottery_jax.config.rules import (
     BOOL,
     EPOCHS,
     FRACTION,
+    KEPT,
     MOMENT,
     NAME,
     NAMES,
@@ -157,6 +158,10 @@ GROUPS: dict[str, dict[str, Key]] = {
             added_later=True),
         "train.checkpoint_every_epochs": Key(10, whole(0),
             "Epochs between checkpoints within a level; 0: none.", affects_results=False),
+        "train.keep_epochs": Key((), tuple_of(KEPT, distinct=True),
+            "Epochs after which weights are kept beside the ticket, such as `(1, 10)`; `(-10,)` keeps "
+            "every tenth. `evaluate --epoch` measures them. Epochs are counted from the start of the "
+            "dense training, and on through fine-tuning.", affects_results=False, added_later=True),
         "train.together": Key(0, whole(0),
             "The largest number of replicates (seeds, and controls of a level) that train "
             "together. 0: the fastest, as measured for the network and the devices; 1: one after "

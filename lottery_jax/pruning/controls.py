@@ -115,7 +115,7 @@ def dense_sign(start: UntrainedTicket, key: jax.Array, inputs: ControlInputs) ->
 
 
 # Names that a level's directory has for something else.
-_RESERVED = ("state", "ticket", "winning")
+_RESERVED = ("epochs", "state", "ticket", "winning")
 # Controls that train the winner's weights, or their signs, from the rewind point on.
 FROM_REWIND_POINT = {"shuffle_layers", "shuffle_global", "dense_sign"}
 CONTROLS: dict[str, Control] = {
