@@ -1,6 +1,8 @@
 """Measure a saved ticket: the fraction of pruned weights and the test accuracy.
 
 python -m lottery_jax.evaluate --ticket=runs/quickstart-1a2b3c4d/seed_0/level_09/ticket
+
+With --epoch the weights are those after an epoch of its training that config.train.keep_epochs kept.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from lottery_jax.parallel.mesh import make_mesh, to_mesh
 from lottery_jax.pruning import masks
 from lottery_jax.system import settings
 from lottery_jax.system.command_line import CommandParser, exit_status, path_argument
-from lottery_jax.tickets import Ticket, load_ticket, model_of
+from lottery_jax.tickets import Ticket, load_epoch, load_ticket, model_of, read_metadata
 from lottery_jax.tickets.metadata import Metadata
 from lottery_jax.tickets.ticket import compare_leaves, is_own_network, leaves
 from lottery_jax.training import tasks
@@ -116,9 +118,18 @@ def _task_of(metadata: Metadata) -> Task:
     return tasks.from_config(**options)
 
 
-def show(path: Path, data_dir: str, data: str, model: str, task: str, *, layers: bool) -> None:
-    """Print a ticket's sparsity, accuracy and loss, and its layers if asked."""
-    ticket = load_ticket(path)
+def show(
+    path: Path,
+    data_dir: str,
+    data: str,
+    model: str,
+    task: str,
+    *,
+    layers: bool,
+    epoch: int | None = None,
+) -> None:
+    """Print a ticket's sparsity, accuracy and loss, perhaps after a kept epoch, and its layers."""
+    ticket = load_ticket(path) if epoch is None else load_epoch(path, epoch)
     metadata = ticket.metadata
     measured = evaluate_ticket(
         ticket,
@@ -129,7 +140,7 @@ def show(path: Path, data_dir: str, data: str, model: str, task: str, *, layers:
         if task
         else None,
     )
-    metric = metric_of(metadata.get("result") or {})
+    metric = metric_of(read_metadata(path).get("result") or {})
     kept, total = masks.counts(ticket.mask)
     print(f"pruned   {1 - kept / total:.2%} of the prunable weights ({total - kept} of {total})")
     value = show_metric(float(measured.accuracy), metric).removeprefix(f"{metric} ")
@@ -167,10 +178,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--task", default="", help="the ticket's task if it is your own: package.module:function"
     )
+    parser.add_argument(
+        "--epoch", type=int, help="measure the weights after this epoch (config.train.keep_epochs)"
+    )
     parser.add_argument("--layers", action="store_true", help="also list every layer")
     args = parser.parse_args(argv)
     given = (args.ticket, args.data_dir, args.data, args.model, args.task)
-    return exit_status(lambda: show(*given, layers=args.layers))
+    return exit_status(lambda: show(*given, layers=args.layers, epoch=args.epoch))
 
 
 if __name__ == "__main__":

@@ -107,6 +107,7 @@ class OpenedRun(_Opened):
         level: int | None = None,
         control: str = WINNING,
         *,
+        epoch: int | None = None,
         model: Network | nn.Module | None = None,
     ) -> Ticket:
         """Load a ticket of the run.
@@ -115,10 +116,12 @@ class OpenedRun(_Opened):
             seed: default: the first seed that has such tickets.
             level: default: the last complete level of that seed.
             control: the name of a control, or `winning` for the ticket itself.
+            epoch: an epoch that `config.train.keep_epochs` kept: then the ticket's trained weights
+                are those after this epoch. Default: those at the end.
             model: as for `load_ticket`.
 
         Raises:
-            TicketError: there is no such ticket, or it is damaged.
+            TicketError: there is no such ticket or epoch, or it is damaged.
         """
         complete = self._complete
         found = [
@@ -138,6 +141,8 @@ class OpenedRun(_Opened):
                 f"there are: {what}"
             )
         chosen = max((t for t in found if t.seed == found[0].seed), key=lambda t: t.level)
+        if epoch is not None:
+            return tickets.load_epoch(chosen.ticket_dir, epoch, model)
         return tickets.load_ticket(chosen.ticket_dir, model)
 
     def tickets(self, control: str | None = None) -> Iterator[Ticket]:

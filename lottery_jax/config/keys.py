@@ -17,6 +17,7 @@ from lottery_jax.config.rules import (
     BOOL,
     EPOCHS,
     FRACTION,
+    KEPT,
     MOMENT,
     NAME,
     NAMES,
@@ -158,6 +159,10 @@ GROUPS: dict[str, dict[str, Key]] = {
             added_later=True),
         "train.checkpoint_every_epochs": Key(10, whole(0),
             "Epochs between checkpoints within a level; 0: none.", affects_results=False),
+        "train.keep_epochs": Key((), tuple_of(KEPT, distinct=True),
+            "Epochs after which weights are kept beside the ticket, such as `(1, 10)`; `(-10,)` keeps "
+            "every tenth. `evaluate --epoch` measures them. Epochs are counted from the start of the "
+            "dense training, and on through fine-tuning.", affects_results=False, added_later=True),
         "train.together": Key(0, whole(0),
             "The largest number of replicates (seeds, and controls of a level) that train "
             "together. 0: the fastest, as measured for the network and the devices; 1: one after "
@@ -194,6 +199,11 @@ GROUPS: dict[str, dict[str, Key]] = {
         "ladder.rewind": Key("1ep", REWIND,
             "The point of training to which weights go back: an epoch such as 1ep, a step such as "
             "500st, or 0 for the initialisation.", any_type=True),
+        "ladder.retrain": Key("weights", one_of("weights", "lr", "finetune"),
+            "How levels from 1 on are trained (Renda et al. 2020). weights: from the weights of the "
+            "rewind point, the schedule rewound to it; lr: from the trained weights of the level whose "
+            "weights were scored, the schedule rewound; finetune: from the same trained weights, for "
+            "as many steps at the last learning rate of the schedule.", added_later=True),
         "ladder.optimizer_state": Key("fresh", one_of("fresh", "restored"),
             "The optimizer's state at a rewind: fresh, or restored from the rewind point."),
         "ladder.schedule": Key("continue", one_of("continue", "restart"),

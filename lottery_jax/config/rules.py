@@ -98,6 +98,9 @@ def _is_rewind(value: Any) -> bool:
     return True
 
 
+KEPT = Rule(
+    "a whole number: an epoch, or -n for every n epochs", lambda v: type(v) is int and v != 0
+)
 NAME = Rule("a name", lambda v: isinstance(v, str) and v != "")
 NAMES = tuple_of(NAME, distinct=True)
 TEXT = Rule("text", lambda v: isinstance(v, str))

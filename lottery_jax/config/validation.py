@@ -10,6 +10,7 @@ from lottery_jax.config.keys import KEYS, default_config, describe_unknown_key, 
 from lottery_jax.config.rules import NAMES
 from lottery_jax.errors import ConfigError
 from lottery_jax.system.files import URL, local_path
+from lottery_jax.system.imports import is_import_path
 
 
 def validate(config: ConfigDict) -> ConfigDict:
@@ -37,6 +38,7 @@ def validate(config: ConfigDict) -> ConfigDict:
         if URL.match(flat[name]):
             flat[name] = str(local_path(flat[name], f"config.{name}"))
     _check_transfer(flat)
+    _check_retrain(flat)
     _check_levels(flat)
     _check_schedule(flat)
     checked = default_config()
@@ -61,6 +63,25 @@ def _check_transfer(flat: dict[str, Any]) -> None:
             "config.ladder.optimizer_state: a transferred ticket has no optimizer state to "
             "restore; use 'fresh'"
         )
+
+
+def _check_retrain(flat: dict[str, Any]) -> None:
+    """Check that there are trained weights, and nothing else, from which levels can be retrained."""
+    retrain, draw = flat["ladder.retrain"], flat["ladder.draw"]
+    own_rate = is_import_path(flat["optimizer.name"])
+    refused = (
+        (flat["source"] or flat["transfer.sources"], "a transfer starts from rewound weights"),
+        (draw.startswith("init"), f"config.ladder.draw={draw} scores weights that are not trained"),
+        (flat["ladder.optimizer_state"] == "restored", "the optimizer's state at the rewind point "
+         "does not belong to them; use config.ladder.optimizer_state=fresh"),
+        (retrain == "finetune" and own_rate, "an optimizer of your own has a learning rate of its "
+         "own, which is not held at its last value"),
+    )  # fmt: skip
+    for applies, reason in refused:
+        if applies and retrain != "weights":
+            raise ConfigError(
+                f"config.ladder.retrain: {retrain!r} starts from trained weights, but {reason}"
+            )
 
 
 def _check_levels(flat: dict[str, Any]) -> None:

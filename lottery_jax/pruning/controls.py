@@ -245,7 +245,7 @@ def _host_rng(key: jax.Array) -> np.random.Generator:
 
 
 # Names that a level's directory has for something else.
-_RESERVED = ("state", "ticket", "winning")
+_RESERVED = ("epochs", "state", "ticket", "winning")
 # Controls that train from the rewind point on.
 FROM_REWIND_POINT = {
     "shuffle_layers",

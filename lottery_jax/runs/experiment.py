@@ -33,6 +33,7 @@ from lottery_jax.tickets import tree_hash
 from lottery_jax.tickets.ticket import leaves
 from lottery_jax.training.batches import DeviceData, EvalBatches, TrainBatches
 from lottery_jax.training.feeding import InputPipeline, input_dtype, open_data
+from lottery_jax.training.optim import hold_last
 from lottery_jax.training.program import Program, make_program
 from lottery_jax.training.task import CLASSIFICATION
 from lottery_jax.types import PyTree
@@ -60,7 +61,7 @@ class Experiment:
         skip: names of the layers that are never pruned.
         rewind_step: the step of `config.ladder.rewind`. The weights of a transferred ticket are from
             the source's rewind point.
-        end_step: the step at which training ends.
+        end_step: the step at which training ends; see `start_of` for fine-tuning.
         source: the run whose tickets are transferred; None for an own ladder.
     """
 
@@ -83,6 +84,20 @@ class Experiment:
     def start_step(self) -> int:
         """The step of the schedule at which tickets start."""
         return 0 if self.config.ladder.schedule == "restart" else self.rewind_step
+
+    def start_of(self, level: int) -> int:
+        """Return the step at which winning tickets of a level start.
+
+        Fine-tuning takes the place of the steps from `start_step` to `end_step`, in which rewound
+        tickets are trained, in a second training of the same length after the first one. There the
+        schedule keeps its last rate.
+        """
+        again = level > 0 and self.config.ladder.retrain == "finetune"
+        return self.start_step + (self.end_step if again else 0)
+
+    def end_of(self, start: int) -> int:
+        """Return the step at which a training ends that starts at step `start`."""
+        return self.end_step if start < self.end_step else 2 * self.end_step
 
     def training_data(self, seed: int) -> DeviceData | TrainBatches:
         """Return what a seed trains on."""
@@ -163,9 +178,14 @@ def make_experiment(
     )
     # At least 1 here: make_program refuses a batch that is larger than the set.
     steps_per_epoch = max(1, dataset.num_train // config.train.batch_size)
+    end_step = config.train.epochs * steps_per_epoch
+    optimizer, schedule = parts.make_optimizer(config, steps_per_epoch, given)
+    if config.ladder.retrain == "finetune":
+        schedule = hold_last(schedule, end_step)
     program = make_program(
         network,
-        *parts.make_optimizer(config, steps_per_epoch, given),
+        optimizer,
+        schedule,
         task=task,
         mesh=feed.mesh,
         examples=dataset.num_train,
@@ -183,7 +203,6 @@ def make_experiment(
     feasibility.check_evaluations(config, has_validation=validation is not None)
     feasibility.check_memory(config, init, program, layout.stack_size // layout.replica_axis_size)
     rewind_step = configuration.rewind_step(config.ladder.rewind, steps_per_epoch)
-    end_step = config.train.epochs * steps_per_epoch
     feasibility.check_steps(config, steps_per_epoch, rewind_step, end_step)
     skip = (*layers[:1] * config.ladder.skip_first, *layers[-1:] * config.ladder.skip_last)
     if source:

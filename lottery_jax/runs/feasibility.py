@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from lottery_jax.errors import ConfigError, describe_unknown, lookup
 from lottery_jax.pruning import masks
-from lottery_jax.pruning.controls import CONTROLS, find_control
+from lottery_jax.pruning.controls import CONTROLS, find_control, is_from_rewind_point
 from lottery_jax.pruning.schedule import KeptCounts, kept_at_level
 from lottery_jax.pruning.scores import GLOBAL_ONLY, SCORES, USES_DATA
 from lottery_jax.system import host
@@ -34,6 +34,12 @@ def check_choices(config: ConfigDict) -> None:
         except KeyError:
             legal = (*CONTROLS, "noise_NUMBER")
             raise ConfigError(describe_unknown("config.controls", name, legal)) from None
+        if is_from_rewind_point(name) and config.ladder.retrain != "weights":
+            raise ConfigError(
+                f"config.controls: {name} takes the winning ticket's weights, which with "
+                f"config.ladder.retrain={config.ladder.retrain} are trained ones with zeros where "
+                "earlier levels pruned; leave it out"
+            )
     if "invert" in config.controls and (config.source or config.ladder.scores in GLOBAL_ONLY):
         why = (
             "masks of a transfer were drawn by scores that its source does not keep"
@@ -47,7 +53,8 @@ def check_choices(config: ConfigDict) -> None:
 
 def check_steps(config: ConfigDict, steps_per_epoch: int, rewind_step: int, end_step: int) -> None:
     """Check that steps can be counted, and that the rewind point lies before the end."""
-    if end_step > _LAST_STEP:
+    finetune = config.ladder.retrain == "finetune"  # its steps are counted after the others
+    if (2 * end_step if finetune else end_step) > _LAST_STEP:
         raise ConfigError(
             f"config.train.epochs: {config.train.epochs} epochs of {steps_per_epoch} steps are more "
             f"than the {_LAST_STEP} steps that can be counted"
@@ -57,7 +64,7 @@ def check_steps(config: ConfigDict, steps_per_epoch: int, rewind_step: int, end_
             f"config.ladder.rewind: {config.ladder.rewind!r} is step {rewind_step}, but training "
             f"ends at step {end_step}"
         )
-    if "init" in config.controls and rewind_step == 0:
+    if "init" in config.controls and rewind_step == 0 and config.ladder.retrain == "weights":
         raise ConfigError(
             "config.controls: with config.ladder.rewind=0 the control 'init' is the winning ticket "
             "itself; rewind to a later step, or leave it out"

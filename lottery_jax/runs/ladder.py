@@ -5,6 +5,7 @@
         for each level
             mask    = all (level 0), or the best-scored weights of the mask that ladder.draw names
             tickets = (mask, weights of the rewind point), and a control of each kind
+                      (or trained weights, as ladder.retrain says)
             train them to the end and save them; the next level is drawn from them
 
 In a transfer run masks and weights come from another run (`origins.TransferredLadder`).
@@ -128,10 +129,14 @@ def run_levels(
         trials = [trial for trial in incomplete if trial.level == level]
         pending = draw_level(experiment, store, origin, points, trials, winners)
         winners = {}
-        with closing(train_trials(experiment, store, pending, experiment.end_step)) as groups:
-            for trained in groups:
-                made = save_tickets(experiment, store, origin, trained)
-                winners |= {trial: made[trial] for trial in made if trial.control == WINNING}
+        ends: dict[int, list[PendingTrial]] = {}
+        for each in pending:
+            ends.setdefault(experiment.end_of(each.ticket.step), []).append(each)
+        for until, same_end in ends.items():
+            with closing(train_trials(experiment, store, same_end, until)) as groups:
+                for trained in groups:
+                    made = save_tickets(experiment, store, origin, trained)
+                    winners |= {trial: made[trial] for trial in made if trial.control == WINNING}
         if trials:
             store.finish_level(dict.fromkeys(trial.seed for trial in trials), level)
 
@@ -164,7 +169,8 @@ def draw_level(
                 if complete
                 else origin.mask(winner, point, winners)
             )
-        start = UntrainedTicket(masks[winner], point.variables, experiment.start_step)
+        variables = origin.weights(winner, point, winners)
+        start = UntrainedTicket(masks[winner], variables, experiment.start_of(trial.level))
         inputs = ControlInputs(
             experiment.init,
             point.initial,

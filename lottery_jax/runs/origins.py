@@ -88,6 +88,11 @@ class Origin(Protocol):
                 `invert`. A transferred mask has no scores.
         """
 
+    def weights(
+        self, trial: Trial, point: RewindPoint, in_memory: Mapping[Trial, Ticket]
+    ) -> PyTree:
+        """Return the variables from which a winning ticket starts; the arguments are `mask`'s."""
+
     def found_by(self, trial: Trial) -> dict[str, Any]:
         """Return the data, the optimizer and the config that found a ticket's mask."""
 
@@ -154,11 +159,27 @@ class OwnLadder:
         """Return all of the dense network, or what is left when the next weights are pruned."""
         if trial.level == 0:
             return masks.ones_like(point.variables["params"])
+        ticket, keys = self._parent(trial, in_memory), Keys.of(trial.seed)
+        return draw_mask(self._experiment, trial.level, ticket, point, keys, worst=worst)
+
+    def weights(
+        self, trial: Trial, point: RewindPoint, in_memory: Mapping[Trial, Ticket]
+    ) -> PyTree:
+        """Return the rewind point's variables, or the trained ones of the ticket that is pruned.
+
+        As `config.ladder.retrain` says (Renda et al. 2020). Trained variables, with the BatchNorm
+        statistics of the end of training, are those of the level before or, where all levels prune
+        the dense network, of level 0; the mask of that ticket has left zeros in them.
+        """
+        if trial.level == 0 or self._experiment.config.ladder.retrain == "weights":
+            return point.variables
+        return self._parent(trial, in_memory).trained_variables
+
+    def _parent(self, trial: Trial, in_memory: Mapping[Trial, Ticket]) -> Ticket:
+        """Return the ticket whose mask is pruned for a trial."""
         from_before = self._experiment.config.ladder.draw in _FROM_LEVEL_BEFORE
         parent = self._store.trial(trial.seed, trial.level - 1 if from_before else 0)
-        ticket = in_memory.get(parent) or self._store.load_ticket(parent.ticket_dir)
-        keys = Keys.of(trial.seed)
-        return draw_mask(self._experiment, trial.level, ticket, point, keys, worst=worst)
+        return in_memory.get(parent) or self._store.load_ticket(parent.ticket_dir)
 
     def found_by(self, trial: Trial) -> dict[str, Any]:
         """Return this run's own data, optimizer and config."""
@@ -219,6 +240,12 @@ class TransferredLadder:
         layer, key = self._output_layer, Keys.of(trial.seed).score
         head = heads.subtree(point.variables["params"], layer)
         return heads.mask_for_new_head(mask, head, self._head_mask, key, layer=layer)
+
+    def weights(
+        self, trial: Trial, point: RewindPoint, in_memory: Mapping[Trial, Ticket]
+    ) -> PyTree:
+        """Return the variables of the rewind point."""
+        return point.variables
 
     def found_by(self, trial: Trial) -> dict[str, Any]:
         """Return what the source's ticket says of itself."""

@@ -23,7 +23,7 @@ from lottery_jax.training.state import TrainState
 class Recorder:
     """Measures, writes and checkpoints trials that train together.
 
-    What a row says is written before the checkpoint of the same step. Steps whose rows are there
+    Rows are written, and epochs kept, before the checkpoint of the same step. Steps whose rows are there
     already, on the way to a rewind point that has to be made again, are not recorded twice.
 
     Args:
@@ -108,9 +108,14 @@ class Recorder:
         for i, row in zip(new, rows, strict=True):
             self.epochs[i].append(row)
         self._store.write_rows(rows)
+        keep = _is_kept(report.epoch, train.keep_epochs)
         every = train.checkpoint_every_epochs
-        if every and report.epoch % every == 0 and not is_last:
+        checkpoint = every and report.epoch % every == 0 and not is_last
+        if keep or checkpoint:
             states = unstack(to_host(state), count, experiment.layout.stack_size)
+        if keep:
+            self._store.save_epochs([(self._trials[i], report.epoch, states[i]) for i in new])
+        if checkpoint:
             self._store.save_checkpoints([(self._trials[i], states[i], None) for i in new])
         metric = experiment.program.task.metric
         shown = ""
@@ -143,6 +148,15 @@ class Recorder:
             measured |= {f"val_{metric}": validation.accuracy, "val_loss": validation.loss}
         self._measured = (step, measured)
         return measured
+
+
+def _is_kept(epoch: int, keep_epochs: Sequence[int]) -> bool:
+    """Return whether weights are kept after an epoch.
+
+    >>> [epoch for epoch in range(1, 10) if _is_kept(epoch, (-4, 2))]
+    [2, 4, 8]
+    """
+    return epoch in keep_epochs or any(n < 0 and epoch % n == 0 for n in keep_epochs)
 
 
 def _name(trial: Trial) -> Row:

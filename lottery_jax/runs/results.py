@@ -37,6 +37,7 @@ def make_ticket(
     trial, config, dataset = result.pending.trial, experiment.config, experiment.dataset
     # Left out where it is the default: so the metadata of other tickets stay as they were.
     resize = {} if config.data.resize == "pad" else {"resize": config.data.resize}
+    retrain = config.ladder.retrain
     last = result.rows[-1]
     metric = f"test_{experiment.program.task.metric}"
     return Ticket(
@@ -62,6 +63,7 @@ def make_ticket(
                 "draw": config.ladder.draw,
                 "scores": config.ladder.scores,
                 "scope": config.ladder.scope,
+                **({} if retrain == "weights" else {"retrain": retrain}),
             },
             "rewind_step": rewind_step,
             "start_step": ticket.step,

@@ -203,6 +203,12 @@ class RunStore:
             with suppress(OSError):  # missing, or another control's checkpoint is still there
                 trial.checkpoint_dir.parent.rmdir()
 
+    @on_primary
+    def save_epochs(self, reached: Sequence[tuple[Trial, int, TrainState]]) -> None:
+        """Keep the weights of trials after an epoch; they stay when the trial is complete."""
+        for trial, epoch, state in reached:
+            tickets.save_epoch(trial.ticket_dir, epoch, state.params, state.batch_stats)
+
     def load_rewind_state(self, seed: int, template: TrainState) -> TrainState | None:
         """Return a seed's state at the rewind point as NumPy arrays; None before it is reached."""
         folder = rewind_dir(self._workdir, seed)

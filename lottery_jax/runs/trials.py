@@ -156,8 +156,9 @@ def _train_stacked(
     recorder = Recorder(experiment, store, trials, until)
     store.display.describe(_label(trials, masks.density(checkpoints[0].state.mask)))
     first_step = int(checkpoints[0].state.step)
-    if until == experiment.end_step:
-        store.display.skip(count * (first_step // program.steps_per_epoch))
+    if until >= experiment.end_step:
+        before = first_step - (until - experiment.end_step)  # steps that it does not train
+        store.display.skip(count * (before // program.steps_per_epoch))
 
     def stop_if_asked(state: TrainState, progress: EpochProgress) -> None:
         store.display.step_done()

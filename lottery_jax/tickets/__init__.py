@@ -9,6 +9,7 @@ safetensors); `load_ticket` reads both. `pytorch.py` imports and exports weights
 from __future__ import annotations
 
 from lottery_jax.tickets.compare import Comparison, Overlap, compare_tickets
+from lottery_jax.tickets.epochs import kept_epochs, load_epoch, save_epoch
 from lottery_jax.tickets.metadata import FORMAT_VERSION
 from lottery_jax.tickets.portable import is_portable, save_portable
 from lottery_jax.tickets.pytorch import export_pytorch, import_pytorch
@@ -25,9 +26,12 @@ __all__ = [
     "import_pytorch",
     "is_complete",
     "is_portable",
+    "kept_epochs",
+    "load_epoch",
     "load_ticket",
     "model_of",
     "read_metadata",
+    "save_epoch",
     "save_portable",
     "save_ticket",
     "tree_hash",

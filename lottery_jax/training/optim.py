@@ -123,6 +123,16 @@ def with_own_rate(optimizer: Optimizer) -> tuple[Optimizer, Schedule]:
     return optax.chain(optimizer, optax.scale(-1.0)), lambda step: jnp.ones((), jnp.float32)
 
 
+def hold_last(schedule: Schedule, end: int) -> Schedule:
+    """Return a schedule that from step `end` on keeps the rate of the last step before it.
+
+    >>> rate = hold_last(make_schedule("step", 1.0, steps_per_epoch=1, epochs=4, milestones=(3,)), 4)
+    >>> [round(float(rate(jnp.int32(s))), 3) for s in (0, 2, 3, 4, 9)]
+    [1.0, 1.0, 0.1, 0.1, 0.1]
+    """
+    return lambda step: schedule(jnp.minimum(step, end - 1))
+
+
 # Optax's own schedules are not used, because under `jit` in float32 they round differently: its
 # cosine and its linear warm-up differ from these formulas in the last bit at many steps, and its
 # step schedule differs from the third drop on. Runs that began with these formulas must end with
