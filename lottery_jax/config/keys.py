@@ -195,7 +195,7 @@ GROUPS: dict[str, dict[str, Key]] = {
     "Controls": {
         "controls": Key((), NAMES,
             "Tickets of the same density to compare with: reinit, shuffle_layers, shuffle_global, "
-            "random, random_preserved, init, dense_sign."),
+            "random, random_preserved, init, dense_sign, aligned, unaligned."),
         "control_levels": Key((), tuple_of(whole(1), distinct=True),
             "The levels that have controls. Empty: all but the dense network."),
     },

@@ -32,6 +32,19 @@ class UntrainedTicket(NamedTuple):
     step: int
 
 
+class OtherInitialisation(NamedTuple):
+    """Another network of the seed, with other initial weights, for controls that put masks on it.
+
+    Attributes:
+        variables: its variables at the rewind point.
+        align: from a mask of the winning ticket's network to the same mask with its units permuted
+            to match this network's.
+    """
+
+    variables: PyTree
+    align: Callable[[PyTree], PyTree]
+
+
 class ControlInputs(NamedTuple):
     """Everything besides the winning ticket that a control may use.
 
@@ -40,12 +53,14 @@ class ControlInputs(NamedTuple):
         initial: the variables of step 0 from which the winning ticket came.
         skip: names of layers that are never pruned.
         prunable: as in `masks.kernels`.
+        other: another initialisation, for `aligned` and `unaligned`; None for other controls.
     """
 
     init: Callable[[jax.Array], PyTree]
     initial: PyTree
     skip: Collection[str] = ()
     prunable: masks.Prunable = masks.is_kernel
+    other: OtherInitialisation | None = None
 
     def permute(self, mask: PyTree, key: jax.Array, scope: str) -> PyTree:
         """Return `masks.permute` of the layers that may be pruned."""
@@ -114,10 +129,25 @@ def dense_sign(start: UntrainedTicket, key: jax.Array, inputs: ControlInputs) ->
     return start._replace(variables={**start.variables, "params": params})
 
 
+def unaligned(start: UntrainedTicket, key: jax.Array, inputs: ControlInputs) -> UntrainedTicket:
+    """Return the winning mask on another initialisation, at its own rewind point (Adnan et al. 2025)."""
+    assert inputs.other is not None
+    return start._replace(variables=inputs.other.variables)
+
+
+def aligned(start: UntrainedTicket, key: jax.Array, inputs: ControlInputs) -> UntrainedTicket:
+    """Return `unaligned` with the units of the mask permuted to match (Adnan et al. 2025)."""
+    assert inputs.other is not None
+    return unaligned(start._replace(mask=inputs.other.align(start.mask)), key, inputs)
+
+
 # Names that a level's directory has for something else.
 _RESERVED = ("state", "ticket", "winning")
-# Controls that train the winner's weights, or their signs, from the rewind point on.
-FROM_REWIND_POINT = {"shuffle_layers", "shuffle_global", "dense_sign"}
+# Controls that train the weights of a rewind point, or their signs, from there on.
+FROM_REWIND_POINT = {"shuffle_layers", "shuffle_global", "dense_sign", "aligned", "unaligned"}
+# Controls on another initialisation; the first is also the name of that one's dense training.
+ALIGNED = "aligned"
+ON_OTHER_INITIALISATION = (ALIGNED, "unaligned")
 CONTROLS: dict[str, Control] = {
     "reinit": reinit,
     "shuffle_layers": shuffle_layers,
@@ -126,6 +156,8 @@ CONTROLS: dict[str, Control] = {
     "random_preserved": random_preserved,
     "init": init,
     "dense_sign": dense_sign,
+    ALIGNED: aligned,
+    "unaligned": unaligned,
 }
 
 

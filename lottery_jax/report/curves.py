@@ -25,6 +25,8 @@ LABELS = {
     "shuffle_global": "mask shuffled globally",
     "init": "same mask, weights of step 0",
     "dense_sign": "same mask, signs only",
+    "aligned": "mask aligned to other weights",
+    "unaligned": "same mask, other rewind point",
 }
 
 # (ladder.draw, ladder.scores) -> the name of the method.

@@ -9,8 +9,11 @@ import jax
 from ml_collections import ConfigDict
 
 from lottery_jax.errors import ConfigError, lookup
+from lottery_jax.models import MODELS
+from lottery_jax.models.network import Network
 from lottery_jax.pruning import masks
-from lottery_jax.pruning.controls import CONTROLS
+from lottery_jax.pruning.controls import ALIGNED, CONTROLS
+from lottery_jax.pruning.permutations import check_symmetry, find_symmetry
 from lottery_jax.pruning.schedule import KeptCounts, kept_at_level
 from lottery_jax.pruning.scores import GLOBAL_ONLY, SCORES, USES_DATA
 from lottery_jax.system import host
@@ -30,6 +33,23 @@ def check_choices(config: ConfigDict) -> None:
         )
     for name in config.controls:
         lookup(CONTROLS, name, "config.controls")
+    if "unaligned" in config.controls and ALIGNED not in config.controls:
+        raise ConfigError(
+            "config.controls: 'unaligned' puts masks on the other initialisation that 'aligned' "
+            "trains; add 'aligned'"
+        )
+
+
+def check_alignment(config: ConfigDict, network: Network) -> None:
+    """Check that it is known which units the control `aligned` may permute, if there is one."""
+    if ALIGNED not in config.controls:
+        return
+    try:
+        symmetry = find_symmetry(network)
+        if config.model.name not in MODELS:  # tests have checked those
+            check_symmetry(network, symmetry)
+    except ConfigError as error:
+        raise ConfigError(f"config.controls: 'aligned': {error}") from error
 
 
 def check_steps(config: ConfigDict, steps_per_epoch: int, rewind_step: int, end_step: int) -> None:

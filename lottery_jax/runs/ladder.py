@@ -34,8 +34,16 @@ from lottery_jax.errors import ConfigError
 from lottery_jax.models.network import Network
 from lottery_jax.parallel import multihost
 from lottery_jax.parallel.mesh import find_devices
-from lottery_jax.pruning.controls import CONTROLS, FROM_REWIND_POINT, ControlInputs, UntrainedTicket
+from lottery_jax.pruning.controls import (
+    CONTROLS,
+    FROM_REWIND_POINT,
+    ON_OTHER_INITIALISATION,
+    ControlInputs,
+    OtherInitialisation,
+    UntrainedTicket,
+)
 from lottery_jax.runs import results
+from lottery_jax.runs.alignment import with_others
 from lottery_jax.runs.directory import Row, Trial
 from lottery_jax.runs.experiment import Experiment, make_experiment
 from lottery_jax.runs.origins import Origin, RewindPoint, make_origin
@@ -115,7 +123,7 @@ def run_levels(
     incomplete = store.incomplete(seeds)
     if not incomplete:
         return
-    points = origin.rewind_points(seeds)
+    points = with_others(experiment, store, origin.rewind_points(seeds))
     winners: dict[Trial, Ticket] = {}  # of the level before, to draw the next one from
     for level in range(experiment.config.ladder.levels + 1):
         trials = [trial for trial in incomplete if trial.level == level]
@@ -170,14 +178,17 @@ def _begin(
 ) -> PendingTrial:
     """Return how a trial of a level begins, given the start of its winning ticket."""
     restore = experiment.config.ladder.optimizer_state == "restored"
-    if trial.control != WINNING:
-        control = apply_control(experiment, origin, trial, start, point)
-        from_rewind_point = trial.control in FROM_REWIND_POINT
-        return PendingTrial(trial, control, point.state if restore and from_rewind_point else None)
-    if trial.level == 0 and point.state is not None:
+    is_dense = trial.level == 0
+    if trial.control != WINNING and not is_dense:
+        start = apply_control(experiment, origin, trial, start, point)
+        restore = restore and trial.control in FROM_REWIND_POINT
+    if trial.control in ON_OTHER_INITIALISATION and point.other:
+        point = point.other
+    if is_dense and point.state is not None:
         # The dense network continues from the rewind point as if it had not stopped there, but for
         # the mean loss of an epoch in which the rewind point lies.
-        return PendingTrial(trial, start._replace(step=experiment.rewind_step), point.state)
+        start = UntrainedTicket(start.mask, point.variables, experiment.rewind_step)
+        return PendingTrial(trial, start, point.state)
     return PendingTrial(trial, start, point.state if restore else None)
 
 
@@ -190,7 +201,10 @@ def apply_control(
     """
     key = jax.random.fold_in(Keys.of(trial.seed).control, trial.level)
     key = jax.random.fold_in(key, zlib.crc32(trial.control.encode()))
-    inputs = ControlInputs(experiment.init, point.initial, origin.skip)
+    other = None
+    if point.other and point.align:
+        other = OtherInitialisation(point.other.variables, point.align)
+    inputs = ControlInputs(experiment.init, point.initial, origin.skip, other=other)
     return CONTROLS[trial.control](start, key, inputs)
 
 

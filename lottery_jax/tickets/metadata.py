@@ -141,7 +141,8 @@ KEYS = {
     "level": Key("the level of the ladder, from 0, the unpruned network", "integer", _RUN, "level"),
     "control": Key("`winning`, or the name of the control", "text", _RUN, "control"),
     "rewind_step": Key("the rewind point of the ladder. Winning tickets and the controls shuffle_layers, "
-                       "shuffle_global and dense_sign start from its weights; the others do not",
+                       "shuffle_global and dense_sign start from its weights, aligned and unaligned from "
+                       "those of another initialisation at that step; the others do not",
                        "integer", _RUN, "rewind step"),
     "start_step": Key("the step of the schedule at which training began: 0 for controls with new or "
                       "initial weights and with `ladder.schedule=restart`; the target's rewind step "

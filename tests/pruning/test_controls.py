@@ -5,7 +5,12 @@ import numpy as np
 import pytest
 
 from lottery_jax.pruning import masks, scores
-from lottery_jax.pruning.controls import CONTROLS, ControlInputs, UntrainedTicket
+from lottery_jax.pruning.controls import (
+    CONTROLS,
+    ControlInputs,
+    OtherInitialisation,
+    UntrainedTicket,
+)
 from tests.helpers import assert_same
 
 SIZES = {"conv": (3, 3, 2, 40), "dense": (50, 60), "head": (60, 10)}
@@ -38,8 +43,16 @@ def winner():
     return UntrainedTicket(mask, variables, 17)
 
 
+def rotated(mask):
+    """A mask whose units have changed places, as `aligned` is given them."""
+    return masks.with_kernels(
+        mask, {name: np.roll(kernel, 3, -1) for name, kernel in masks.kernels(mask).items()}
+    )
+
+
 INITIAL = draw(2)
-# name -> (mask: same, in layers or anywhere; weights: rewind, new, initial or signs)
+OTHER = OtherInitialisation(draw(3), rotated)
+# name -> (mask: same, in layers or anywhere; weights: rewind, new, initial, signs or other)
 WHAT = {
     "reinit": ("same", "new"),
     "shuffle_layers": ("layers", "rewind"),
@@ -48,6 +61,8 @@ WHAT = {
     "random_preserved": ("layers", "new"),
     "init": ("same", "initial"),
     "dense_sign": ("same", "signs"),
+    "aligned": ("layers", "other"),
+    "unaligned": ("same", "other"),
 }
 
 
@@ -59,7 +74,7 @@ def test_the_table_has_every_control():
 def test_a_control_keeps_the_count_and_changes_what_it_says(name, winner):
     where, weights = WHAT[name]
     before = jax.tree.map(np.copy, winner)
-    control = CONTROLS[name](winner, KEY, ControlInputs(init, INITIAL))
+    control = CONTROLS[name](winner, KEY, ControlInputs(init, INITIAL, other=OTHER))
     assert_same(winner, before)  # nothing is changed in place
     assert masks.counts(control.mask) == masks.counts(winner.mask)
     if where == "same":
@@ -76,7 +91,11 @@ def test_a_control_keeps_the_count_and_changes_what_it_says(name, winner):
         assert_same(control.variables, winner.variables)
     if weights == "initial":
         assert_same(control.variables, INITIAL)
-    assert control.step == (17 if weights in ("rewind", "signs") else 0)
+    if weights == "other":
+        assert_same(control.variables, OTHER.variables)
+    if name == "aligned":
+        assert_same(control.mask, rotated(winner.mask))
+    assert control.step == (17 if weights in ("rewind", "signs", "other") else 0)
     for layer, kernel in masks.kernels(control.variables["params"]).items():
         # No weight at the mask's places is a zero left over from the old mask.
         assert (kernel[masks.kernels(control.mask)[layer]] != 0).all()
