@@ -208,6 +208,10 @@ GROUPS: dict[str, dict[str, Key]] = {
             "source's, auto draws it anew where the classes differ."),
         "transfer.head_mask": Key("dense", one_of("dense", "density"),
             "The mask of a new output layer: dense (unpruned), or at the density of the old one."),
+        "transfer.align": Key(False, BOOL,
+            "Whether the source's masks are put on this run's own initialisations, their units "
+            "permuted to match. The weights are then this run's, and so is the output layer.",
+            added_later=True),
         "transfer.sources": Key((), NAMES,
             "The data sets of a transfer matrix whose tickets are found and trained on all "
             "targets."),

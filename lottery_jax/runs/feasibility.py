@@ -38,18 +38,28 @@ def check_choices(config: ConfigDict) -> None:
             "config.controls: 'unaligned' puts masks on the other initialisation that 'aligned' "
             "trains; add 'aligned'"
         )
+    if config.transfer.align and not config.source:
+        raise ConfigError(
+            "config.transfer.align: name the run whose masks it aligns, in config.source"
+        )
+    if config.transfer.align and ALIGNED in config.controls:
+        raise ConfigError(
+            "config.controls: with config.transfer.align the other initialisation of 'aligned' is "
+            "the run's own; leave 'aligned' out"
+        )
 
 
 def check_alignment(config: ConfigDict, network: Network) -> None:
-    """Check that it is known which units the control `aligned` may permute, if there is one."""
-    if ALIGNED not in config.controls:
+    """Check that it is known which units may be permuted, if masks are to be aligned."""
+    if ALIGNED not in config.controls and not config.transfer.align:
         return
+    key = "config.transfer.align" if config.transfer.align else "config.controls: 'aligned'"
     try:
         symmetry = find_symmetry(network)
         if config.model.name not in MODELS:  # tests have checked those
             check_symmetry(network, symmetry)
     except ConfigError as error:
-        raise ConfigError(f"config.controls: 'aligned': {error}") from error
+        raise ConfigError(f"{key}: {error}") from error
 
 
 def check_steps(config: ConfigDict, steps_per_epoch: int, rewind_step: int, end_step: int) -> None:

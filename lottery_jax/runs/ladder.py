@@ -43,10 +43,10 @@ from lottery_jax.pruning.controls import (
     UntrainedTicket,
 )
 from lottery_jax.runs import results
-from lottery_jax.runs.alignment import with_others
+from lottery_jax.runs.alignment import make_origin, with_others
 from lottery_jax.runs.directory import Row, Trial
 from lottery_jax.runs.experiment import Experiment, make_experiment
-from lottery_jax.runs.origins import Origin, RewindPoint, make_origin
+from lottery_jax.runs.origins import Origin, RewindPoint
 from lottery_jax.runs.parts import Parts, with_names
 from lottery_jax.runs.record import check_workdir, versions
 from lottery_jax.runs.store import RunStore, finished_rows

@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 
 from lottery_jax.config import validate
+from lottery_jax.datasets import write_npz
 from lottery_jax.errors import ConfigError
 from lottery_jax.models import networks
 from lottery_jax.parallel.mesh import to_host, to_mesh
 from lottery_jax.pruning import masks
 from lottery_jax.pruning.controls import UntrainedTicket
 from lottery_jax.pruning.permutations import find_symmetry, permute
-from lottery_jax.runs import alignment, directory, experiment
+from lottery_jax.runs import alignment, directory, experiment, record
 from lottery_jax.runs.alignment import match_networks
 from lottery_jax.runs.ladder import run_ladder
 from lottery_jax.runs.trials import Keys
@@ -86,7 +87,7 @@ def test_masks_are_permuted_as_the_dense_networks_match(config, workdir):
             for a, b in zip(masks.kernels(own.params).values(), masks.kernels(other.params).values(),
                             strict=True)
         )  # fmt: skip
-        match = match_networks(setup, network, own.trained_variables, other.trained_variables, seed)
+        match = match_networks(setup, own.trained_variables, other.trained_variables, seed)
         assert any(np.any(order != np.arange(len(order))) for order in match.values())
         for level in (1, 2):
             winner, aligned, unaligned = (
@@ -165,6 +166,40 @@ def test_restored_optimizer_state_is_that_of_the_other_rewind_point(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("data, classes", [("digits_b", 10), ("four", 4)])
+def test_a_transfer_aligns_the_sources_masks_with_its_own_weights(workdir, tmp_path, data, classes):
+    """Other data and another number of classes are allowed; what is lost is made again."""
+    rng = np.random.default_rng(0)
+    arrays = {f"y_{split}": np.arange(count) % 4 for split, count in (("train", 300), ("test", 80))}
+    for split in ("train", "test"):
+        shape = (len(arrays[f"y_{split}"]), 8, 8, 1)
+        arrays[f"x_{split}"] = rng.integers(0, 255, shape, dtype=np.uint8)
+    write_npz(tmp_path / "four.npz", arrays)
+    config = make_config(
+        source=str(workdir), seeds=(4,), controls=(),
+        **{"transfer.align": True, "data.name": data, "data.dir": str(tmp_path)},
+    )  # fmt: skip
+    run(config, tmp_path / "run")
+    config = record.read_config(tmp_path / "run")
+    setup = experiment.set_up(config, jax.devices()[:1])
+    own, theirs = load(tmp_path / "run", 4, 0), load(workdir, 4, 0)
+    assert tree_hash(own.params["dense1"]) != tree_hash(theirs.params["dense1"])
+    match = match_networks(setup, theirs.trained_variables, own.trained_variables, 4)
+    for level in (1, 2):
+        ticket, source = load(tmp_path / "run", 4, level), load(workdir, 4, level)
+        permuted = permute(source.mask, find_symmetry(setup.program.network), match)
+        for layer in ("dense1", "dense2", *(("head",) if classes == 10 else ())):
+            assert_same(ticket.mask[layer], permuted[layer])
+        assert_same(ticket.params, jax.device_get(masks.apply(ticket.mask, own.params)))
+        assert ticket.metadata["found_by"]["data"] == "digits"
+    before = hashes(config, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "seed_4" / "level_02" / "ticket")
+    shutil.rmtree(tmp_path / "run" / "seed_4" / "level_00" / "ticket")
+    run(config, tmp_path / "run")
+    assert hashes(config, tmp_path / "run") == before
+
+
+@pytest.mark.slow
 def test_two_processes_align_as_one(tmp_path, cache):
     overrides = {"model.width": 0.1, "controls": "aligned,unaligned", "ladder.levels": 1,
                  "train.epochs": 2, "seeds": "0"}  # fmt: skip
@@ -179,7 +214,11 @@ def test_two_processes_align_as_one(tmp_path, cache):
             np.testing.assert_allclose(x, y, atol=1e-4)
 
 
-def test_what_can_not_be_aligned_is_refused_at_once(tmp_path):
+def test_what_can_not_be_aligned_is_refused_at_once(workdir, tmp_path):
+    with pytest.raises(ConfigError, match=r"config.transfer.align: name the run"):
+        run(make_config(controls=(), **{"transfer.align": True}), tmp_path / "run")
+    with pytest.raises(ConfigError, match="leave 'aligned' out"):
+        run(make_config(source=str(workdir), **{"transfer.align": True}), tmp_path / "run")
     with pytest.raises(ConfigError, match="'unaligned' puts masks on .* add 'aligned'"):
         run(make_config(controls=("unaligned",)), tmp_path / "run")
     with pytest.raises(ConfigError, match=r"config.controls: 'aligned': no permutation symmetry"):
