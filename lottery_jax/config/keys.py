@@ -212,8 +212,9 @@ GROUPS: dict[str, dict[str, Key]] = {
     "Controls": {
         "controls": Key((), NAMES,
             "Tickets of the same density to compare with: reinit, shuffle_layers, shuffle_global, "
-            "random, random_preserved, init, dense_sign; noise (1 sigma of each layer on the "
-            "winner's start, or noise_0.5, noise_3, ...), resample (weights drawn from the layer's "
+            "random, random_preserved, init, dense_sign; aligned (the mask on another initialisation, "
+            "its units matched) and unaligned (the same, not matched); noise (1 sigma of each layer on "
+            "the winner's start, or noise_0.5, noise_3, ...), resample (weights drawn from the layer's "
             "survivors), rescaled (reinit, scaled for the density), invert (the worst-ranked "
             "weights), smart_ratio (random within layers, at layer ratios set by hand). "
             "replayed_random is a mistake of a replication, only to compare with its figures."),
@@ -229,6 +230,10 @@ GROUPS: dict[str, dict[str, Key]] = {
             "source's, auto draws it anew where the classes differ."),
         "transfer.head_mask": Key("dense", one_of("dense", "density"),
             "The mask of a new output layer: dense (unpruned), or at the density of the old one."),
+        "transfer.align": Key(False, BOOL,
+            "Whether the source's masks are put on this run's own initialisations, their units "
+            "permuted to match. The weights are then this run's, and so is the output layer.",
+            added_later=True),
         "transfer.sources": Key((), NAMES,
             "The data sets of a transfer matrix whose tickets are found and trained on all "
             "targets."),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from typing import Any, Protocol
 
@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from jax.tree_util import keystr, tree_map_with_path
 
 from lottery_jax import leaves
+from lottery_jax.models.wiring import Wiring, chain
 from lottery_jax.system import settings
 from lottery_jax.types import PyTree
 
@@ -111,6 +112,24 @@ class Network(Protocol):
         """
 
 
+class WiredNetwork(Network, Protocol):
+    """A `Network` whose hidden units can be matched with those of another of its kind."""
+
+    def wiring(self) -> Wiring:
+        """Return the wiring that the module declares, or else that of a chain of its layers."""
+
+    def layer_inputs(
+        self, params: PyTree, batch_stats: PyTree, inputs: jax.Array
+    ) -> dict[str, jax.Array]:
+        """Return what each layer with prunable weights reads in evaluation mode, by its name.
+
+        Args:
+            params: the weights.
+            batch_stats: the statistics.
+            inputs: `[batch, ...]`, as `apply_eval` takes them.
+        """
+
+
 @dataclasses.dataclass(frozen=True)
 class LinenNetwork:
     """A Linen module as a `Network`.
@@ -159,14 +178,7 @@ class LinenNetwork:
     @settings.fixed()
     def layer_names(self) -> list[str]:
         """Return the names of the layers that have a kernel, from the input to the output."""
-        order: list[str] = []
-
-        def record() -> None:
-            # Here the dicts still have the order in which the layers were called; a JAX function
-            # returns them sorted by name.
-            order.extend(self._kernels_of(self.init(jax.random.key(0))["params"], ""))
-
-        jax.eval_shape(record)
+        order = [path for path, leaf in self._called_leaves() if self.is_prunable(path, leaf)]
         names = leaves.layers_by_path(self.abstract_variables()["params"], self.is_prunable)
         if sorted(order) != sorted(names):
             raise RuntimeError(
@@ -174,14 +186,28 @@ class LinenNetwork:
             )
         return [names[path] for path in order]
 
-    def _kernels_of(self, tree: dict[str, Any], prefix: str) -> list[str]:
-        names = []
-        for name, value in tree.items():
-            if isinstance(value, dict):
-                names += self._kernels_of(value, f"{prefix}{name}/")
-            elif self.is_prunable(f"{prefix}{name}", value):
-                names.append(f"{prefix}{name}")
-        return names
+    def _called_leaves(self) -> list[tuple[str, Any]]:
+        """Return the path and the shape of each array of the params, in the order of calls."""
+        found: list[tuple[str, Any]] = []
+
+        def record() -> None:
+            # Here the dicts still have the order in which the layers were called; a JAX function
+            # returns them sorted by name.
+            found.extend(_leaves_of(self.init(jax.random.key(0))["params"], ""))
+
+        jax.eval_shape(record)
+        return found
+
+    @settings.fixed()
+    def wiring(self) -> Wiring:
+        """Return what the module's method `wiring` says; without one, that of a chain of layers."""
+        if declared := getattr(self.module, "wiring", None):
+            return declared()
+        modules: dict[str, bool] = {}
+        for path, leaf in self._called_leaves():
+            module = path.rpartition("/")[0] or path
+            modules[module] = modules.get(module, False) or self.is_prunable(path, leaf)
+        return chain(modules.items())
 
     def is_prunable(self, path: str, leaf: Any) -> bool:
         """Return whether the leaf is a kernel."""
@@ -214,6 +240,21 @@ class LinenNetwork:
         with hook:
             outputs: Any = self.module.apply(variables, inputs, **self._mode(train=False))
         return outputs
+
+    def layer_inputs(
+        self, params: PyTree, batch_stats: PyTree, inputs: jax.Array
+    ) -> dict[str, jax.Array]:
+        """Return what each layer with a kernel reads in evaluation mode."""
+        read: dict[str, jax.Array] = {}
+
+        def intercept(call: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
+            if _has_kernel(context):
+                read["/".join(context.module.path)] = args[0]
+            return call(*args, **kwargs)
+
+        with nn.intercept_methods(intercept):
+            self.apply_eval(params, batch_stats, inputs)
+        return read
 
     def with_dtype(self, dtype: Any) -> LinenNetwork:
         """Return the network that computes in another dtype."""
@@ -259,10 +300,23 @@ def _after_kernels(function: Callable[[jax.Array], jax.Array]) -> Callable[..., 
         call: Callable[..., Any], args: Any, kwargs: Any, context: nn.module.InterceptorContext
     ) -> Any:
         y = call(*args, **kwargs)
-        has_kernel = any(context.module.has_variable("params", n) for n in leaves.WEIGHT_NAMES)
-        return function(y) if has_kernel and context.method_name == "__call__" else y
+        return function(y) if _has_kernel(context) else y
 
     return intercept
+
+
+def _has_kernel(context: nn.module.InterceptorContext) -> bool:
+    """Return whether a call is that of a layer with a kernel of its own."""
+    has_kernel = any(context.module.has_variable("params", n) for n in leaves.WEIGHT_NAMES)
+    return has_kernel and context.method_name == "__call__"
+
+
+def _leaves_of(tree: dict[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            yield from _leaves_of(value, f"{prefix}{name}/")
+        else:
+            yield f"{prefix}{name}", value
 
 
 def as_network(

@@ -14,6 +14,7 @@ from flax import nnx
 
 from lottery_jax import leaves
 from lottery_jax.models.network import mask_as_variables
+from lottery_jax.models.wiring import Wiring, chain
 from lottery_jax.system import settings
 from lottery_jax.types import PyTree
 
@@ -68,9 +69,13 @@ class NNXNetwork:
         Raises:
             ValueError: the network does not take examples of `input_shape`.
         """
+        return self._called(self._layers_of)
+
+    def _called(self, modules_of: Callable[[nnx.Module], dict[str, nnx.Module]]) -> list[str]:
+        """Return the names of these modules in the order in which they are called."""
         order: list[str] = []
 
-        def note(name: str, y: jax.Array) -> jax.Array:
+        def note(name: str, x: jax.Array, y: jax.Array) -> jax.Array:
             order.append(name)
             return y
 
@@ -78,7 +83,7 @@ class NNXNetwork:
             module = self.make(nnx.Rngs(jax.random.key(0)))
             module.eval()
             example: Any = jnp.zeros((1, *self.input_shape), self.input_dtype)
-            with _after_layers(self._layers_of(module), note):
+            with _around_layers(modules_of(module), note):
                 module(example)
 
         try:
@@ -86,6 +91,21 @@ class NNXNetwork:
         except TypeError as error:
             raise ValueError(str(error)) from error
         return list(dict.fromkeys(order))
+
+    @settings.fixed()
+    def wiring(self) -> Wiring:
+        """Return what the module's method `wiring` says; without one, that of a chain of layers."""
+        found: list[Wiring] = []
+
+        def ask() -> None:
+            if declared := getattr(self.make(nnx.Rngs(jax.random.key(0))), "wiring", None):
+                found.append(declared())
+
+        jax.eval_shape(ask)
+        if found:
+            return found[0]
+        kernels = set(self.layer_names())
+        return chain((name, name in kernels) for name in self._called(_with_params))
 
     def _layers_of(self, module: nnx.Module) -> dict[str, nnx.Module]:
         """Return the modules that have a prunable weight of their own, by the name of the layer."""
@@ -124,9 +144,25 @@ class NNXNetwork:
         if after_layer is None:
             outputs: jax.Array = module(inputs)
             return outputs
-        with _after_layers(self._layers_of(module), lambda name, y: after_layer(y)):
+        with _around_layers(self._layers_of(module), lambda name, x, y: after_layer(y)):
             outputs = module(inputs)
         return outputs
+
+    def layer_inputs(
+        self, params: PyTree, batch_stats: PyTree, inputs: jax.Array
+    ) -> dict[str, jax.Array]:
+        """Return what each layer with a kernel reads in evaluation mode."""
+        module: Any = self._with(params, batch_stats, jax.random.key(0))
+        module.eval()
+        read: dict[str, jax.Array] = {}
+
+        def note(name: str, x: jax.Array, y: jax.Array) -> jax.Array:
+            read[name] = x
+            return y
+
+        with _around_layers(self._layers_of(module), note):
+            module(inputs)
+        return read
 
     def _with(self, params: PyTree, batch_stats: PyTree, key: jax.Array) -> nnx.Module:
         module = self.make(nnx.Rngs(key))
@@ -162,14 +198,23 @@ def _like(template: Mapping[Any, Any], tree: Mapping[str, Any]) -> dict[Any, Any
     }
 
 
-_hooks: list[dict[int, Callable[[jax.Array], jax.Array]]] = []
+def _with_params(module: nnx.Module) -> dict[str, nnx.Module]:
+    """Return the modules that have a parameter of their own, by their paths."""
+    return {
+        "/".join(map(str, path)): node
+        for path, node in nnx.iter_modules(module)
+        if any(isinstance(value, nnx.Param) for value in vars(node).values())
+    }
+
+
+_hooks: list[dict[int, Callable[[jax.Array, jax.Array], jax.Array]]] = []
 
 
 @contextlib.contextmanager
-def _after_layers(
-    layers: Mapping[str, nnx.Module], function: Callable[[str, jax.Array], jax.Array]
+def _around_layers(
+    layers: Mapping[str, nnx.Module], function: Callable[[str, jax.Array, jax.Array], jax.Array]
 ) -> Iterator[None]:
-    """Apply `function(name, output)` to the output of each of these modules within the block.
+    """Replace the output of each of these modules by `function(name, input, output)`.
 
     NNX has nothing to intercept calls with. So the modules, which the caller throws away, become
     objects of a subclass.
@@ -185,9 +230,9 @@ def _after_layers(
 
 @functools.cache
 def _hooked(kind: Any) -> Any:
-    """Return a subclass whose objects apply the hooks of `_after_layers`."""
+    """Return a subclass whose objects apply the hooks of `_around_layers`."""
 
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
-        return _hooks[-1][id(self)](kind.__call__(self, *args, **kwargs))
+        return _hooks[-1][id(self)](args[0], kind.__call__(self, *args, **kwargs))
 
     return type(kind.__name__, (kind,), {"__call__": call})

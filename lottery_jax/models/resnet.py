@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from lottery_jax.errors import lookup
 from lottery_jax.models.layers import BatchNorm, Conv
 from lottery_jax.models.scaling import scaled
+from lottery_jax.models.wiring import Wiring
 
 _INIT = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 # name -> (kernel size, stride); max-pooling follows that of ImageNet
@@ -103,6 +104,23 @@ class ResNet(nn.Module):
                 x = block(x, train=train)
         x = x.mean(axis=(1, 2))
         return nn.Dense(self.num_classes, kernel_init=_HEAD_INIT, dtype=self.dtype, name="head")(x)
+
+    @nn.nowrap
+    def wiring(self) -> Wiring:
+        """Return which units each layer reads and has; blocks share theirs up to a projection."""
+        wires = {"stem": ("", "stem"), "bn_stem": ("", "stem")}
+        stream, channels = "stem", self.stem_width
+        for i, stage in enumerate(self.stages, 1):
+            for j, layers in enumerate(stage, 1):
+                name, read = f"block{i}_{j}/", stream
+                if (i > 1 and j == 1) or layers[-1][1] != channels:
+                    stream, channels = f"{name}shortcut", layers[-1][1]
+                    wires |= {stream: (read, stream), f"{name}bn_shortcut": ("", stream)}
+                for k in range(1, len(layers) + 1):
+                    units = f"{name}conv{k}" if k < len(layers) else stream
+                    wires |= {f"{name}conv{k}": (read, units), f"{name}bn{k}": ("", units)}
+                    read = units
+        return wires | {"head": (stream, "")}
 
 
 def _build(

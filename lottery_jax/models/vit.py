@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from lottery_jax.models.layers import Conv
+from lottery_jax.models.wiring import Wiring
 
 _INIT = nn.initializers.truncated_normal(0.02)
 _EPSILON = 1e-6
@@ -111,6 +112,22 @@ class ViT(nn.Module):
             x = Block(self.heads, self.dtype, name=f"block{i + 1}")(x)
         x = nn.LayerNorm(epsilon=_EPSILON, dtype=self.dtype, name="norm")(x)[:, 0]
         return nn.Dense(self.num_classes, kernel_init=_INIT, dtype=self.dtype, name="head")(x)
+
+    @nn.nowrap
+    def wiring(self) -> Wiring:
+        """Return which units each layer reads and has.
+
+        The numbers of a token are one group in all blocks. Heads stay where they are: what is
+        within one is free up to any invertible matrix, so its numbers have no counterparts.
+        """
+        wires = dict.fromkeys(("patch_embed", "cls_token", "pos_embed", "norm"), ("", "token"))
+        for i in range(1, self.depth + 1):
+            block = f"block{i}/"
+            wires |= {f"{block}{name}": ("", "token") for name in ("norm1", "norm2")}
+            wires |= {f"{block}attn/qkv": ("token", ""), f"{block}attn/proj": ("", "token")}
+            wires |= {f"{block}fc1": ("token", f"{block}fc1")}
+            wires |= {f"{block}fc2": (f"{block}fc1", "token")}
+        return wires | {"head": ("token", "")}
 
 
 def _build(size: int, heads: int, depth: int, *, num_classes: int, width: float, dtype: Any) -> ViT:

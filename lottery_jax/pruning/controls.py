@@ -38,6 +38,19 @@ def _not_there() -> PyTree:
     raise ValueError("this control needs an input that a run provides: see ControlInputs")
 
 
+class OtherInitialisation(NamedTuple):
+    """Another network of the seed, with other initial weights, for controls that put masks on it.
+
+    Attributes:
+        variables: its variables at the rewind point.
+        align: from a mask of the winning ticket's network to the same mask with its units permuted
+            to match this network's.
+    """
+
+    variables: PyTree
+    align: Callable[[PyTree], PyTree]
+
+
 class ControlInputs(NamedTuple):
     """Everything besides the winning ticket that a control may use.
 
@@ -54,6 +67,7 @@ class ControlInputs(NamedTuple):
             those with the lowest scores.
         before: returns the trained variables of the winning ticket of the level before, which are
             0 where that ticket is pruned.
+        other: another initialisation, for `aligned` and `unaligned`; None for other controls.
     """
 
     init: Callable[[jax.Array], PyTree]
@@ -63,6 +77,7 @@ class ControlInputs(NamedTuple):
     layers: Sequence[str] = ()
     worst: Callable[[], PyTree] = _not_there
     before: Callable[[], PyTree] = _not_there
+    other: OtherInitialisation | None = None
 
     def permute(self, mask: PyTree, key: jax.Array, scope: str) -> PyTree:
         """Return `masks.permute` of the layers that may be pruned."""
@@ -244,6 +259,18 @@ def _host_rng(key: jax.Array) -> np.random.Generator:
     return np.random.default_rng(np.asarray(jax.random.key_data(key)))
 
 
+def unaligned(start: UntrainedTicket, key: jax.Array, inputs: ControlInputs) -> UntrainedTicket:
+    """Return the winning mask on another initialisation, at its own rewind point (Adnan et al. 2025)."""
+    assert inputs.other is not None
+    return start._replace(variables=inputs.other.variables)
+
+
+def aligned(start: UntrainedTicket, key: jax.Array, inputs: ControlInputs) -> UntrainedTicket:
+    """Return `unaligned` with the units of the mask permuted to match (Adnan et al. 2025)."""
+    assert inputs.other is not None
+    return unaligned(start._replace(mask=inputs.other.align(start.mask)), key, inputs)
+
+
 # Names that a level's directory has for something else.
 _RESERVED = ("epochs", "state", "ticket", "winning")
 # Controls that train from the rewind point on.
@@ -256,7 +283,12 @@ FROM_REWIND_POINT = {
     "invert",
     "smart_ratio",
     "replayed_random",
+    "aligned",
+    "unaligned",
 }
+# Controls on another initialisation; the first is also the name of that one's dense training.
+ALIGNED = "aligned"
+ON_OTHER_INITIALISATION = (ALIGNED, "unaligned")
 CONTROLS: dict[str, Control] = {
     "reinit": reinit,
     "shuffle_layers": shuffle_layers,
@@ -271,6 +303,8 @@ CONTROLS: dict[str, Control] = {
     "invert": invert,
     "smart_ratio": smart_ratio,
     "replayed_random": replayed_random,
+    ALIGNED: aligned,
+    "unaligned": unaligned,
 }
 # `noise_0.5`: the control `noise` with half a sigma.
 _NOISE = re.compile(r"noise_(\d{1,4}(?:\.\d{1,6})?)")

@@ -32,6 +32,8 @@ LABELS = {
     "invert": "worst-ranked weights",
     "smart_ratio": "random mask, smart ratios",
     "replayed_random": "replay of a mistake: trained weights, mask shuffled",
+    "aligned": "mask aligned to other weights",
+    "unaligned": "same mask, other rewind point",
 }
 
 # (ladder.draw, ladder.scores) -> the name of the method.

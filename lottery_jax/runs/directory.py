@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from lottery_jax import tickets
 from lottery_jax.curve import ACCURACY, CURVE_COLUMNS, WINNING, metric_of
+from lottery_jax.pruning.controls import ALIGNED
 from lottery_jax.runs import metrics
 from lottery_jax.system import locks
 from lottery_jax.system.files import remove, temporary_in
@@ -51,20 +52,27 @@ def level_dir(workdir: Path, seed: int, level: int) -> Path:
     return workdir / f"seed_{seed}" / f"level_{level:02d}"
 
 
-def rewind_dir(workdir: Path, seed: int) -> Path:
-    """Return the directory of a seed's state at the rewind point."""
-    return workdir / f"seed_{seed}" / "rewind"
+def rewind_dir(workdir: Path, seed: int, control: str = WINNING) -> Path:
+    """Return the directory of a seed's state at the rewind point, or of another initialisation's."""
+    name = "rewind" if control == WINNING else f"rewind_{control}"
+    return workdir / f"seed_{seed}" / name
 
 
 def list_trials(config: ConfigDict, workdir: Path) -> list[Trial]:
     """Return all trials of a run, in the order in which they are trained."""
-    with_controls = config.control_levels or range(1, config.ladder.levels + 1)
     return [
         Trial(workdir, seed, level, control)
         for seed in config.seeds
         for level in range(config.ladder.levels + 1)
-        for control in (WINNING, *(config.controls if level in with_controls else ()))
+        for control in (WINNING, *_controls_at(config, level))
     ]
+
+
+def _controls_at(config: ConfigDict, level: int) -> tuple[str, ...]:
+    """Return the controls of a level; at level 0 the dense training that `aligned` needs."""
+    if level == 0:
+        return (ALIGNED,) if ALIGNED in config.controls else ()
+    return tuple(config.controls) if level in (config.control_levels or (level,)) else ()
 
 
 def is_finished(workdir: Path, config: ConfigDict) -> bool:

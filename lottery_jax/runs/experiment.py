@@ -159,6 +159,7 @@ def make_experiment(
     if config.model.name not in MODELS or task != CLASSIFICATION:
         parts.check_fit(network, task, dataset, config.model.name, config.ladder.scores)
     layers = _layers_of(network, config)
+    feasibility.check_alignment(config, network)
     in_memory = not isinstance(dataset, Stream)
     fully_connected = config.model.name in FULLY_CONNECTED
     layout = choose_layout(

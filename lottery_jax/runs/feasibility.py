@@ -9,8 +9,11 @@ import jax
 from ml_collections import ConfigDict
 
 from lottery_jax.errors import ConfigError, describe_unknown, lookup
+from lottery_jax.models import MODELS
+from lottery_jax.models.network import Network
 from lottery_jax.pruning import masks
-from lottery_jax.pruning.controls import CONTROLS, find_control, is_from_rewind_point
+from lottery_jax.pruning.controls import ALIGNED, CONTROLS, find_control, is_from_rewind_point
+from lottery_jax.pruning.permutations import check_symmetry, find_symmetry
 from lottery_jax.pruning.schedule import KeptCounts, kept_at_level
 from lottery_jax.pruning.scores import GLOBAL_ONLY, SCORES, USES_DATA
 from lottery_jax.system import host
@@ -49,6 +52,33 @@ def check_choices(config: ConfigDict) -> None:
         raise ConfigError(
             f"config.controls: invert keeps the lowest scores, but {why}; leave it out"
         )
+    if "unaligned" in config.controls and ALIGNED not in config.controls:
+        raise ConfigError(
+            "config.controls: 'unaligned' puts masks on the other initialisation that 'aligned' "
+            "trains; add 'aligned'"
+        )
+    if config.transfer.align and not config.source:
+        raise ConfigError(
+            "config.transfer.align: name the run whose masks it aligns, in config.source"
+        )
+    if config.transfer.align and ALIGNED in config.controls:
+        raise ConfigError(
+            "config.controls: with config.transfer.align the other initialisation of 'aligned' is "
+            "the run's own; leave 'aligned' out"
+        )
+
+
+def check_alignment(config: ConfigDict, network: Network) -> None:
+    """Check that it is known which units may be permuted, if masks are to be aligned."""
+    if ALIGNED not in config.controls and not config.transfer.align:
+        return
+    key = "config.transfer.align" if config.transfer.align else "config.controls: 'aligned'"
+    try:
+        symmetry = find_symmetry(network)
+        if config.model.name not in MODELS:  # tests have checked those
+            check_symmetry(network, symmetry)
+    except ConfigError as error:
+        raise ConfigError(f"{key}: {error}") from error
 
 
 def check_steps(config: ConfigDict, steps_per_epoch: int, rewind_step: int, end_step: int) -> None:

@@ -37,15 +37,18 @@ from lottery_jax.models.network import Network
 from lottery_jax.parallel import multihost
 from lottery_jax.parallel.mesh import find_devices
 from lottery_jax.pruning.controls import (
+    ON_OTHER_INITIALISATION,
     ControlInputs,
+    OtherInitialisation,
     UntrainedTicket,
     find_control,
     is_from_rewind_point,
 )
 from lottery_jax.runs import results
+from lottery_jax.runs.alignment import make_origin, with_others
 from lottery_jax.runs.directory import Row, Trial
 from lottery_jax.runs.experiment import Experiment, make_experiment
-from lottery_jax.runs.origins import Origin, RewindPoint, make_origin
+from lottery_jax.runs.origins import Origin, RewindPoint
 from lottery_jax.runs.parts import Parts, with_names
 from lottery_jax.runs.record import check_workdir, versions
 from lottery_jax.runs.store import RunStore, finished_rows
@@ -123,7 +126,7 @@ def run_levels(
     incomplete = store.incomplete(seeds)
     if not incomplete:
         return
-    points = origin.rewind_points(seeds)
+    points = with_others(experiment, store, origin.rewind_points(seeds))
     winners: dict[Trial, Ticket] = {}  # of the level before, to draw the next one from
     for level in range(experiment.config.ladder.levels + 1):
         trials = [trial for trial in incomplete if trial.level == level]
@@ -169,6 +172,7 @@ def draw_level(
                 if complete
                 else origin.mask(winner, point, winners)
             )
+        other = point.other
         variables = origin.weights(winner, point, winners)
         start = UntrainedTicket(masks[winner], variables, experiment.start_of(trial.level))
         inputs = ControlInputs(
@@ -178,6 +182,9 @@ def draw_level(
             layers=experiment.layers,
             worst=partial(origin.mask, winner, point, winners, worst=True),
             before=partial(_trained_before, store, winner, winners),
+            other=OtherInitialisation(other.variables, point.align)
+            if other and point.align
+            else None,
         )
         each = _begin(experiment, trial, start, point, inputs)
         if warning := results.collapse_warning(each.ticket.mask):
@@ -201,14 +208,17 @@ def _begin(
 ) -> PendingTrial:
     """Return how a trial of a level begins, given the start of its winning ticket."""
     restore = experiment.config.ladder.optimizer_state == "restored"
-    if trial.control != WINNING:
-        control = apply_control(trial, start, inputs)
+    is_dense = trial.level == 0
+    if trial.control != WINNING and not is_dense:
+        start = apply_control(trial, start, inputs)
         restore = restore and is_from_rewind_point(trial.control)
-        return PendingTrial(trial, control, point.state if restore else None)
-    if trial.level == 0 and point.state is not None:
+    if trial.control in ON_OTHER_INITIALISATION and point.other:
+        point = point.other
+    if is_dense and point.state is not None:
         # The dense network continues from the rewind point as if it had not stopped there, but for
         # the mean loss of an epoch in which the rewind point lies.
-        return PendingTrial(trial, start._replace(step=experiment.rewind_step), point.state)
+        start = UntrainedTicket(start.mask, point.variables, experiment.rewind_step)
+        return PendingTrial(trial, start, point.state)
     return PendingTrial(trial, start, point.state if restore else None)
 
 

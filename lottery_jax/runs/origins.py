@@ -6,7 +6,7 @@ run asks which one it is.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from functools import cache, partial
 from typing import Any, NamedTuple, Protocol
@@ -49,11 +49,15 @@ class RewindPoint(NamedTuple):
         variables: the dense weights and their BatchNorm statistics, as NumPy arrays.
         initial: the variables of step 0, as NumPy arrays.
         state: the whole state at the rewind step; None if the weights are another run's.
+        other: the rewind point of the seed's other initialisation, for controls on that one.
+        align: from a mask of the seed's own network to that of the other one.
     """
 
     variables: PyTree
     initial: PyTree
     state: TrainState | None
+    other: RewindPoint | None = None
+    align: Callable[[PyTree], PyTree] | None = None
 
 
 class Origin(Protocol):
@@ -116,37 +120,12 @@ class OwnLadder:
     def rewind_points(self, seeds: Sequence[int]) -> dict[int, RewindPoint]:
         """Train the dense networks to the rewind step, or load the states that are there."""
         experiment, store = self._experiment, self._store
-        initial, states, pending = {}, {}, []
-        for seed in seeds:
-            variables = jax.device_get(experiment.init(Keys.of(seed).init))
-            start = UntrainedTicket(masks.ones_like(variables["params"]), variables, 0)
-            template = init_state(experiment.program.optimizer, start)
-            state = store.load_rewind_state(seed, template)
-            if state is None:
-                pending.append(PendingTrial(store.trial(seed, 0), start))
-            else:
-                states[seed] = state
-            initial[seed] = variables
-        failures = []
-        with closing(train_trials(experiment, store, pending, experiment.rewind_step)) as groups:
-            for trained in groups:
-                reached = [(result.pending.trial, result.state) for result in trained]
-                try:
-                    store.save_rewind_states(reached)
-                except TrainingError as error:
-                    failures.append(error)
-                states |= {trial.seed: state for trial, state in reached}
-        if failures:
-            multihost.ending()
-            raise failures[0]
-        return {
-            seed: RewindPoint(
-                variables={"params": states[seed].params, "batch_stats": states[seed].batch_stats},
-                initial=initial[seed],
-                state=states[seed],
-            )
+        initial = {
+            store.trial(seed, 0): jax.device_get(experiment.init(Keys.of(seed).init))
             for seed in seeds
         }
+        points = reach_rewind_points(experiment, store, initial)
+        return {trial.seed: point for trial, point in points.items()}
 
     def mask(
         self,
@@ -189,6 +168,47 @@ class OwnLadder:
             "optimizer": self._experiment.optimizer_options,
             "config_fingerprint": configuration.fingerprint(config),
         }
+
+
+def reach_rewind_points(
+    experiment: Experiment, store: RunStore, initial: Mapping[Trial, PyTree]
+) -> dict[Trial, RewindPoint]:
+    """Train dense networks to the rewind step, or load the states that are there.
+
+    Args:
+        experiment: the run's experiment.
+        store: the run's store.
+        initial: the variables of step 0 for each dense trial, as NumPy arrays.
+    """
+    states, pending = {}, []
+    for trial, variables in initial.items():
+        start = UntrainedTicket(masks.ones_like(variables["params"]), variables, 0)
+        template = init_state(experiment.program.optimizer, start)
+        state = store.load_rewind_state(trial, template)
+        if state is None:
+            pending.append(PendingTrial(trial, start))
+        else:
+            states[trial] = state
+    failures = []
+    with closing(train_trials(experiment, store, pending, experiment.rewind_step)) as groups:
+        for trained in groups:
+            reached = [(result.pending.trial, result.state) for result in trained]
+            try:
+                store.save_rewind_states(reached)
+            except TrainingError as error:
+                failures.append(error)
+            states |= dict(reached)
+    if failures:
+        multihost.ending()
+        raise failures[0]
+    return {
+        trial: RewindPoint(
+            variables={"params": states[trial].params, "batch_stats": states[trial].batch_stats},
+            initial=variables,
+            state=states[trial],
+        )
+        for trial, variables in initial.items()
+    }
 
 
 class TransferredLadder:

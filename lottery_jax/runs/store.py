@@ -154,7 +154,8 @@ class RunStore:
             return True
         reached = latest_step(trial.checkpoint_dir)
         if row["level"] == 0:
-            reached = max(reached, latest_step(rewind_dir(self._workdir, trial.seed)))
+            folder = rewind_dir(self._workdir, trial.seed, trial.control)
+            reached = max(reached, latest_step(folder))
         return bool(row["step"] <= reached)
 
     def trial(self, seed: int, level: int, control: str = WINNING) -> Trial:
@@ -209,9 +210,12 @@ class RunStore:
         for trial, epoch, state in reached:
             tickets.save_epoch(trial.ticket_dir, epoch, state.params, state.batch_stats)
 
-    def load_rewind_state(self, seed: int, template: TrainState) -> TrainState | None:
-        """Return a seed's state at the rewind point as NumPy arrays; None before it is reached."""
-        folder = rewind_dir(self._workdir, seed)
+    def load_rewind_state(self, dense: Trial, template: TrainState) -> TrainState | None:
+        """Return the state of a dense trial at the rewind point as NumPy arrays.
+
+        It is None before the rewind point is reached.
+        """
+        folder = rewind_dir(self._workdir, dense.seed, dense.control)
         if multihost.broadcast_from_primary(latest_step, folder) < 0:
             return None
         return _broadcast_tree(_load_state, template, folder, template, self._zero)
@@ -224,7 +228,8 @@ class RunStore:
             TrainingError: a state is not finite; the others are saved.
         """
         self._save_states(
-            (trial, rewind_dir(self._workdir, trial.seed), state, None) for trial, state in reached
+            (trial, rewind_dir(self._workdir, trial.seed, trial.control), state, None)
+            for trial, state in reached
         )
 
     @on_primary

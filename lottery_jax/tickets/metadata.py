@@ -142,8 +142,9 @@ KEYS = {
     "control": Key("`winning`, or the name of the control", "text", _RUN, "control"),
     "rewind_step": Key("the rewind point of the ladder. Winning tickets start from its weights, and so do "
                        "the controls shuffle_layers, shuffle_global, dense_sign (their signs), noise and "
-                       "noise_NUMBER (with noise), resample (redrawn), invert and smart_ratio; the others "
-                       "do not", "integer", _RUN, "rewind step"),
+                       "noise_NUMBER (with noise), resample (redrawn), invert and smart_ratio; aligned "
+                       "and unaligned start from those of another initialisation at that step; the "
+                       "others do not", "integer", _RUN, "rewind step"),
     "start_step": Key("the step of the schedule at which training began: 0 for controls with new or "
                       "initial weights and with `ladder.schedule=restart`; the target's rewind step "
                       "for a transferred ticket", "integer", _RUN),

@@ -10,6 +10,7 @@ from lottery_jax.pruning import masks, scores
 from lottery_jax.pruning.controls import (
     CONTROLS,
     ControlInputs,
+    OtherInitialisation,
     UntrainedTicket,
     find_control,
     is_from_rewind_point,
@@ -48,7 +49,15 @@ def winner():
     return UntrainedTicket(mask, variables, 17)
 
 
+def rotated(mask):
+    """A mask whose units have changed places, as `aligned` is given them."""
+    return masks.with_kernels(
+        mask, {name: np.roll(kernel, 3, -1) for name, kernel in masks.kernels(mask).items()}
+    )
+
+
 INITIAL = draw(2)
+OTHER = OtherInitialisation(draw(4), rotated)
 TRAINED = draw(3)
 # name -> (mask: same, in layers, anywhere, of the worst weights or in layers at other ratios;
 #          weights: rewind, new, initial, or those that a test below looks at)
@@ -67,6 +76,8 @@ WHAT = {
     "invert": ("worst", "rewind"),
     "smart_ratio": ("ratios", "rewind"),
     "replayed_random": ("anywhere", "trained"),
+    "aligned": ("layers", "other"),
+    "unaligned": ("same", "other"),
 }
 
 
@@ -87,7 +98,9 @@ def kept_of(ticket, layer):
     return masks.kernels(ticket.variables["params"])[layer][masks.kernels(ticket.mask)[layer]]
 
 
-INPUTS = ControlInputs(init, INITIAL, layers=list(SIZES), worst=worst, before=trained_before)
+INPUTS = ControlInputs(
+    init, INITIAL, layers=list(SIZES), worst=worst, before=trained_before, other=OTHER
+)
 
 
 def test_the_table_has_every_control():
@@ -122,6 +135,10 @@ def test_a_control_keeps_the_count_and_changes_what_it_says(name, winner):
     from_rewind_point = weights not in ("new", "initial")
     assert control.step == (17 if from_rewind_point else 0)
     assert is_from_rewind_point(name) == from_rewind_point
+    if weights == "other":
+        assert_same(control.variables, OTHER.variables)
+    if name == "aligned":
+        assert_same(control.mask, rotated(winner.mask))
     for layer, kernel in masks.kernels(control.variables["params"]).items():
         kept = kernel[masks.kernels(control.mask)[layer]]
         # No weight at the mask's places is a zero left over from the old mask; but this is the

@@ -1,0 +1,262 @@
+"""Permuted units leave a network's function, and matching finds them again."""
+
+import flax.linen as nn
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+from lottery_jax.errors import ConfigError
+from lottery_jax.models import MODELS, build_model, networks
+from lottery_jax.models.network import LinenNetwork, as_network
+from lottery_jax.models.xla_options import compiler_options
+from lottery_jax.pruning import masks
+from lottery_jax.pruning.matching import match_units
+from lottery_jax.pruning.permutations import (
+    check_symmetry,
+    find_symmetry,
+    permute,
+    random_permutations,
+)
+from tests import own
+from tests.helpers import assert_same
+
+# name -> (width, shape of images); the others are compiled in slow tests.
+QUICK = {"lenet_300_100": (0.05, (6, 6, 1)), "conv2": (0.1, (8, 8, 2))}
+SLOW = {
+    name: (0.03 if name.startswith(("vgg", "alexnet")) else 0.05, (32, 32, 3))
+    for name in MODELS
+    if name not in QUICK
+}
+NETWORKS = [
+    *((name, "", *how) for name, how in QUICK.items()),
+    *(pytest.param(name, "", *how, marks=pytest.mark.slow) for name, how in SLOW.items()),
+    pytest.param("resnet50", "imagenet", 0.05, (32, 32, 3), marks=pytest.mark.slow),
+]
+# How many groups there are: a layer each, or a stage each and what is within its blocks.
+GROUPS = {"lenet_300_100": 2, "conv2": 4, "conv4": 6, "conv6": 8, "vgg11": 8, "vgg13": 10,
+          "vgg16": 13, "vgg19": 16, "alexnet": 7, "resnet20": 3 + 9, "resnet32": 3 + 15,
+          "resnet56": 3 + 27, "resnet18": 4 + 8, "resnet34": 4 + 16, "resnet50": 5 + 32,
+          "vit_tiny": 1 + 12}  # fmt: skip
+
+
+def make(name, stem, width, shape):
+    options = {"stem": stem} if stem else {}
+    return LinenNetwork(build_model(name, 10, width=width, **options), shape)
+
+
+def random_variables(network, seed=0):
+    """Numbers of which no two are the same; variances are positive, as they must be."""
+    rng = np.random.default_rng(seed)
+
+    def draw(path, leaf):
+        size = np.prod(leaf.shape[:-1]) ** -0.5 if leaf.ndim > 1 else 0.2
+        if path[-1].key in ("var", "scale"):
+            return rng.uniform(0.5, 1.5, leaf.shape).astype(np.float32)
+        array = 1.5 * size * rng.standard_normal(leaf.shape)
+        if leaf.ndim > 1:  # otherwise a unit whose inputs are all positive may never be above zero
+            array -= array.mean(tuple(range(leaf.ndim - 1)))
+        return array.astype(np.float32)
+
+    return jax.tree_util.tree_map_with_path(draw, network.abstract_variables())
+
+
+def outputs(network, variables, images):
+    def apply(variables, images):
+        return network.apply_eval(variables["params"], variables["batch_stats"], images)
+
+    options = compiler_options("cpu", run_once=True)
+    return np.asarray(jax.jit(apply, compiler_options=options)(variables, images))
+
+
+def examples(network, count, seed=1):
+    shape = (count, *network.input_shape)
+    return np.random.default_rng(seed).standard_normal(shape, np.float32)
+
+
+@pytest.mark.parametrize("name, stem, width, shape", NETWORKS)
+def test_the_permuted_network_computes_the_same(name, stem, width, shape):
+    network = make(name, stem, width, shape)
+    symmetry = find_symmetry(network)
+    assert len(symmetry.units) == GROUPS[name]
+    variables, images = random_variables(network), examples(network, 4)
+    permutations = random_permutations(symmetry, np.random.default_rng(2))
+    permuted = permute(variables, symmetry, permutations)
+    assert sum(
+        not np.array_equal(a, b)
+        for a, b in zip(jax.tree.leaves(variables), jax.tree.leaves(permuted), strict=True)
+    ) > len(network.layer_names())
+    y = outputs(network, variables, images)
+    assert y.std() > 0.01
+    np.testing.assert_allclose(outputs(network, permuted, images), y, atol=1e-4 * np.abs(y).max())
+
+
+@pytest.mark.parametrize(
+    "name, width, shape",
+    [
+        pytest.param(name, *how, marks=() if name in (*QUICK, "resnet20") else pytest.mark.slow)
+        for name, how in (QUICK | SLOW).items()
+    ],
+)
+def test_a_mask_that_is_permuted_back_and_forth_is_itself(name, width, shape):
+    """Each layer keeps its count, and layers of the output side keep their places."""
+    network = make(name, "", width, shape)
+    symmetry, rng = find_symmetry(network), np.random.default_rng(3)
+    shapes = network.abstract_variables()["params"]
+    mask = jax.tree.map(lambda leaf: rng.random(leaf.shape) < 0.3, shapes)
+    permutations = random_permutations(symmetry, rng)
+    permuted = permute(mask, symmetry, permutations)
+    assert masks.layer_counts(permuted) == masks.layer_counts(mask)
+    inverse = {group: np.argsort(order) for group, order in permutations.items()}
+    assert_same(permute(permuted, symmetry, inverse), mask)
+    same = {group: np.arange(count) for group, count in symmetry.units.items()}
+    assert_same(permute(mask, symmetry, same), mask)
+    kept = permuted["head"]["kernel"].sum(0)
+    np.testing.assert_array_equal(kept, mask["head"]["kernel"].sum(0))
+    np.testing.assert_array_equal(permuted["head"]["bias"], mask["head"]["bias"])
+
+
+def recovered(network, noise, seed=4):
+    """The permutation of a copy with noise, and the one that matching finds."""
+    symmetry, rng = find_symmetry(network), np.random.default_rng(seed)
+    a = random_variables(network)
+    truth = random_permutations(symmetry, rng)
+
+    def disturb(leaf):
+        return leaf + noise * leaf.std() * rng.standard_normal(leaf.shape).astype(np.float32)
+
+    b = permute(a, symmetry, truth)
+    b["params"] = jax.tree.map(disturb, b["params"])
+    batches = [examples(network, 100, seed=s) for s in range(2)]
+    return truth, match_units(network, symmetry, a, b, batches)
+
+
+COPIES = {"lenet_300_100": (0.05, (6, 6, 1)), "conv2": (0.1, (8, 8, 2)), "vgg11": (0.1, (16, 16, 1)),
+          "resnet20": (0.25, (8, 8, 3)), "vit_tiny": (0.05, (8, 8, 3))}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name in ("lenet_300_100", "conv2") else pytest.param(name, marks=pytest.mark.slow)
+        for name in COPIES
+    ],
+)
+def test_matching_finds_the_permutation_of_a_copy(name):
+    truth, found = recovered(make(name, "", *COPIES[name]), noise=0.005)
+    assert_same(found, truth)
+
+
+def test_matching_maximises_the_correlation_of_numpy():
+    """Against `np.corrcoef` of all examples at once, with units that are constant."""
+    network = make("lenet_300_100", "", 0.03, (4, 4, 1))
+    symmetry = find_symmetry(network)
+    a, b = random_variables(network, 5), random_variables(network, 6)
+    a["params"]["dense1"]["bias"][:3] = -100.0  # dead: zero for all examples
+    b["params"]["dense1"]["kernel"][:, 4] = 0.0  # constant, and perhaps not zero
+    images = [examples(network, count, seed=count) for count in (50, 70, 3)]
+    found = match_units(network, symmetry, a, b, images)
+    x = np.concatenate(images).reshape(-1, 16).astype(np.float64)
+    for group, (first, second) in {
+        "dense1": [np.maximum(0, x @ v["params"]["dense1"]["kernel"] + v["params"]["dense1"]["bias"])
+                   for v in (a, b)],
+    }.items():  # fmt: skip
+        with np.errstate(all="ignore"):
+            likeness = np.corrcoef(first.T, second.T)[: first.shape[1], first.shape[1] :]
+        dead = (first.std(0) < 1e-9)[:, None] | (second.std(0) < 1e-9)
+        likeness = np.where(dead, 0.0, likeness)
+        assert sorted(found[group]) == list(range(len(likeness)))
+        best = likeness[found[group], np.arange(len(likeness))].sum()
+        rng = np.random.default_rng(0)
+        others = [likeness[rng.permutation(len(likeness)), np.arange(len(likeness))].sum()
+                  for _ in range(200)]  # fmt: skip
+        swaps = []
+        for i in range(len(likeness)):
+            for j in range(i):
+                order = found[group].copy()
+                order[[i, j]] = order[[j, i]]
+                swaps.append(likeness[order, np.arange(len(order))].sum())
+        assert best >= max(*others, *swaps) - 1e-6
+        assert np.isfinite(best) and best > 0
+
+
+class Residual(nn.Module):
+    """A shortcut between layers of one width: no chain, though it looks like one."""
+
+    outputs: int = 10
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.relu(nn.Dense(8, name="first")(x.reshape(len(x), -1)))
+        x = x + nn.relu(nn.Dense(8, name="second")(x))
+        return nn.Dense(self.outputs, name="last")(x)
+
+
+class Declared(Residual):
+    """The same network, with its wiring."""
+
+    def wiring(self):
+        return {"first": ("", "x"), "second": ("x", "x"), "last": ("x", "")}
+
+
+def test_a_shortcut_is_no_chain_until_it_is_declared():
+    network = as_network(Residual(), (2, 2, 1))
+    with pytest.raises(ConfigError, match=r"no plain chain of layers.*wiring\(\)"):
+        check_symmetry(network, find_symmetry(network))
+    network = as_network(Declared(), (2, 2, 1))
+    symmetry = find_symmetry(network)
+    assert symmetry.units == {"x": 8}
+    check_symmetry(network, symmetry)
+
+
+def test_a_wiring_that_does_not_fit_is_refused():
+    class Wrong(Residual):
+        def wiring(self):
+            return {"first": ("", "x"), "secnd": ("x", "x")}
+
+    class Narrow(Residual):
+        def wiring(self):
+            return {"first": ("", "x"), "last": ("", "x")}
+
+    with pytest.raises(ConfigError, match="names 'secnd', but there is no such layer"):
+        find_symmetry(as_network(Wrong(), (2, 2, 1)))
+    with pytest.raises(ConfigError, match="other layers of 'x'"):
+        find_symmetry(as_network(Narrow(), (2, 2, 1)))
+
+
+@pytest.mark.parametrize(
+    "network",
+    [networks.linen(own.MLP()), networks.nnx(lambda rngs: own.NNX(10, rngs=rngs))],
+    ids=["linen", "nnx"],
+)
+def test_chains_of_ones_own_are_recognised(network):
+    """With a normalisation after a hidden layer, in Linen and in NNX."""
+    network = as_network(network, (8, 8, 1))
+    symmetry = find_symmetry(network)
+    check_symmetry(network, symmetry)
+    truth, found = recovered(network, noise=0.02)
+    assert_same(found, truth)
+
+
+def test_an_nnx_module_declares_its_wiring():
+    class Net(nnx.Module):
+        def __init__(self, rngs):
+            self.first, self.second = (nnx.Linear(8, 8, rngs=rngs) for _ in range(2))
+            self.last = nnx.Linear(8, 3, rngs=rngs)
+
+        def __call__(self, x):
+            x = nnx.relu(self.first(x))
+            return self.last(x + nnx.relu(self.second(x)))
+
+        def wiring(self):
+            return Declared().wiring()
+
+    network = as_network(networks.nnx(lambda rngs: Net(rngs)), (8,))
+    symmetry = find_symmetry(network)
+    assert symmetry.units == {"x": 8}
+    check_symmetry(network, symmetry)
+
+
+def test_a_network_without_these_methods_is_told_what_to_do():
+    with pytest.raises(ConfigError, match=r"no methods wiring\(\) and layer_inputs\(\)"):
+        find_symmetry(object())
