@@ -151,6 +151,9 @@ GROUPS: dict[str, dict[str, Key]] = {
             "Epochs between evaluations. The last epoch of a level is always evaluated."),
         "train.checkpoint_every_epochs": Key(10, whole(0),
             "Epochs between checkpoints within a level; 0: none.", affects_results=False),
+        "train.order": Key(0, whole(0, 2**32 - 1),
+            "Another number is another order of batches and other augmentation and dropout, from "
+            "the same initial weights.", added_later=True),
         "train.together": Key(0, whole(0),
             "The largest number of replicates (seeds, and controls of a level) that train "
             "together. 0: the fastest, as measured for the network and the devices; 1: one after "

@@ -124,7 +124,7 @@ def _draw_panel(axes: Axes, panel: Panel) -> None:
     accuracies += [dense.accuracy for dense in panel.dense if dense.accuracy is not None]
     if accuracies:
         least = 0.5 if panel.quantity.endswith("%") else 0.0
-        margin = max(least, 0.06 * (max(accuracies) - min(accuracies)))
+        margin = max(least, 0.06 * (max(accuracies) - min(accuracies))) or 1.0
         axes.set_ylim(min(accuracies) - margin, max(accuracies) + margin)
 
 

@@ -26,7 +26,7 @@ from lottery_jax.runs.directory import Trial
 from lottery_jax.runs.experiment import Experiment
 from lottery_jax.runs.feasibility import kept_at
 from lottery_jax.runs.store import RunStore
-from lottery_jax.runs.transfer import Source
+from lottery_jax.runs.transfer import Source, is_branch
 from lottery_jax.runs.trials import Keys, PendingTrial, train_trials
 from lottery_jax.tickets import Ticket
 from lottery_jax.training.batches import make_preprocess
@@ -46,7 +46,8 @@ class RewindPoint(NamedTuple):
     Attributes:
         variables: the dense weights and their BatchNorm statistics, as NumPy arrays.
         initial: the variables of step 0, as NumPy arrays.
-        state: the whole state at the rewind step; None if the weights are another run's.
+        state: the whole state at the rewind step; None if the weights are another run's, unless
+            this run is a branch of it, in another order of the data.
     """
 
     variables: PyTree
@@ -182,7 +183,13 @@ class TransferredLadder:
                 variables["params"], fresh["params"], layer=self._output_layer
             )
             variables = {**variables, "params": params}
-        return RewindPoint(variables=variables, initial=jax.device_get(init(key)), state=None)
+        state = None
+        if is_branch(self._experiment.config, self._source):
+            # The dense network continues with the optimizer's state, as it did in the source.
+            start = UntrainedTicket(masks.ones_like(variables["params"]), variables, 0)
+            template = init_state(self._experiment.program.optimizer, start)
+            state = self._store.load_rewind_state(seed, template, self._source.workdir)
+        return RewindPoint(variables=variables, initial=jax.device_get(init(key)), state=state)
 
     def mask(self, trial: Trial, point: RewindPoint, in_memory: Mapping[Trial, Ticket]) -> PyTree:
         """Return the source's mask, fitted to a new output layer."""
