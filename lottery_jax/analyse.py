@@ -108,27 +108,25 @@ def _masks(args: argparse.Namespace, console: Console) -> None:
     folder = args.run[0] / "analysis"
     measured, overlaps = masks.densities(args.run), masks.overlap(args.run)
     layers = masks.layers(args.run)
-    names = {(row["run"], row["control"]): "" for row in measured}
-    several = len(args.run) > 1
-    for run, control in names:
-        names[run, control] = f"{run}, {control}" if several else control
-    measured = [{**row, "series": names[row["run"], row["control"]]} for row in measured]
-    pruned = [row for row in measured if row["level"]]
+    # Several runs are a line each, without their controls.
+    series = "run" if len(args.run) > 1 else "control"
+    drawn = [row for row in measured if series == "control" or row["control"] == "winning"]
     panels = [
-        analyses.panel(measured, "effective_density", "effective density, %", series="series",
-                       title="on a path from input to output"),
-        analyses.panel(measured, "start_sign", "weights that keep their sign, %", series="series",
-                       title="signs, before and after training"),
-        analyses.panel(measured, "dense_sign", "weights with that sign, %", series="series",
-                       title="signs, in the trained dense network"),
+        analyses.panel(drawn, "effective_share", "weights on a path, %", series=series,
+                       title="on paths from input to output"),
+        analyses.panel(drawn, "start_sign", "weights of the same sign, %", series=series,
+                       title="before and after training"),
+        analyses.panel(drawn, "dense_sign", "weights of the same sign, %", series=series,
+                       title="after training, here and dense"),
     ]  # fmt: skip
-    compared = [row for row in overlaps if row["kind"] != "levels"]
+    kinds = {"seeds": "pairs of seeds", "runs": "pairs of runs"}
+    compared = [{**row, "pair": kinds[row["kind"]]} for row in overlaps if row["kind"] in kinds]
     if compared:
         panels += [
             analyses.panel(compared, "over_chance_within_layers", "overlap over chance",
-                           series="kind", title="masks of seeds and of runs"),
-            analyses.panel(compared, "same_trained", "same sign after training, %",
-                           series="kind", title="weights that both keep"),
+                           series="pair", title="masks, by layer", colour=len(panels[0].lines)),
+            analyses.panel(compared, "same_trained", "weights of the same sign, %",
+                           series="pair", title="weights that both keep", colour=len(panels[0].lines)),
         ]  # fmt: skip
     files = [analyses.write_csv(folder / "layers.csv", layers)]
     if overlaps:
@@ -141,11 +139,11 @@ def _masks(args: argparse.Namespace, console: Console) -> None:
         "start_sign": ".1%",
         "dense_sign": ".1%",
     }
-    if pruned:
+    if pruned := [row for row in measured if row["level"]]:
         console.print(analyses.table(pruned, ("run", "level", "control"), columns))
     if compared:
         columns = {"jaccard": ".3f", "over_chance": ".2f", "over_chance_within_layers": ".2f"}
-        console.print(analyses.table(compared, ("kind", "level"), columns))
+        console.print(analyses.table(compared, ("pair", "level"), columns))
 
 
 def _write(

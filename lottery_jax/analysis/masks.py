@@ -130,8 +130,9 @@ def densities(run_dirs: Sequence[str | Path]) -> list[Row]:
 
     Returns:
         A row for each complete ticket and control. `effective_density` counts only weights on a
-        path from the input to the output, and `effective_compression` is its inverse (Vysogorets &
-        Kempe, JMLR 2023); NaN for networks whose paths can't be followed. `start_sign` is the share
+        path from the input to the output, `effective_share` is what it is of `density`, and
+        `effective_compression` is its inverse (Vysogorets & Kempe, JMLR 2023); NaN for networks
+        whose paths can't be followed. `start_sign` is the share
         of the kept weights whose sign after training is that before it, `dense_sign` of those whose
         sign is that of the trained dense network.
 
@@ -148,6 +149,7 @@ def densities(run_dirs: Sequence[str | Path]) -> list[Row]:
                 **_identity(name, trial),
                 "density": ticket.density,
                 "effective_density": effective,
+                "effective_share": _share(effective, ticket.density),
                 "compression": _inverse(ticket.density),
                 "effective_compression": _inverse(effective),
                 "start_sign": _same_signs(kept, trained, start),

@@ -40,6 +40,7 @@ def panel(
     *,
     series: str = "control",
     title: str = "",
+    colour: int = 0,
     limit: tuple[str, float] | None = None,
 ) -> Panel:
     """Return a column over weights remaining, means over rows of the same level.
@@ -50,6 +51,7 @@ def panel(
         quantity: its label; where it ends in %, values are shares and shown in percent.
         series: the column that says which line a row belongs to.
         title: the heading of the panel.
+        colour: the number of the first line's colour.
         limit: the label and the value of a horizontal line, as the axis shows it.
     """
     scale = 100.0 if quantity.endswith("%") else 1.0
@@ -67,8 +69,8 @@ def panel(
                 tuple(statistics.fmean(x) for x, _ in points),
                 tuple(statistics.fmean(y) for _, y in points),
                 tuple(statistics.stdev(y) if len(y) > 1 else 0.0 for _, y in points),
-                colour=i,
-                marker=i,
+                colour=colour + i,
+                marker=colour + i,
                 kind="control" if series == "control" and name != WINNING else "ticket",
             )
         )

@@ -100,7 +100,8 @@ def accuracy_figure(
         else:
             axes.set_title(panel.title, loc="left", fontsize=10)
             axes.set_xlabel("weights remaining, %" if i + columns >= len(panels) else "")
-            axes.set_ylabel(panel.quantity if i % columns == 0 else "")
+            is_new = i % columns == 0 or panel.quantity != panels[i - 1].quantity
+            axes.set_ylabel(panel.quantity if is_new else "")
     _add_legend(figure, beside=columns - 1)
     _add_notes(figure, note_lines)
     return figure
