@@ -139,7 +139,7 @@ def _masks(args: argparse.Namespace, console: Console) -> None:
         "start_sign": ".1%",
         "dense_sign": ".1%",
     }
-    if pruned := [row for row in measured if row["level"]]:
+    if pruned := [row for row in drawn if row["level"]]:
         console.print(analyses.table(pruned, ("run", "level", "control"), columns))
     if compared:
         columns = {"jaccard": ".3f", "over_chance": ".2f", "over_chance_within_layers": ".2f"}
@@ -179,7 +179,10 @@ def _print_files(files: Sequence[Path], console: Console) -> None:
 
 def _whole(text: str) -> tuple[int, ...]:
     """Return whole numbers of text such as `3,6`."""
-    return tuple(int(part) for part in text.split(",") if part.strip())
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if not all(part.isdecimal() for part in parts):
+        raise argparse.ArgumentTypeError(f"{text!r} is not whole numbers, such as 3,6")
+    return tuple(map(int, parts))
 
 
 def _names(text: str) -> tuple[str, ...]:

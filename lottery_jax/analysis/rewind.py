@@ -153,7 +153,7 @@ def _probe(
 ) -> Row:
     """Run a ladder with a rewind step, and a branch of it; return what is found at the level."""
     probe = config.copy_and_resolve_references()
-    with probe.unlocked():
+    with probe.unlocked(), probe.ignore_type():  # a step is text or 0
         probe.ladder.rewind = rewind_value(step)
         probe.ladder.levels = level
         probe.controls = probe.control_levels = ()

@@ -120,9 +120,9 @@ def table(rows: Sequence[Row], by: Sequence[str], columns: Mapping[str, str]) ->
     groups: dict[tuple[Any, ...], list[Row]] = {}
     for row in rows:
         groups.setdefault(tuple(row[key] for key in by), []).append(row)
-    found = Table(*by, *columns)
-    for column in found.columns[len(by) :]:
-        column.justify = "right"
+    found = Table(*by)
+    for name in columns:
+        found.add_column(name.replace("_", " "), justify="right")
     for key, members in groups.items():
         cells = []
         for column_name, form in columns.items():
