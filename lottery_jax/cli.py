@@ -25,6 +25,10 @@ COMMANDS = {
     "evaluate": ("evaluate", "measure a saved ticket on its test set"),
     "tickets": ("tickets", "list, show, verify, compare, export and import tickets"),
     "datasets": ("datasets", "list data sets and bring them into place"),
+    "analyse": (
+        "analyse",
+        "measure why tickets win: stability, connectivity, rewind points, masks",
+    ),
     "report": ("report", "draw figures and tables of finished runs"),
     "sweep": ("sweep", "run a grid of runs, some at once, here or on SLURM"),
     "list": ("", "list the configs, networks, data sets, scores and controls"),

@@ -33,6 +33,9 @@ ROOMS = {
     "tickets": {"curve", "errors", "leaves", "models", "pruning", "system", "types"},
     "runs": {"config", "curve", "datasets", "errors", "leaves", "models", "parallel", "pruning", "system",
              "tickets", "training", "types"},
+    "analysis": {"curve", "datasets", "errors", "leaves", "models", "parallel", "pruning", "report", "runs",
+                 "system", "tickets", "training", "types"},
+    "analyse": {"analysis", "errors", "main", "report", "runs", "system"},
     "evaluate": {"curve", "datasets", "errors", "models", "parallel", "pruning", "system", "tickets",
                  "training", "types"},
     "opened": {"config", "curve", "errors", "models", "report", "runs", "sweep", "system", "tickets"},
@@ -45,7 +48,8 @@ ROOMS = {
 # Third-party packages that these files or rooms alone may know.
 ONLY = {"orbax": {"tickets/orbax_io.py"}, "tensorstore": {"tickets"}, "wandb": {"runs/tracking.py"},
         "tensorflow_datasets": {"datasets/tfds.py"}, "sklearn": {"datasets/in_memory.py"},
-        "matplotlib": {"report/figures.py"}, "grain": {"datasets/workers.py", "datasets/libraries.py"},
+        "matplotlib": {"report/figures.py", "report/steps.py"},
+        "grain": {"datasets/workers.py", "datasets/libraries.py"},
         "absl": {"main.py", "datasets/workers.py", "sweep"}, "optax": {"training", "pruning"},
         "safetensors": {"tickets"}, "torch": {"tickets"}, "submitit": {"sweep/jobs.py"},
         "filelock": {"system/locks.py"}, "datasets": {"datasets/libraries.py"}}  # fmt: skip

@@ -163,6 +163,9 @@ GROUPS: dict[str, dict[str, Key]] = {
             "Epochs after which weights are kept beside the ticket, such as `(1, 10)`; `(-10,)` keeps "
             "every tenth. `evaluate --epoch` measures them. Epochs are counted from the start of the "
             "dense training, and on through fine-tuning.", affects_results=False, added_later=True),
+        "train.order": Key(0, whole(0, 2**32 - 1),
+            "Another number is another order of batches and other augmentation and dropout, from "
+            "the same initial weights.", added_later=True),
         "train.together": Key(0, whole(0),
             "The largest number of replicates (seeds, and controls of a level) that train "
             "together. 0: the fastest, as measured for the network and the devices; 1: one after "

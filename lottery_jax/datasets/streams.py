@@ -170,6 +170,7 @@ def train_batches(
     process: int = 0,
     processes: int = 1,
     workers: int = 0,
+    order: int = 0,
 ) -> Generator[Rows, None, None]:
     """Yield the training batches of an epoch from `first_step` on, cropped and flipped at random.
 
@@ -188,6 +189,7 @@ def train_batches(
             each batch, where n is `batch_size // processes`.
         processes: how many there are.
         workers: processes that decode; 0: threads of this one, -1: one for each core.
+        order: another number is another order, with other crops, of the same seed.
 
     Yields:
         Images uint8 `[n, height, width, 3]` and labels int32 `[n]`.
@@ -197,7 +199,8 @@ def train_batches(
         ConfigError: a batch does not divide by the processes, or is more than all images.
     """
     check_batch(batch_size, processes, stream.num_train, of="processes")
-    order_seed, crop_seed = np.random.SeedSequence((seed, epoch)).generate_state(2)
+    entropy = (seed, epoch, order) if order else (seed, epoch)
+    order_seed, crop_seed = np.random.SeedSequence(entropy).generate_state(2)
     examples = shuffled(
         _encoded(stream, "train"), _decoder(stream, augment), int(order_seed), int(crop_seed)
     )

@@ -100,7 +100,8 @@ def accuracy_figure(
         else:
             axes.set_title(panel.title, loc="left", fontsize=10)
             axes.set_xlabel("weights remaining, %" if i + columns >= len(panels) else "")
-            axes.set_ylabel(panel.quantity if i % columns == 0 else "")
+            is_new = i % columns == 0 or panel.quantity != panels[i - 1].quantity
+            axes.set_ylabel(panel.quantity if is_new else "")
     _add_legend(figure, beside=columns - 1)
     _add_notes(figure, note_lines)
     return figure
@@ -124,7 +125,7 @@ def _draw_panel(axes: Axes, panel: Panel) -> None:
     accuracies += [dense.accuracy for dense in panel.dense if dense.accuracy is not None]
     if accuracies:
         least = 0.5 if panel.quantity.endswith("%") else 0.0
-        margin = max(least, 0.06 * (max(accuracies) - min(accuracies)))
+        margin = max(least, 0.06 * (max(accuracies) - min(accuracies))) or 1.0
         axes.set_ylim(min(accuracies) - margin, max(accuracies) + margin)
 
 

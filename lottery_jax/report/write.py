@@ -126,7 +126,7 @@ def _write_runs(runs: Sequence[RunCurve], out: Path, reference: Sequence[str]) -
         text += "\n### Published numbers\n\n" + "".join(f"- {note}\n" for note in notes)
     write_text(out / "table.md", text)
     layers = layer_densities(runs[0])
-    with _drawing_errors(out):
+    with drawing_errors(out):
         files = figures.save(runs_figure(runs, curves, notes), out / "curve")
         if layers:
             subtitle = "the tickets layer by layer, from input to output"
@@ -136,7 +136,7 @@ def _write_runs(runs: Sequence[RunCurve], out: Path, reference: Sequence[str]) -
 
 
 @contextmanager
-def _drawing_errors(out: Path) -> Iterator[None]:
+def drawing_errors(out: Path) -> Iterator[None]:
     """Raise Matplotlib's errors as `FigureError`, and leave errors of the disk at `out` as they are.
 
     A damaged font or installation can raise anything.
@@ -154,7 +154,7 @@ def _drawing_errors(out: Path) -> Iterator[None]:
 def _write_matrix(matrix: TransferMatrix, out: Path) -> list[Path]:
     write_text(out / "matrix.csv", matrix_csv(matrix))
     write_text(out / "table.md", matrix_markdown(matrix))
-    with _drawing_errors(out):
+    with drawing_errors(out):
         files = figures.save(matrix_figure(matrix), out / "matrix")
         files += figures.save(matrix_heat_map(matrix), out / "heatmap")
     return [*files, out / "matrix.csv", out / "table.md"]

@@ -101,7 +101,9 @@ class Experiment:
 
     def training_data(self, seed: int) -> DeviceData | TrainBatches:
         """Return what a seed trains on."""
-        return self.feed.batches(seed) if self.train is None else self.train
+        if self.train is not None:
+            return self.train
+        return self.feed.batches(seed, self.config.train.order)
 
     @functools.cached_property
     def data_sha256(self) -> str:

@@ -51,7 +51,7 @@ from lottery_jax.runs.experiment import Experiment, make_experiment
 from lottery_jax.runs.origins import Origin, RewindPoint
 from lottery_jax.runs.parts import Parts, with_names
 from lottery_jax.runs.record import check_workdir, versions
-from lottery_jax.runs.store import RunStore, finished_rows
+from lottery_jax.runs.store import Only, RunStore, finished_rows
 from lottery_jax.runs.transfer import resolve
 from lottery_jax.runs.trials import Keys, PendingTrial, TrainedTrial, batched, train_trials
 from lottery_jax.system import settings
@@ -76,6 +76,7 @@ def run_ladder(
     data: Dataset | None = None,
     task: Task | None = None,
     optimizer: Optimizer | None = None,
+    only: Only | None = None,
 ) -> list[Row]:
     """Run a config's ladders, or what is left of them.
 
@@ -89,6 +90,7 @@ def run_ladder(
         data: a data set in memory in place of the one that the config names.
         task: a task in place of the one that the config names.
         optimizer: one of optax, with its own learning rate, in place of the config's.
+        only: says of a trial of a transfer run whether it is to be trained now; default: all are.
 
     Returns:
         The rows of `curve.csv`.
@@ -105,6 +107,10 @@ def run_ladder(
     config = resolve(with_names(config, given))
     if config.transfer.sources:
         raise ConfigError("config.transfer.sources: run_matrix runs a matrix of ladders")
+    if only is not None and not config.source:
+        raise ConfigError(
+            "only: is for transfer runs; a ladder draws each level from the one before"
+        )
     workdir = local_path(workdir, "workdir")
     # In a notebook, too: plain lines, which a notebook shows as one block of text.
     console = console or Console(soft_wrap=True, force_jupyter=False)
@@ -112,7 +118,9 @@ def run_ladder(
     if (rows := finished_rows(config, workdir, console)) is not None:
         return rows
     experiment = _make_same_experiment(config, devices, given)
-    with RunStore.open(workdir, experiment, console, other_versions=other_versions) as store:
+    with RunStore.open(
+        workdir, experiment, console, other_versions=other_versions, only=only
+    ) as store:
         origin = make_origin(experiment, store)
         for seeds in batched(config.seeds, experiment.layout.stack_size):
             run_levels(experiment, store, origin, seeds)

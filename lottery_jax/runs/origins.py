@@ -17,6 +17,7 @@ import numpy as np
 
 from lottery_jax import config as configuration
 from lottery_jax import leaves
+from lottery_jax.curve import WINNING
 from lottery_jax.errors import TrainingError
 from lottery_jax.models.xla_options import compiler_options
 from lottery_jax.parallel import multihost
@@ -28,7 +29,7 @@ from lottery_jax.runs.directory import Trial
 from lottery_jax.runs.experiment import Experiment
 from lottery_jax.runs.feasibility import kept_at
 from lottery_jax.runs.store import RunStore
-from lottery_jax.runs.transfer import Source
+from lottery_jax.runs.transfer import Source, is_branch
 from lottery_jax.runs.trials import Keys, PendingTrial, train_trials
 from lottery_jax.tickets import Ticket
 from lottery_jax.training.batches import make_preprocess
@@ -48,7 +49,8 @@ class RewindPoint(NamedTuple):
     Attributes:
         variables: the dense weights and their BatchNorm statistics, as NumPy arrays.
         initial: the variables of step 0, as NumPy arrays.
-        state: the whole state at the rewind step; None if the weights are another run's.
+        state: the whole state at the rewind step; None if the weights are another run's, unless
+            this run is a branch of it, in another order of the data.
         other: the rewind point of the seed's other initialisation, for controls on that one.
         align: from a mask of the seed's own network to that of the other one.
     """
@@ -242,7 +244,14 @@ class TransferredLadder:
                 variables["params"], fresh["params"], layer=self._output_layer
             )
             variables = {**variables, "params": params}
-        return RewindPoint(variables=variables, initial=jax.device_get(init(key)), state=None)
+        state = None
+        if is_branch(self._experiment.config, self._source):
+            # The dense network continues with the optimizer's state, as it did in the source.
+            start = UntrainedTicket(masks.ones_like(variables["params"]), variables, 0)
+            template = init_state(self._experiment.program.optimizer, start)
+            dense = Trial(self._source.workdir, seed, 0, WINNING)
+            state = self._store.load_rewind_state(dense, template)
+        return RewindPoint(variables=variables, initial=jax.device_get(init(key)), state=state)
 
     def mask(
         self,

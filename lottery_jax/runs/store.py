@@ -49,6 +49,9 @@ from lottery_jax.training.loop import LOWER_RATE
 from lottery_jax.training.state import EpochProgress, MetricSums, TrainState
 from lottery_jax.types import PyTree
 
+# Says of a trial whether it is to be trained now.
+Only = Callable[[Trial], bool]
+
 
 def finished_rows(config: ConfigDict, workdir: Path, console: Console) -> list[Row] | None:
     """Return the rows of curve.csv of a run that is complete, or None."""
@@ -89,8 +92,11 @@ class RunStore:
         display: the terminal; silent on all processes but the primary.
     """
 
-    def __init__(self, workdir: Path, experiment: Experiment, display: Display) -> None:
+    def __init__(
+        self, workdir: Path, experiment: Experiment, display: Display, only: Only | None = None
+    ) -> None:
         self._workdir = workdir
+        self._only = only
         self._experiment = experiment
         self._config = experiment.config
         self._zero = jax.device_get(experiment.program.task.zero_sums())
@@ -99,9 +105,22 @@ class RunStore:
     @classmethod
     @contextmanager
     def open(
-        cls, workdir: Path, experiment: Experiment, console: Console, *, other_versions: bool
+        cls,
+        workdir: Path,
+        experiment: Experiment,
+        console: Console,
+        *,
+        other_versions: bool,
+        only: Only | None = None,
     ) -> Iterator[RunStore]:
         """Hold the directory: locked, checked, recorded, with its logs open.
+
+        Args:
+            workdir: the run directory.
+            experiment: the run's experiment.
+            console: the terminal.
+            other_versions: whether to resume a run that other versions of packages began.
+            only: says of a trial whether it is to be trained now; default: all are.
 
         Raises:
             ConfigError, DataError: it holds something else, or another process is in it.
@@ -110,9 +129,10 @@ class RunStore:
         if not multihost.is_primary():
             console = Console(quiet=True)
         with ExitStack() as exit_stack:
-            total = len(list_trials(config, workdir)) * config.train.epochs
+            trials = list_trials(config, workdir)
+            total = sum(only is None or only(trial) for trial in trials) * config.train.epochs
             display = exit_stack.enter_context(Display(total, console))
-            store = cls(workdir, experiment, display)
+            store = cls(workdir, experiment, display, only)
             multihost.run_on_primary(store._begin, exit_stack, other_versions)
             yield store
 
@@ -165,16 +185,21 @@ class RunStore:
     def incomplete(self, seeds: Sequence[int]) -> list[Trial]:
         """Return the trials of these seeds that have no trained ticket yet."""
         names = multihost.broadcast_from_primary(self._incomplete, seeds)
-        total = sum(t.seed in seeds for t in list_trials(self._config, self._workdir))
+        total = sum(trial.seed in seeds for trial in self._trials())
         self.display.skip((total - len(names)) * self._config.train.epochs)
         return [self.trial(*name) for name in names]
 
     def _incomplete(self, seeds: Sequence[int]) -> list[list[Any]]:
         return [
             [trial.seed, trial.level, trial.control]
-            for trial in list_trials(self._config, self._workdir)
+            for trial in self._trials()
             if trial.seed in seeds and not trial.is_complete
         ]
+
+    def _trials(self) -> list[Trial]:
+        """Return the trials of the run that are to be trained now."""
+        trials = list_trials(self._config, self._workdir)
+        return [trial for trial in trials if self._only is None or self._only(trial)]
 
     @on_primary
     def is_complete(self, trial: Trial) -> bool:
@@ -215,7 +240,7 @@ class RunStore:
 
         It is None before the rewind point is reached.
         """
-        folder = rewind_dir(self._workdir, dense.seed, dense.control)
+        folder = rewind_dir(dense.workdir, dense.seed, dense.control)
         if multihost.broadcast_from_primary(latest_step, folder) < 0:
             return None
         return _broadcast_tree(_load_state, template, folder, template, self._zero)
@@ -306,7 +331,7 @@ class RunStore:
         write_curve(self._config, self._workdir)
         for seed in seeds:
             line = f"seed {seed}  level {level:2d}"
-            for trial in list_trials(self._config, self._workdir):
+            for trial in self._trials():
                 if (trial.seed, trial.level) == (seed, level):
                     metadata = tickets.read_metadata(trial.ticket_dir)
                     if trial.control == WINNING:

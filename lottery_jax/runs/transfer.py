@@ -91,6 +91,18 @@ def open_source(config: ConfigDict) -> Source | None:
     return Source(workdir, configuration.from_json(there["config"]), there["metadata"])
 
 
+# What may differ between a run and a branch of it: what is trained, and in which order of the data.
+_OF_A_BRANCH = {"train.order", "transfer.head", "controls", "control_levels", "seeds",
+                "ladder.levels"}  # fmt: skip
+
+
+def is_branch(config: ConfigDict, source: Source) -> bool:
+    """Return whether a run trains its source's tickets as they were, but in another order."""
+    differ = configuration.differing_keys(source.config, config)
+    names = {line.partition(":")[0].removeprefix("config.") for line in differ}
+    return "train.order" in names and names <= _OF_A_BRANCH
+
+
 def _inherit(config: ConfigDict) -> dict[str, Any]:
     """Return the config with the ladder keys of its source, as JSON; it has at most as many levels."""
     theirs = configuration.flatten(read_config(_existing(config.source)))

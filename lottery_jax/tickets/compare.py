@@ -88,6 +88,23 @@ def compare_tickets(a: Ticket, b: Ticket) -> Comparison:
     Raises:
         TicketError: they are of other networks, or no layer has the same shape in both.
     """
+    layers, left_out = overlap_of_layers(a, b)
+    return Comparison(
+        layers,
+        left_out,
+        density=(a.density, b.density),
+        effective_density=(effective_density(a), effective_density(b)),
+    )
+
+
+def overlap_of_layers(
+    a: Ticket, b: Ticket
+) -> tuple[dict[str, Overlap], dict[str, tuple[tuple[int, ...], tuple[int, ...]]]]:
+    """Return the `layers` and what is `left_out` of a `Comparison`.
+
+    Raises:
+        TicketError: as `compare_tickets`.
+    """
     in_a, in_b = masks.kernels(a.mask), masks.kernels(b.mask)
     if in_a.keys() != in_b.keys():
         names = " and ".join(t.metadata["model"]["name"] for t in (a, b))
@@ -112,15 +129,10 @@ def compare_tickets(a: Ticket, b: Ticket) -> Comparison:
             same_start=int(np.count_nonzero(signs[0][0] == signs[0][1])),
             same_trained=int(np.count_nonzero(signs[1][0] == signs[1][1])),
         )
-    return Comparison(
-        layers,
-        left_out={name: shapes[name] for name in order if name not in alike},
-        density=(a.density, b.density),
-        effective_density=(_effective_density(a), _effective_density(b)),
-    )
+    return layers, {name: shapes[name] for name in order if name not in alike}
 
 
-def _effective_density(ticket: Ticket) -> float:
+def effective_density(ticket: Ticket) -> float:
     """Return the share of the weights on a path; NaN if the network's paths can't be followed."""
     if ticket.metadata["model"].get("name") not in MONOTONE:
         return math.nan

@@ -86,13 +86,13 @@ class InputPipeline:
             return None
         return to_mesh(self.mesh, DeviceData(self.data.x_train, self.data.y_train))
 
-    def batches(self, seed: int) -> TrainBatches:
-        """Return the function that yields a stream's training batches, for a seed."""
+    def batches(self, seed: int, order: int = 0) -> TrainBatches:
+        """Return the function that yields a stream's training batches, for a seed and an order."""
         assert isinstance(self.data, Stream)
-        return partial(self._train_batches, self.data, seed)
+        return partial(self._train_batches, self.data, seed, order)
 
     def _train_batches(
-        self, stream: Stream, seed: int, epoch: int, first_step: int
+        self, stream: Stream, seed: int, order: int, epoch: int, first_step: int
     ) -> Generator[DeviceData, None, None]:
         rows = streams.train_batches(
             stream,
@@ -104,6 +104,7 @@ class InputPipeline:
             process=jax.process_index(),
             processes=jax.process_count(),
             workers=self.workers,
+            order=order,
         )
         with contextlib.closing(rows):
             for images, labels in rows:

@@ -1,0 +1,9 @@
+"""Analyses of finished runs: why a ticket wins or fails.
+
+    python -m lottery_jax.analyse --help
+
+`distance` and `interpolation` are pure functions on trees of weights. `line` measures networks on
+the line between two, with statistics of `batch_statistics`. `stability`, `levels`, `rewind` and
+`masks` are the analyses; each returns rows. `write` makes files of them. docs/analysis.md has the
+definitions.
+"""

@@ -1,0 +1,182 @@
+"""Branches in another order of the data, and what is measured between them and the run."""
+
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from lottery_jax import tickets
+from lottery_jax.analysis import distance
+from lottery_jax.analysis.levels import levels
+from lottery_jax.analysis.stability import branch_config, stability, train_branch
+from lottery_jax.curve import WINNING
+from lottery_jax.errors import ConfigError, TicketError
+from lottery_jax.parallel.mesh import to_mesh
+from lottery_jax.pruning.controls import UntrainedTicket
+from lottery_jax.runs import directory
+from lottery_jax.runs.checkpoints import load_state
+from lottery_jax.runs.experiment import set_up
+from lottery_jax.runs.ladder import run_ladder
+from lottery_jax.runs.trials import Keys
+from lottery_jax.training.loop import fit
+from lottery_jax.training.state import init_state
+from tests.helpers import assert_same, load_trained, make_tiny_config, quiet_console
+
+CONTROLS = ("reinit", "shuffle_layers")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """Two seeds, two levels, rewound into the middle of an epoch, with a momentum to be kept."""
+    workdir = tmp_path_factory.mktemp("run") / "run"
+    config = make_tiny_config(
+        **{"model.width": 0.1, "seeds": (0, 1), "controls": CONTROLS, "control_levels": (2,),
+           "ladder.rewind": "5st", "ladder.prune_fraction": 0.5},
+    )  # fmt: skip
+    run_ladder(config, workdir, console=quiet_console())
+    return config, workdir
+
+
+def times_of_tickets(folder):
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("metadata.json")}
+
+
+@pytest.mark.slow
+def test_a_branch_trains_what_is_asked_for_once(run):
+    config, workdir = run
+    rows = stability(workdir, levels=(2,), controls=("reinit",), alphas=3, console=quiet_console())
+    named = [(row["seed"], row["level"], row["control"], row["order"]) for row in rows]
+    assert named == [(s, 2, c, 1) for s in (0, 1) for c in (WINNING, "reinit")]
+    branch = workdir / "orders" / "1"
+    before = times_of_tickets(branch)
+    assert len(before) == 4
+    again = stability(
+        workdir, levels=(1, 2), controls=("reinit",), alphas=3, console=quiet_console()
+    )
+    after = times_of_tickets(branch)
+    assert {path: after[path] for path in before} == before and len(after) == 6
+    assert [row for row in again if row["level"] == 2] == rows
+    for row in rows:
+        ours, theirs = (
+            load_trained(folder, row["seed"], 2, row["control"]) for folder in (workdir, branch)
+        )
+        assert_same((ours.mask, ours.params), (theirs.mask, theirs.params))
+        assert row["l2"] == distance.l2(ours.trained, theirs.trained) > 0
+        assert row["density"] == pytest.approx(0.25, abs=0.01)
+        errors = [1 - t.metadata["result"]["test_accuracy"] for t in (ours, theirs)]
+        assert [row["error_a"], row["error_b"]] == pytest.approx(errors)  # no BatchNorm here
+        assert row["barrier"] >= abs(row["error_a"] - row["error_b"]) / 2
+    # The run itself is complete, and its curve knows nothing of the branch.
+    assert len(run_ladder(config, workdir, console=quiet_console())) == 10
+
+
+@pytest.mark.slow
+def test_the_same_order_gives_the_same_bits(run):
+    """A branch in the run's own order is the run again: nothing but the order differs."""
+    config, workdir = run
+    trials = [t for t in directory.list_trials(config, workdir) if t.level == 2 and t.seed == 1]
+    branch = train_branch(workdir, config, trials, 0, quiet_console())
+    for trial in trials:
+        theirs = load_trained(branch, 1, 2, trial.control).trained
+        assert_same(tickets.load_ticket(trial.ticket_dir).trained, theirs)
+    assert distance.l2(theirs, theirs) == 0
+
+
+@pytest.mark.slow
+def test_the_dense_network_goes_on_with_its_optimizer_state(run):
+    """In another order from the rewind point on, which lies within an epoch."""
+    config, workdir = run
+    trial = directory.Trial(workdir, 0, 0, WINNING)
+    branch = train_branch(workdir, config, [trial], 1, quiet_console())
+    experiment = set_up(config)
+    own = load_trained(workdir, 0, 0)
+    start = UntrainedTicket(own.mask, own.variables, 5)
+    template = init_state(experiment.program.optimizer, start)
+    state = load_state(directory.rewind_dir(workdir, 0), template, zero=None).state
+    momenta = jax.tree.leaves(state.opt_state)
+    assert any(np.any(np.asarray(leaf)) for leaf in momenta)
+    one = set_up(config, jax.devices()[:1])
+    trained = fit(
+        one.program,
+        to_mesh(one.program.mesh, state),
+        one.train,
+        Keys.of(0, 1).train,
+        until=experiment.end_step,
+    )
+    theirs = load_trained(branch, 0, 0)
+    assert_same(theirs.params, own.params)
+    for x, y in zip(jax.tree.leaves(trained.params), jax.tree.leaves(theirs.trained), strict=True):
+        np.testing.assert_allclose(x, y, atol=1e-5)
+    assert distance.l2(own.trained, theirs.trained) > 0.01
+
+
+def test_orders_are_other_keys_and_the_first_is_what_it_was():
+    first, same, second = Keys.of(3), Keys.of(3, 0), Keys.of(3, 1)
+    data = [jax.random.key_data(keys.train).tolist() for keys in (first, same, second)]
+    assert data[0] == data[1] != data[2]
+    for name in ("init", "control", "score"):
+        assert getattr(first, name) == getattr(second, name)
+
+
+@pytest.mark.slow
+def test_what_starts_elsewhere_is_not_compared(run, tmp_path):
+    _, workdir = run
+    stability(workdir, levels=(1,), alphas=3, console=quiet_console())
+    trial = directory.Trial(workdir / "orders" / "1", 0, 1, WINNING)
+    ticket = tickets.load_ticket(trial.ticket_dir)
+    kept = (tmp_path / "kept", trial.ticket_dir)
+    trial.ticket_dir.rename(kept[0])
+    ticket.params["head"]["bias"][0] += 1e-7
+    tickets.save_ticket(trial.ticket_dir, ticket)
+    with pytest.raises(TicketError, match="does not start from the mask and the weights"):
+        stability(workdir, levels=(1,), alphas=3, console=quiet_console())
+    shutil.rmtree(kept[1])
+    kept[0].rename(kept[1])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"levels": (3,)}, "has no level 3; it has 0 to 2"),
+        ({"controls": ("random",)}, "has no control 'random'; it has reinit, shuffle_layers"),
+        ({"orders": 0}, "orders: 0 is not 1 or more"),
+        ({"alphas": 1}, "alphas: 1 leave none"),
+    ],
+)
+def test_mistakes_are_found_before_anything_is_trained(run, arguments, message):
+    _, workdir = run
+    with pytest.raises(ConfigError, match=message):
+        stability(workdir, console=quiet_console(), **arguments)
+
+
+def test_a_restored_optimizer_has_no_branch(run, tmp_path):
+    config = make_tiny_config(**{"ladder.optimizer_state": "restored"})
+    with pytest.raises(ConfigError, match="a run with 'fresh' can be analysed"):
+        branch_config(tmp_path, config, 1)
+
+
+def test_only_is_for_transfers(tmp_path):
+    config = make_tiny_config()
+    with pytest.raises(ConfigError, match="only: is for transfer runs"):
+        run_ladder(config, tmp_path, console=quiet_console(), only=lambda trial: True)
+
+
+@pytest.mark.slow
+def test_levels_are_compared_from_their_tickets(run):
+    _, workdir = run
+    rows = levels(workdir, alphas=3, within=0.05, console=quiet_console())
+    assert [(r["seed"], r["level"], r["next_level"]) for r in rows] == [
+        (s, level, level + 1) for s in (0, 1) for level in (0, 1)
+    ]
+    for row in rows:
+        dense, ticket, following = (
+            1 - load_trained(workdir, row["seed"], level).metadata["result"]["test_accuracy"]
+            for level in (0, row["level"], row["next_level"])
+        )
+        assert (row["dense_error"], row["error"], row["next_error"]) == (dense, ticket, following)
+        assert row["error_a"] == pytest.approx(ticket) and row["error_b"] == pytest.approx(
+            following
+        )
+        assert row["matches"] == (following - dense <= 0.05 + 1e-9)
