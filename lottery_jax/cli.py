@@ -27,6 +27,7 @@ COMMANDS = {
     "datasets": ("datasets", "list data sets and bring them into place"),
     "report": ("report", "draw figures and tables of finished runs"),
     "sweep": ("sweep", "run a grid of runs, some at once, here or on SLURM"),
+    "reproduce": ("reproduce", "check published claims with runs of your own"),
     "list": ("", "list the configs, networks, data sets, scores and controls"),
 }
 
