@@ -72,7 +72,7 @@ def _fingerprints(scale: str, seeds: tuple[int, ...]) -> dict[str, str]:
 
 def distinct(runs: Iterable[PlannedRun]) -> tuple[PlannedRun, ...]:
     """Return the runs without those that share the directory of an earlier one."""
-    return tuple({run.name: run for run in reversed([*runs])}.values())[::-1]
+    return tuple({run.name: run for run in runs}.values())
 
 
 def count_trainings(config: ConfigDict) -> int:
