@@ -31,6 +31,7 @@ COMMANDS = {
     ),
     "report": ("report", "draw figures and tables of finished runs"),
     "sweep": ("sweep", "run a grid of runs, some at once, here or on SLURM"),
+    "reproduce": ("reproduce", "check published claims with runs of your own"),
     "list": ("", "list the configs, networks, data sets, scores and controls"),
 }
 

@@ -39,7 +39,7 @@ _TICKS = (100, 50, 20, 10, 5, 2, 1, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01)
 
 
 @contextmanager
-def _matplotlib_defaults() -> Iterator[None]:
+def matplotlib_defaults() -> Iterator[None]:
     """Use Matplotlib's own defaults, whatever the user's matplotlibrc and MPLBACKEND say."""
     logger = logging.getLogger("matplotlib")
     level = logger.level
@@ -60,7 +60,7 @@ def _matplotlib_defaults() -> Iterator[None]:
         logger.setLevel(level)
 
 
-@_matplotlib_defaults()
+@matplotlib_defaults()
 def accuracy_figure(
     panels: Sequence[Panel],
     title: str,
@@ -88,13 +88,13 @@ def accuracy_figure(
     entries = {line.label for panel in panels for line in panel.lines if line.label}
     # Leave room for the notes, and for a legend that is longer than the axes are high.
     height = max(4.6 if single else 1.2 + 3.0 * rows, 1.0 + 0.25 * (len(entries) + 1))
-    figure = _new_figure(width, height + 0.15 * len(note_lines), title)
+    figure = new_figure(width, height + 0.15 * len(note_lines), title)
     for i, panel in enumerate(panels):
         axes = figure.add_subplot(rows, columns, i + 1)
         _draw_panel(axes, panel)
         _style_weights_axis(axes, [x for line in panel.lines for x in line.x])
         if single:
-            _add_subtitle(axes, f"{panel.title}; {subtitle}" if panel.title else subtitle)
+            add_subtitle(axes, f"{panel.title}; {subtitle}" if panel.title else subtitle)
             axes.set_xlabel(textwrap.fill(xlabel, 72))
             axes.set_ylabel(panel.quantity)
         else:
@@ -108,7 +108,7 @@ def accuracy_figure(
 
 
 def _draw_panel(axes: Axes, panel: Panel) -> None:
-    _style_axes(axes)
+    style_axes(axes)
     for i, line in enumerate(line for line in panel.lines if line.kind != "reference"):
         _draw_line(axes, line, 3 - 0.01 * i)
     for dense in panel.dense:
@@ -161,7 +161,7 @@ def _draw_line(axes: Axes, line: Line, zorder: float) -> None:
         axes.fill_between(line.x, low, high, color=colour, alpha=alpha, linewidth=0, zorder=1)
 
 
-@_matplotlib_defaults()
+@matplotlib_defaults()
 def layer_figure(
     layers: dict[str, list[tuple[float, float]]], title: str, subtitle: str, counted_weights: str
 ) -> Figure:
@@ -176,10 +176,10 @@ def layer_figure(
     """
     from matplotlib import colormaps
 
-    figure = _new_figure(9.2, 4.6, title)
+    figure = new_figure(9.2, 4.6, title)
     axes = figure.add_subplot()
-    _style_axes(axes)
-    _add_subtitle(axes, subtitle)
+    style_axes(axes)
+    add_subtitle(axes, subtitle)
     names = list(layers)
     for i, name in enumerate(names):
         colour = colormaps["viridis"](0.92 * i / max(1, len(names) - 1))
@@ -200,7 +200,7 @@ def layer_figure(
     return figure
 
 
-@_matplotlib_defaults()
+@matplotlib_defaults()
 def heat_figure(
     rows: dict[str, list[HeatCell]],
     columns: Sequence[str],
@@ -234,9 +234,9 @@ def heat_figure(
     norm, colours = Normalize(-end, end), colormaps["RdBu"]
     width = 3.4 + 1.25 * len(columns)
     note_lines = _wrap_notes(notes, width)
-    figure = _new_figure(width, 1.9 + 0.72 * len(names) + 0.15 * len(note_lines), title)
+    figure = new_figure(width, 1.9 + 0.72 * len(names) + 0.15 * len(note_lines), title)
     axes = figure.add_subplot()
-    _add_subtitle(axes, subtitle)
+    add_subtitle(axes, subtitle)
     gap = 0.18
     places = [i + (gap if i >= top else 0.0) for i in range(len(names))]
     for y, name in zip(places, names, strict=True):
@@ -278,7 +278,7 @@ def _draw_cell(axes: Axes, cell: HeatCell, x: float, y: float, face: Any, ink: s
     axes.text(x + 0.5, y + 0.74, cell.small, fontsize=7.5, **middle)
 
 
-@_matplotlib_defaults()
+@matplotlib_defaults()
 def save(figure: Figure, stem: Path) -> list[Path]:
     """Write `stem`.png and `stem`.svg and return their paths; each file is written atomically."""
     from matplotlib import rc_context
@@ -300,14 +300,15 @@ def for_notebooks(figure: Figure) -> Figure:
     return figure
 
 
-@_matplotlib_defaults()
+@matplotlib_defaults()
 def _png(figure: Figure) -> bytes:
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=100)
     return file.getvalue()
 
 
-def _new_figure(width: float, height: float, title: str) -> Figure:
+def new_figure(width: float, height: float, title: str) -> Figure:
+    """Return an empty figure, its size in inches."""
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
@@ -322,7 +323,8 @@ def _weights_label(counted_weights: str) -> str:
     return f"weights remaining, % of {counted_weights} (log scale)"
 
 
-def _add_subtitle(axes: Axes, subtitle: str) -> None:
+def add_subtitle(axes: Axes, subtitle: str) -> None:
+    """Add small print above the axes."""
     axes.set_title(subtitle, loc="left", fontsize=9, color=_DARK_GREY)
 
 
@@ -356,7 +358,8 @@ def _add_legend(figure: Figure, beside: int) -> None:
     )
 
 
-def _style_axes(axes: Axes) -> None:
+def style_axes(axes: Axes) -> None:
+    """Draw a light grid and no frame above and on the right."""
     axes.grid(color="0.92", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)

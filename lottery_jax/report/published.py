@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from lottery_jax.errors import ConfigError
+from lottery_jax.report import gohil
 from lottery_jax.report.labels import flatten
 
 # (weights pruned, test accuracy), both in percent.
@@ -107,16 +108,21 @@ _RESNET50 = {**_LATE_RESET, "train.epochs": 90, "optimizer.milestones": (50, 65,
 _VGG16 = {"train.batch_size": 128, "train.epochs": 160, "optimizer.milestones": (60, 120)}
 
 
-def _gohil(network: str, data: str, ticket: str, *accuracies: float, adam: bool = False) -> Curve:
-    recipe = _VGG19 if network == "vgg19" else _RESNET50
+def _gohil(series: gohil.Series) -> Curve:
+    recipe = _VGG19 if series.network == "vgg19" else _RESNET50
+    flips = ("their code flips SVHN's digits in training",) if series.data == "svhn" else ()
+    zeros = (
+        "their random ticket keeps the trained weights of the level before and permutes the mask "
+        "over the zeros among them",
+    )
     return Curve(
         _GOHIL,
-        network,
-        data,
-        ticket,
-        tuple(zip((0.0, 48.8, 89.3, 97.2, 98.85, 99.88), accuracies, strict=True)),
-        {**recipe, **(_ADAM if adam else _SGD)},
-        ("their code flips SVHN's digits in training",) if data == "svhn" else (),
+        series.network,
+        series.data,
+        series.ticket,
+        series.points,
+        {**recipe, **(_ADAM if series.with_adam else _SGD)},
+        flips + (zeros if series.is_random else ()),
     )
 
 
@@ -126,18 +132,7 @@ def _tanaka(ticket: str, *accuracies: float) -> Curve:
 
 
 CURVES = (
-    _gohil("vgg19", "cifar10", "CIFAR-10 ticket", 92.58, 92.63, 92.67, 93.13, 92.58, 80.60),
-    _gohil("vgg19", "cifar10", "CIFAR-100 ticket", 92.41, 92.72, 92.93, 91.24, 89.84, 77.87),
-    _gohil("vgg19", "cifar100", "CIFAR-100 ticket", 69.66, 68.96, 69.61, 68.93, 63.87, 41.87),
-    _gohil("vgg19", "cifar100", "CIFAR-10 ticket", 69.88, 69.45, 70.13, 69.79, 63.98, 40.87),
-    _gohil("vgg19", "svhn", "SVHN ticket", 95.61, 95.93, 95.95, 95.87, 95.67, 92.32),
-    _gohil(
-        "vgg19", "cifar10", "Adam on an SGD ticket",
-        92.58, 91.28, 91.43, 91.07, 89.74, 10.0, adam=True,
-    ),
-    _gohil("vgg19", "cifar10", "SGD on an Adam ticket", 91.12, 92.62, 91.75, 92.32, 92.16, 81.19),
-    _gohil("resnet50", "cifar10", "CIFAR-10 ticket", 75.02, 78.10, 76.10, 79.47, 78.05, 10.0),
-    _gohil("resnet50", "cifar10", "CIFAR-100 ticket", 79.55, 78.01, 77.51, 81.19, 81.15, 10.0),
+    *map(_gohil, gohil.read()),
     _tanaka("random pruning", 91.15, 87.52, 79.14, 10.00),
     _tanaka("magnitude at init", 93.12, 91.95, 89.80, 10.00),
     _tanaka("SNIP", 92.26, 91.08, 89.15, 76.25),
@@ -156,8 +151,8 @@ def select(name: str, settings: Iterable[tuple[str, str]]) -> list[Curve]:
     Raises:
         ConfigError: there are no such curves; the message lists all names.
 
-    >>> [curve.ticket for curve in select("gohil2020", [("vgg19", "svhn")])]
-    ['SVHN ticket']
+    >>> [curve.ticket for curve in select("gohil2020", [("resnet50", "cifar10")])]
+    ['CIFAR-10 ticket', 'CIFAR-100 ticket', 'random ticket']
     """
     keys = sorted({curve.key for curve in CURVES})
     if ":" in name:

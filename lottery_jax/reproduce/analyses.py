@@ -1,0 +1,115 @@
+"""Analyses of finished runs, whose rows are kept beside them.
+
+Those that train or interpolate are in `lottery_jax.analysis`; those here read saved tickets alone.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lottery_jax import tickets
+from lottery_jax.curve import WINNING
+from lottery_jax.errors import ConfigError, lookup
+from lottery_jax.pruning import masks
+from lottery_jax.pruning.connectivity import effective_mask
+from lottery_jax.runs.directory import Trial, list_trials
+from lottery_jax.runs.record import read_config
+from lottery_jax.system.files import write_text
+from lottery_jax.tickets import Ticket
+
+Row = dict[str, Any]
+_SHUFFLED = "shuffle_layers"
+
+
+def paths(run_dir: Path) -> list[Row]:
+    """Return how many weights each winning ticket keeps, and how many of them lie on a path."""
+    rows = []
+    for trial, ticket in _tickets(run_dir, (WINNING,)):
+        network, shape = tickets.model_of(ticket.metadata)
+        row = _row(trial, ticket)
+        row["kept"] = masks.counts(ticket.mask)[0]
+        row["effective"] = masks.counts(effective_mask(network, ticket.mask, shape))[0]
+        rows.append(row)
+    return rows
+
+
+def from_dense(run_dir: Path) -> list[Row]:
+    """Return the L2 distance of each trained ticket from the dense network's weights at its places.
+
+    Frankle et al. (2019) call it stability to pruning.
+    """
+    rows, dense = [], {}
+    for trial, ticket in _tickets(run_dir, (WINNING, _SHUFFLED)):
+        kernels = masks.kernels(ticket.trained)
+        if trial.level == 0:
+            dense[trial.seed] = kernels
+            continue
+        squares = [
+            np.sum((kernels[name] - dense[trial.seed][name])[mask] ** 2, dtype=np.float64)
+            for name, mask in masks.kernels(ticket.mask).items()
+        ]
+        rows.append(_row(trial, ticket) | {"l2": float(np.sqrt(sum(squares)))})
+    return rows
+
+
+def stability(run_dir: Path) -> list[Row]:
+    """Return `analysis.stability`: tickets that are trained in two orders of the data."""
+    config = read_config(run_dir)
+    shuffled = _SHUFFLED in config.controls
+    levels = (0, *config.control_levels) if shuffled else (config.ladder.levels,)
+    function = _of_the_analysis_room("stability")
+    return list(function(run_dir, levels=levels, controls=(_SHUFFLED,) if shuffled else ()))
+
+
+def levels(run_dir: Path) -> list[Row]:
+    """Return `analysis.levels`: barriers between the trained tickets of successive levels."""
+    return list(_of_the_analysis_room("levels")(run_dir))
+
+
+ANALYSES: dict[str, Callable[[Path], list[Row]]] = {
+    "paths": paths,
+    "from_dense": from_dense,
+    "stability": stability,
+    "levels": levels,
+}
+
+
+def _of_the_analysis_room(name: str) -> Callable[..., Any]:
+    try:
+        module = importlib.import_module(f"lottery_jax.analysis.{name}")
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"this version has no analysis {name!r}") from error
+    function: Callable[..., Any] = getattr(module, name)
+    return function
+
+
+def analyse(kind: str, run_dir: Path, file: Path) -> None:
+    """Make an analysis of a finished run and write its rows as JSON.
+
+    Raises:
+        ConfigError: there is no such analysis, or the directory is not a run.
+    """
+    rows = lookup(ANALYSES, kind, "the analysis")(run_dir)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_text(file, json.dumps(rows, indent=0) + "\n")
+
+
+def _tickets(run_dir: Path, controls: tuple[str, ...]) -> Iterator[tuple[Trial, Ticket]]:
+    for trial in list_trials(read_config(run_dir), run_dir):
+        if trial.control in controls:
+            yield trial, tickets.load_ticket(trial.ticket_dir)
+
+
+def _row(trial: Trial, ticket: Ticket) -> Row:
+    return {
+        "seed": trial.seed,
+        "level": trial.level,
+        "control": trial.control,
+        "density": ticket.density,
+    }

@@ -1,0 +1,150 @@
+"""Claims, runs and results as tables for the terminal and in Markdown."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+from rich.table import Table
+
+from lottery_jax.report.claims import ForestRow
+from lottery_jax.reproduce.claim import Claim
+from lottery_jax.reproduce.planning import core_seconds, count_trainings, in_time
+from lottery_jax.reproduce.protocols import PROTOCOLS, SCALES
+from lottery_jax.reproduce.results import Measured, Result
+from lottery_jax.sweep.grid import PlannedRun
+
+_MARKDOWN_HEADER = (
+    "claim", "source", "published", "measured (95 % interval)", "sign test", "rule", "verdict",
+    "seeds", "weights",
+)  # fmt: skip
+
+
+def interval(each: Measured) -> str:
+    """Return the mean and its interval.
+
+    >>> from lottery_jax.reproduce.verdict import Rule, judge
+    >>> values = {0: 0.2, 1: 0.4}
+    >>> interval(Measured("", 0.1, Rule(), "points", None, values, judge(values, Rule())))
+    '+0.30 (-0.97 to +1.57) points'
+    """
+    verdict = each.verdict
+    if math.isnan(verdict.mean):
+        return "nothing yet"
+    ends = f" ({verdict.low:+.2f} to {verdict.high:+.2f})" if math.isfinite(verdict.low) else ""
+    return f"{verdict.mean:+.2f}{ends} {each.unit}"
+
+
+def _verdict(each: Measured) -> str:
+    n = each.verdict.seeds
+    text = str(each.verdict.outcome)
+    return f"{text} at {n} seeds" if text == "undecided" else text
+
+
+def _outcome(result: Result) -> str:
+    n = min((each.verdict.seeds for each in result.measured), default=0)
+    text = str(result.outcome)
+    return f"{text} at {n} seeds" if text == "undecided" else text
+
+
+def _seeds(each: Measured) -> str:
+    missing = f"; missing {', '.join(map(str, each.verdict.missing))}"
+    return f"{each.verdict.seeds}{missing if each.verdict.missing else ''}"
+
+
+def markdown(results: Sequence[Result], scale: str) -> str:
+    """Return a page of results: a table of checks, and where each claim's runs are."""
+    lines = [
+        f"### {SCALES[scale].text}",
+        "",
+        "| " + " | ".join(_MARKDOWN_HEADER) + " |",
+        "|" + " --- |" * len(_MARKDOWN_HEADER),
+    ]
+    for result in results:
+        claim = result.claim
+        name = f"**{claim.key}. {claim.statement}** {_outcome(result)}"
+        access = "" if claim.access == "read" else f" ({claim.access})"
+        head = (name, f"{claim.source}{access}", claim.published)
+        for i, each in enumerate(result.measured):
+            shown = f"{each.label}: {interval(each)}"
+            p = f"p = {each.verdict.sign_p:.2g}"
+            cells = (*(head if i == 0 else ("", "", "")), shown, p, str(each.rule), _verdict(each),
+                     _seeds(each), f"{100 * each.density:.3g} %")  # fmt: skip
+            lines.append("| " + " | ".join(cells) + " |")
+    lines += ["", "How to run each again, and what it was measured on:", ""]
+    for result in results:
+        runs = ", ".join(f"`runs/{folder}`" for folder in result.runs.values())
+        commits = ", ".join(commit[:12] for commit in result.commits) or "none yet"
+        seeds = ", ".join(map(str, result.seeds))
+        lines.append(
+            f"- {result.claim.key}: `{result.command}`; seeds {seeds}; {runs}; commit {commits}"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def results_table(results: Iterable[Result]) -> Table:
+    """Return the table of results for the terminal."""
+    table = Table("claim", "measured (95 % interval)", "sign p", "rule", "weights", "verdict")
+    for result in results:
+        table.add_row(f"{result.claim.key} {result.claim.name}", *[""] * 4, _outcome(result))
+        for each in result.measured:
+            shown = f"{each.label}: {interval(each)}"
+            p, kept = f"{each.verdict.sign_p:.2g}", f"{100 * each.density:.3g} %"
+            table.add_row("", shown, p, str(each.rule), kept, _verdict(each))
+        table.add_section()
+    return table
+
+
+def forest_rows(results: Iterable[Result]) -> list[ForestRow]:
+    """Return the rows of the figure."""
+    return [
+        ForestRow(
+            label=f"{result.claim.key}. {each.label}, {100 * each.density:.3g} %",
+            unit=each.unit,
+            mean=each.verdict.mean,
+            low=each.verdict.low,
+            high=each.verdict.high,
+            published=each.published,
+            range_low=each.rule.low,
+            range_high=each.rule.high,
+            outcome=str(each.verdict.outcome),
+        )
+        for result in results
+        for each in result.measured
+    ]
+
+
+def _costs(planned: Iterable[PlannedRun]) -> str:
+    costs = [core_seconds(each.config) for each in {each.name: each for each in planned}.values()]
+    known = [cost for cost in costs if cost is not None]
+    return in_time(sum(known) if len(known) == len(costs) else None)
+
+
+def claims_table(claims: Iterable[Claim], plans: dict[str, dict[str, PlannedRun]]) -> Table:
+    """Return the table of `list`: statement, source, scales and the time on one core.
+
+    Args:
+        claims: the claims.
+        plans: the runs that each needs at the scale that is listed, by its key.
+    """
+    table = Table("claim", "statement", "source", "scales", "one core")
+    for claim in claims:
+        cost = _costs(plans[claim.key].values()) if claim.key in plans else "-"
+        access = "" if claim.access == "read" else f" ({claim.access})"
+        table.add_row(
+            f"{claim.key} {claim.name}", claim.statement, claim.source + access,
+            ", ".join(claim.scales), cost,
+        )  # fmt: skip
+    return table
+
+
+def runs_table(planned: dict[str, PlannedRun], scale: str) -> Table:
+    """Return the table of a scale's runs: what each is, and what it costs."""
+    table = Table("run", "what it is", "trainings", "epochs", "one core", "by itself")
+    for name, run in planned.items():
+        table.add_row(
+            name, PROTOCOLS[name].text, str(count_trainings(run.config)),
+            str(run.config.train.epochs), in_time(core_seconds(run.config)),
+            f"--config=reproduce:{scale}_{name}",
+        )  # fmt: skip
+    return table
