@@ -68,7 +68,7 @@ def accuracy_figure(
     counted_weights: str,
     notes: Sequence[str] = (),
 ) -> Figure:
-    """Draw accuracy over weights remaining; bands reach one standard deviation to each side.
+    """Draw accuracy over weights remaining, or cost; bands reach one standard deviation each way.
 
     Args:
         panels: drawn side by side, with one legend for all.
@@ -82,7 +82,9 @@ def accuracy_figure(
     single = len(panels) == 1
     xlabel = _weights_label(counted_weights)
     if not single:
-        notes = [f"{subtitle[0].upper()}{subtitle[1:]}. Horizontal: {xlabel}.", *notes]
+        costs = any(panel.cost for panel in panels)
+        horizontal = "the cost of finding and training each ticket (log scale)" if costs else xlabel
+        notes = [f"{subtitle[0].upper()}{subtitle[1:]}. Horizontal: {horizontal}.", *notes]
     width = 9.2 if single else 2.2 + 3.7 * columns
     note_lines = _wrap_notes(notes, width)
     entries = {line.label for panel in panels for line in panel.lines if line.label}
@@ -92,14 +94,19 @@ def accuracy_figure(
     for i, panel in enumerate(panels):
         axes = figure.add_subplot(rows, columns, i + 1)
         _draw_panel(axes, panel)
-        _style_weights_axis(axes, [x for line in panel.lines for x in line.x])
+        if panel.cost:
+            axes.set_xscale("log")
+            axes.margins(x=0.2)  # for what is printed beside the last points
+        else:
+            _style_weights_axis(axes, [x for line in panel.lines for x in line.x])
         if single:
             _add_subtitle(axes, f"{panel.title}; {subtitle}" if panel.title else subtitle)
-            axes.set_xlabel(textwrap.fill(xlabel, 72))
+            axes.set_xlabel(textwrap.fill(panel.cost or xlabel, 72))
             axes.set_ylabel(panel.quantity)
         else:
             axes.set_title(panel.title, loc="left", fontsize=10)
-            axes.set_xlabel("weights remaining, %" if i + columns >= len(panels) else "")
+            shown = panel.cost or "weights remaining, %"
+            axes.set_xlabel(shown if panel.cost or i + columns >= len(panels) else "")
             axes.set_ylabel(panel.quantity if i % columns == 0 else "")
     _add_legend(figure, beside=columns - 1)
     _add_notes(figure, note_lines)
@@ -153,6 +160,9 @@ def _draw_line(axes: Axes, line: Line, zorder: float) -> None:
         linestyle=_DASHES[line.marker % len(_DASHES)] if control else "-",
         zorder=zorder,
     )
+    for x, y, text in zip(line.x, line.mean, line.texts, strict=False):
+        place: dict[str, Any] = {"textcoords": "offset points", "xytext": (4, 4)}
+        axes.annotate(text, (x, y), fontsize=7, color=colour, **place)
     if any(line.std):
         low = [m - s for m, s in zip(line.mean, line.std, strict=True)]
         high = [m + s for m, s in zip(line.mean, line.std, strict=True)]
