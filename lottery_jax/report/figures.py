@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import io
 import logging
+import math
 import os
 import sys
 import textwrap
@@ -95,8 +96,7 @@ def accuracy_figure(
         axes = figure.add_subplot(rows, columns, i + 1)
         _draw_panel(axes, panel)
         if panel.cost:
-            axes.set_xscale("log")
-            axes.margins(x=0.2)  # for what is printed beside the last points
+            _style_cost_axis(axes, [x for line in panel.lines for x in line.x])
         else:
             _style_weights_axis(axes, [x for line in panel.lines for x in line.x])
         if single:
@@ -163,7 +163,10 @@ def _draw_line(axes: Axes, line: Line, zorder: float) -> None:
     for x, y, text in zip(line.x, line.mean, line.texts, strict=False):
         place: dict[str, Any] = {"textcoords": "offset points", "xytext": (4, 4)}
         axes.annotate(text, (x, y), fontsize=7, color=colour, **place)
-    if any(line.std):
+    if line.texts:  # over a cost, which need not grow from point to point, a band would mislead
+        for x, y, s in zip(line.x, line.mean, line.std, strict=True):
+            axes.plot([x, x], [y - s, y + s], color=colour, linewidth=1, alpha=0.4, zorder=1)
+    elif any(line.std):
         low = [m - s for m, s in zip(line.mean, line.std, strict=True)]
         high = [m + s for m, s in zip(line.mean, line.std, strict=True)]
         alpha = 0.10 if control else 0.16
@@ -377,5 +380,17 @@ def _style_weights_axis(axes: Axes, remaining: Sequence[float]) -> None:
     lowest = 0.87 * min(remaining, default=10.0)
     axes.set_xlim(115, lowest)
     ticks = [tick for tick in _TICKS if tick >= lowest]
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.set_xticks([], minor=True)
+
+
+def _style_cost_axis(axes: Axes, costs: Sequence[float]) -> None:
+    """Scale the x-axis by the log of the cost, with room for what is printed beside the points."""
+    low, high = 0.8 * min(costs), 1.5 * max(costs)
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)))
+    steps = (1, 2, 5) if len(decades) < 4 else (1,)
+    ticks = [step * 10.0**n for n in decades for step in steps if low <= step * 10.0**n <= high]
+    axes.set_xscale("log")
+    axes.set_xlim(low, high)
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.set_xticks([], minor=True)

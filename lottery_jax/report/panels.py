@@ -126,7 +126,7 @@ COSTS = {
 def budget_panels(runs: Sequence[RunCurve], costs: Sequence[Mapping[int, Cost]]) -> list[Panel]:
     """Return a panel for each kind of cost that is known: accuracy over what each ticket cost.
 
-    The first and the last ticket of a run have their weights remaining beside them.
+    The last ticket of each run has its weights remaining beside it, and so has the first run's first.
 
     Args:
         runs: the runs.
@@ -145,11 +145,12 @@ def budget_panels(runs: Sequence[RunCurve], costs: Sequence[Mapping[int, Cost]])
             if points:
                 line = _line(name, points, colour=i, marker=i)
                 texts = [""] * len(points)
-                texts[0], texts[-1] = (f"{points[at].remaining:.3g} %" for at in (0, -1))
+                for at in (0, -1) if i == 0 else (-1,):
+                    texts[at] = f"{points[at].remaining:.3g} %"
                 x = tuple(spent[point.level] for point in points)
                 lines.append(dataclasses.replace(line, x=x, texts=tuple(texts)))
         if lines:
-            panels.append(Panel(title, tuple(lines), (), " / ".join(quantities), title))
+            panels.append(Panel("", tuple(lines), (), " / ".join(quantities), title))
     return panels
 
 

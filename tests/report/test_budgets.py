@@ -130,7 +130,10 @@ def test_the_figure_and_the_table_hold_the_costs(tmp_path):
     assert panels[0].lines[0].texts == ("100 %", "", "16.7 %")
     axes = report.budget_figure(runs).axes
     assert [a.get_xscale() for a in axes] == ["log"] * 3
-    assert [text.get_text() for text in axes[0].texts if text.get_text()] == ["100 %", "16.7 %"] * 2
+    assert [text.get_text() for text in axes[0].texts if text.get_text()] == [
+        "100 %",
+        *["16.7 %"] * 2,
+    ]
 
 
 def test_a_network_whose_multiply_adds_nobody_knows_has_its_epochs(tmp_path):
