@@ -20,11 +20,22 @@ def prunable_sizes(network: Network, params: PyTree) -> dict[str, int]:
     return {name: math.prod(leaf.shape) for name, leaf in named if name is not None}
 
 
-@settings.fixed()
 def multiply_adds(
     network: Network, layers: Sequence[str] | None = None, variables: PyTree = None
 ) -> int | None:
     """Return the multiply-adds of a forward pass of one example, those with padding included.
+
+    It is the sum of `multiply_adds_by_layer`, or None where that is None.
+    """
+    by_layer = multiply_adds_by_layer(network, layers, variables)
+    return None if by_layer is None else sum(by_layer.values())
+
+
+@settings.fixed()
+def multiply_adds_by_layer(
+    network: Network, layers: Sequence[str] | None = None, variables: PyTree = None
+) -> dict[str, int] | None:
+    """Return each layer's multiply-adds in a forward pass of one example, padding included.
 
     The layers with prunable weights are counted: each of their weights is used once for each
     position of the layer's output `[batch, ..., channels]`. None: a layer is called more than once
@@ -52,4 +63,4 @@ def multiply_adds(
     sizes = prunable_sizes(network, variables["params"])
     if len(positions) != len(layers):
         return None
-    return sum(sizes[layer] * count for layer, count in zip(layers, positions, strict=True))
+    return {layer: sizes[layer] * count for layer, count in zip(layers, positions, strict=True)}

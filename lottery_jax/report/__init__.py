@@ -2,9 +2,10 @@
 
     python -m lottery_jax.report --help
 
-`curves.py` reads a run and `transfers.py` a transfer matrix. `labels.py` names runs so that readers
-can tell them apart, and `published.py` has published accuracies. `panels.py` prepares what
-`figures.py` draws, `tables.py` makes the tables, and `write.py` writes the files.
+`curves.py` reads a run, `trained.py` its tickets, and `transfers.py` a transfer matrix. `labels.py`
+names runs so that readers can tell them apart, and `published.py` has published accuracies.
+`panels.py` prepares what `figures.py` draws, `tables.py` makes the tables, and `write.py` writes the
+files.
 """
 
 from __future__ import annotations
@@ -15,8 +16,10 @@ from lottery_jax.report.figures import for_notebooks
 from lottery_jax.report.labels import legend_names, spread
 from lottery_jax.report.panels import accuracy_panel, heat_rows, matrix_panels
 from lottery_jax.report.tables import markdown_table, matrix_csv, matrix_markdown
+from lottery_jax.report.trained import Cost, ticket_costs
 from lottery_jax.report.transfers import TransferMatrix, cell_names, is_matrix, read_matrix
 from lottery_jax.report.write import (
+    budget_figure,
     closing_table,
     matrix_figure,
     matrix_heat_map,
@@ -25,10 +28,12 @@ from lottery_jax.report.write import (
 )
 
 __all__ = [
+    "Cost",
     "Point",
     "RunCurve",
     "TransferMatrix",
     "accuracy_panel",
+    "budget_figure",
     "cell_names",
     "closing_table",
     "for_notebooks",
@@ -47,5 +52,6 @@ __all__ = [
     "read_run",
     "runs_figure",
     "spread",
+    "ticket_costs",
     "write_report",
 ]

@@ -192,7 +192,7 @@ def read_run(workdir: Path) -> RunCurve:
         config, rows = read_config(workdir), _read_rows(workdir)
         points = _points(rows)
         network, data, optimizer = _trained_on(config)
-        folder = _source_dir(workdir, config)
+        folder = source_dir(workdir, config)
         drawn = read_config(folder) if folder else config
         if folder:
             source = ", ".join(_trained_on(drawn)[1:])
@@ -252,9 +252,14 @@ def _combine(runs: Sequence[RunCurve]) -> RunCurve:
     )
 
 
+def read_record(workdir: Path) -> dict[str, Any]:
+    """Return a directory's config.json, or raise one of `UNREADABLE`."""
+    return dict(json.loads((workdir / "config.json").read_text(encoding="utf-8")))
+
+
 def read_config(workdir: Path) -> dict[str, Any]:
     """Return the config in a directory's config.json, or raise one of `UNREADABLE`."""
-    stored = json.loads((workdir / "config.json").read_text(encoding="utf-8"))["config"]
+    stored = read_record(workdir)["config"]
     if not isinstance(stored, dict):
         raise ValueError('config.json has no table of keys and values under "config"')
     return stored
@@ -317,7 +322,7 @@ def _method(config: Mapping[str, Any]) -> str:
     return _METHODS.get((draw, scores), f"{scores}, {draw}")
 
 
-def _source_dir(workdir: Path, config: Mapping[str, Any]) -> Path | None:
+def source_dir(workdir: Path, config: Mapping[str, Any]) -> Path | None:
     """Return the directory of a transfer's source, also if it was moved together with the run."""
     source = config.get("source")
     if not source:
@@ -349,37 +354,3 @@ def _has_dense_head(
 
     in_source = kept_weights(_read_rows(source))
     return any(in_source.get(key, n) != n for key, n in kept_weights(rows).items())
-
-
-def layer_densities(run: RunCurve) -> dict[str, list[tuple[float, float]]]:
-    """Return for each layer pairs of percentages by level, means over seeds.
-
-    A pair is (weights remaining in the network, weights remaining in the layer).
-
-    Raises:
-        ConfigError: a ticket's metadata can't be read.
-    """
-    found: dict[str, dict[int, list[tuple[float, float]]]] = {}
-    for seed in run.seeds:
-        for level in run.tickets:
-            file = run.workdir / f"seed_{seed}/level_{level:02d}/ticket/metadata.json"
-            if not file.is_file():
-                continue
-            try:
-                metadata: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-                for name in metadata["layer_order"]:
-                    kept, total = metadata["layers"][name]
-                    pair = (100 * metadata["density"], 100 * kept / total)
-                    if not all(map(math.isfinite, pair)):
-                        raise ValueError(f"the density of {name} is not a finite number")
-                    found.setdefault(name, {}).setdefault(level, []).append(pair)
-            except UNREADABLE as error:
-                raise ConfigError(
-                    f"{file}: can't be read as a ticket's metadata: {error}"
-                ) from error
-
-    def mean(pairs: Sequence[tuple[float, float]]) -> tuple[float, float]:
-        whole, layer = zip(*pairs, strict=True)
-        return statistics.fmean(whole), statistics.fmean(layer)
-
-    return {name: [mean(pairs) for pairs in levels.values()] for name, levels in found.items()}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import io
 import logging
+import math
 import os
 import sys
 import textwrap
@@ -68,7 +69,7 @@ def accuracy_figure(
     counted_weights: str,
     notes: Sequence[str] = (),
 ) -> Figure:
-    """Draw accuracy over weights remaining; bands reach one standard deviation to each side.
+    """Draw accuracy over weights remaining, or cost; bands reach one standard deviation each way.
 
     Args:
         panels: drawn side by side, with one legend for all.
@@ -82,7 +83,9 @@ def accuracy_figure(
     single = len(panels) == 1
     xlabel = _weights_label(counted_weights)
     if not single:
-        notes = [f"{subtitle[0].upper()}{subtitle[1:]}. Horizontal: {xlabel}.", *notes]
+        costs = any(panel.cost for panel in panels)
+        horizontal = "the cost of finding and training each ticket (log scale)" if costs else xlabel
+        notes = [f"{subtitle[0].upper()}{subtitle[1:]}. Horizontal: {horizontal}.", *notes]
     width = 9.2 if single else 2.2 + 3.7 * columns
     note_lines = _wrap_notes(notes, width)
     entries = {line.label for panel in panels for line in panel.lines if line.label}
@@ -92,14 +95,18 @@ def accuracy_figure(
     for i, panel in enumerate(panels):
         axes = figure.add_subplot(rows, columns, i + 1)
         _draw_panel(axes, panel)
-        _style_weights_axis(axes, [x for line in panel.lines for x in line.x])
+        if panel.cost:
+            _style_cost_axis(axes, [x for line in panel.lines for x in line.x])
+        else:
+            _style_weights_axis(axes, [x for line in panel.lines for x in line.x])
         if single:
             add_subtitle(axes, f"{panel.title}; {subtitle}" if panel.title else subtitle)
-            axes.set_xlabel(textwrap.fill(xlabel, 72))
+            axes.set_xlabel(textwrap.fill(panel.cost or xlabel, 72))
             axes.set_ylabel(panel.quantity)
         else:
             axes.set_title(panel.title, loc="left", fontsize=10)
-            axes.set_xlabel("weights remaining, %" if i + columns >= len(panels) else "")
+            shown = panel.cost or "weights remaining, %"
+            axes.set_xlabel(shown if panel.cost or i + columns >= len(panels) else "")
             is_new = i % columns == 0 or panel.quantity != panels[i - 1].quantity
             axes.set_ylabel(panel.quantity if is_new else "")
     _add_legend(figure, beside=columns - 1)
@@ -154,7 +161,13 @@ def _draw_line(axes: Axes, line: Line, zorder: float) -> None:
         linestyle=_DASHES[line.marker % len(_DASHES)] if control else "-",
         zorder=zorder,
     )
-    if any(line.std):
+    for x, y, text in zip(line.x, line.mean, line.texts, strict=False):
+        place: dict[str, Any] = {"textcoords": "offset points", "xytext": (4, 4)}
+        axes.annotate(text, (x, y), fontsize=7, color=colour, **place)
+    if line.texts:  # over a cost, which need not grow from point to point, a band would mislead
+        for x, y, s in zip(line.x, line.mean, line.std, strict=True):
+            axes.plot([x, x], [y - s, y + s], color=colour, linewidth=1, alpha=0.4, zorder=1)
+    elif any(line.std):
         low = [m - s for m, s in zip(line.mean, line.std, strict=True)]
         high = [m + s for m, s in zip(line.mean, line.std, strict=True)]
         alpha = 0.10 if control else 0.16
@@ -371,5 +384,17 @@ def _style_weights_axis(axes: Axes, remaining: Sequence[float]) -> None:
     lowest = 0.87 * min(remaining, default=10.0)
     axes.set_xlim(115, lowest)
     ticks = [tick for tick in _TICKS if tick >= lowest]
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.set_xticks([], minor=True)
+
+
+def _style_cost_axis(axes: Axes, costs: Sequence[float]) -> None:
+    """Scale the x-axis by the log of the cost, with room for what is printed beside the points."""
+    low, high = 0.8 * min(costs), 1.5 * max(costs)
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)))
+    steps = (1, 2, 5) if len(decades) < 4 else (1,)
+    ticks = [step * 10.0**n for n in decades for step in steps if low <= step * 10.0**n <= high]
+    axes.set_xscale("log")
+    axes.set_xlim(low, high)
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.set_xticks([], minor=True)

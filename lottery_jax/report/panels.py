@@ -11,21 +11,25 @@ from lottery_jax.curve import WINNING
 from lottery_jax.report.curves import LABELS, RANDOM, Point, RunCurve, deviation, series_label
 from lottery_jax.report.labels import legend_names
 from lottery_jax.report.published import Curve
+from lottery_jax.report.trained import Cost
 from lottery_jax.report.transfers import TransferMatrix
 
 
 @dataclasses.dataclass(frozen=True)
 class Line:
-    """Accuracies over weights remaining, both in percent. A line without points is a legend entry.
+    """Accuracies in percent over weights remaining in percent, or over a cost.
+
+    A line without points is a legend entry.
 
     Attributes:
         label: the legend entry; empty: none.
-        x: weights remaining.
+        x: weights remaining, or costs.
         mean: accuracies.
         std: half the width of the band around the line; empty: no band.
         colour: a number in the palette; None: grey.
         marker: a number among the markers.
         kind: `ticket` (solid), `control` (dashed, hollow) or `reference` (thin, grey, behind).
+        texts: what is printed beside each point; empty: nothing.
     """
 
     label: str
@@ -35,6 +39,7 @@ class Line:
     colour: int | None = None
     marker: int = 0
     kind: str = "ticket"
+    texts: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,12 +63,14 @@ class Panel:
         lines: the series.
         dense: the dense networks.
         quantity: what the vertical axis shows.
+        cost: what the horizontal axis shows; empty: weights remaining.
     """
 
     title: str
     lines: tuple[Line, ...]
     dense: tuple[DenseLine, ...]
     quantity: str = "test accuracy, %"
+    cost: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,6 +113,45 @@ def accuracy_panel(runs: Sequence[RunCurve], curves: Sequence[Curve] = ()) -> Pa
     quantities = dict.fromkeys(run.quantity.replace(" in %", ", %") for run in runs)
     dense = _dense_lines([run.dense.mean for run in runs])
     return Panel("", tuple(lines), dense, " / ".join(quantities))
+
+
+# What a `Cost` counts, as the axes and the tables call it.
+COSTS = {
+    "epochs": "epochs trained",
+    "dense": "multiply-adds as computed",
+    "sparse": "multiply-adds without zeros",
+}
+
+
+def budget_panels(runs: Sequence[RunCurve], costs: Sequence[Mapping[int, Cost]]) -> list[Panel]:
+    """Return a panel for each kind of cost that is known: accuracy over what each ticket cost.
+
+    The last ticket of each run has its weights remaining beside it, and so has the first run's first.
+
+    Args:
+        runs: the runs.
+        costs: `trained.ticket_costs` of each.
+    """
+    names = legend_names(runs) if len(runs) > 1 else [LABELS[WINNING]]
+    quantities = dict.fromkeys(run.quantity.replace(" in %", ", %") for run in runs)
+    panels = []
+    for kind, title in COSTS.items():
+        lines = []
+        for i, (run, name) in enumerate(zip(runs, names, strict=True)):
+            spent = {level: getattr(cost, kind) for level, cost in costs[i].items()}
+            points = [
+                p for p in run.tickets.values() if math.isfinite(spent.get(p.level, math.nan))
+            ]
+            if points:
+                line = _line(name, points, colour=i, marker=i)
+                texts = [""] * len(points)
+                for at in (0, -1) if i == 0 else (-1,):
+                    texts[at] = f"{points[at].remaining:.3g} %"
+                x = tuple(spent[point.level] for point in points)
+                lines.append(dataclasses.replace(line, x=x, texts=tuple(texts)))
+        if lines:
+            panels.append(Panel("", tuple(lines), (), " / ".join(quantities), title))
+    return panels
 
 
 def _dense_lines(accuracies: Sequence[float]) -> tuple[DenseLine, ...]:
@@ -181,9 +227,9 @@ def _styles(controls: Sequence[str]) -> dict[str, int]:
     """
     names, found = list(LABELS), dict[str, int]()
     for control in sorted(controls, key=lambda name: name not in names[:_STYLES]):
-        number = names.index(control) % _STYLES if control in names else 1
+        number = names.index(control) if control in names else _STYLES
         free = [n for n in range(1, _STYLES) if n not in found.values()] or [*range(1, _STYLES)]
-        found[control] = number if number in free else free[number % len(free)]
+        found[control] = number if number in free else free[0]
     return found
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from lottery_jax.report.figures import COLOURS, _matplotlib_defaults, _new_figure, _style_axes
+from lottery_jax.report.figures import COLOURS, matplotlib_defaults, new_figure, style_axes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-@_matplotlib_defaults()
+@matplotlib_defaults()
 def steps_figure(
     rows: Sequence[Mapping[str, Any]], title: str, limits: Mapping[str, tuple[str, float]]
 ) -> Figure:
@@ -22,11 +22,11 @@ def steps_figure(
         title: the heading of the figure.
         limits: by column, the label of its axis and the value of a horizontal line, in percent.
     """
-    figure = _new_figure(9.2, 3.8, title)
+    figure = new_figure(9.2, 3.8, title)
     steps = [row["step"] for row in rows]
     for i, (column, (label, limit)) in enumerate(limits.items()):
         axes = figure.add_subplot(1, len(limits), i + 1)
-        _style_axes(axes)
+        style_axes(axes)
         means = [100 * row[column] for row in rows]
         spreads = [100 * row[f"{column}_std"] for row in rows]
         axes.errorbar(

@@ -14,7 +14,8 @@ from rich.table import Table
 from lottery_jax.curve import is_share
 from lottery_jax.report.curves import LABELS, RANDOM, Point, RunCurve, series_label
 from lottery_jax.report.labels import count_seeds, counted_weights, headings, legend_names
-from lottery_jax.report.panels import heat_rows
+from lottery_jax.report.panels import COSTS, heat_rows
+from lottery_jax.report.trained import Cost
 from lottery_jax.report.transfers import TransferMatrix
 
 # In a table of several runs, densities whose relative difference is smaller share a row.
@@ -39,6 +40,29 @@ def markdown_table(runs: Sequence[RunCurve]) -> str:
         parts.append(f"### {heading}, {count_seeds([run])}\n")
         parts += [*_markdown(*_run_cells(run)), _explained([run])]
     return "\n".join(parts)
+
+
+def budget_markdown(runs: Sequence[RunCurve], costs: Sequence[Mapping[int, Cost]]) -> str:
+    """Return a Markdown table of what each ticket of each run cost; empty if no cost is known."""
+    parts = []
+    for run, heading, by_level in zip(runs, headings(runs), costs, strict=True):
+        digits, rows = 2 if is_share(run.metric) else 4, []
+        for level, cost in by_level.items():
+            if point := run.tickets.get(level):
+                known = ("" if math.isnan(n) else f"{n:.3e}" for n in (cost.dense, cost.sparse))
+                first = [str(level), f"{point.remaining:.2f}", _cell(point, digits)]
+                rows.append([*first, f"{cost.epochs:.4g}", *known])
+        if rows:
+            header = ["level", "weights left, %", run.quantity, *COSTS.values()]
+            parts += [f"\n### {heading}: what each winning ticket cost\n", *_markdown(header, rows)]
+    if not parts:
+        return ""
+    explained = (
+        "\nFrom nothing, the mean over seeds: every training that leads to the ticket (of a transfer: "
+        "those of the source, too), and its own. A step counts as three forward passes. Evaluations "
+        "and scores are not charged."
+    )
+    return "\n".join([*parts, explained]) + "\n"
 
 
 def matrix_markdown(matrix: TransferMatrix) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,16 +11,18 @@ from rich.table import Table
 
 from lottery_jax.errors import ConfigError, FigureError
 from lottery_jax.report import figures, published
-from lottery_jax.report.curves import RunCurve, layer_densities, pooled, read_run
+from lottery_jax.report.curves import RunCurve, pooled, read_run
 from lottery_jax.report.labels import counted_weights, headings, spread
-from lottery_jax.report.panels import accuracy_panel, heat_rows, matrix_panels
+from lottery_jax.report.panels import accuracy_panel, budget_panels, heat_rows, matrix_panels
 from lottery_jax.report.tables import (
+    budget_markdown,
     markdown_table,
     matrix_csv,
     matrix_markdown,
     matrix_table,
     run_table,
 )
+from lottery_jax.report.trained import Cost, layer_densities, ticket_costs
 from lottery_jax.report.transfers import TransferMatrix, is_matrix, read_matrix
 from lottery_jax.system.files import write_text
 
@@ -48,8 +50,9 @@ def write_report(
         pool_seeds: whether to draw runs that differ in their seeds alone as one, with its spread.
 
     Returns:
-        The paths of the files. For runs: curve.png, curve.svg, layers.png and layers.svg (of the
-        first run), and table.md. For a matrix: matrix.png, matrix.svg, heatmap.png, heatmap.svg,
+        The paths of the files. For runs: curve.png, curve.svg, budget.png and budget.svg (if the
+        runs recorded what is needed), layers.png and layers.svg (of the first run), and table.md.
+        For a matrix: matrix.png, matrix.svg, heatmap.png, heatmap.svg,
         matrix.csv and table.md.
 
     Raises:
@@ -88,6 +91,23 @@ def runs_figure(
     return figures.accuracy_figure(panels, title, spread(runs), counted_weights(runs), notes)
 
 
+def budget_figure(runs: Sequence[RunCurve]) -> Figure | None:
+    """Draw accuracy over what it cost to find and train each ticket; None: no run recorded it."""
+    costs = [ticket_costs(run) for run in runs]
+    return _budget_figure(runs, costs) if any(costs) else None
+
+
+def _budget_figure(runs: Sequence[RunCurve], costs: Sequence[Mapping[int, Cost]]) -> Figure:
+    known = [run for run, cost in zip(runs, costs, strict=True) if cost]
+    panels = budget_panels(known, [cost for cost in costs if cost])
+    title = known[0].title if len(known) == 1 else "Accuracy over the cost of the tickets"
+    notes = [
+        "Charged: every training that leads to a ticket, and its own; not evaluations and scores. "
+        "Beside points: weights remaining."
+    ]
+    return figures.accuracy_figure(panels, title, spread(known), counted_weights(known), notes)
+
+
 def matrix_figure(matrix: TransferMatrix) -> Figure:
     """Draw accuracy over weights remaining, with a pair of axes for each target of a matrix."""
     runs = list(matrix.runs.values())
@@ -121,13 +141,16 @@ def _write_runs(runs: Sequence[RunCurve], out: Path, reference: Sequence[str]) -
         curves += [c for c in published.select(name, settings) if c not in curves]
     configs = {name: run.config for name, run in zip(headings(runs), runs, strict=True)}
     notes = published.notes(curves, configs)
-    text = markdown_table(runs)
+    costs = [ticket_costs(run) for run in runs]
+    text = markdown_table(runs) + budget_markdown(runs, costs)
     if notes:
         text += "\n### Published numbers\n\n" + "".join(f"- {note}\n" for note in notes)
     write_text(out / "table.md", text)
     layers = layer_densities(runs[0])
     with drawing_errors(out):
         files = figures.save(runs_figure(runs, curves, notes), out / "curve")
+        if any(costs):
+            files += figures.save(_budget_figure(runs, costs), out / "budget")
         if layers:
             subtitle = "the tickets layer by layer, from input to output"
             figure = figures.layer_figure(layers, runs[0].title, subtitle, runs[0].counted_weights)

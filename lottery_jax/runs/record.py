@@ -165,11 +165,18 @@ def check_network(workdir: Path, network_sha256: str) -> None:
 
 
 def record_config(
-    workdir: Path, config: ConfigDict, data_sha256: str | None = None, network_sha256: str = ""
+    workdir: Path,
+    config: ConfigDict,
+    data_sha256: str | None = None,
+    network_sha256: str = "",
+    cost: Mapping[str, Any] | None = None,
 ) -> None:
     """Write config.json once: the config, its fingerprint, the data's hash, versions, settings.
 
-    It says what began the run, and is not changed when other versions resume the run.
+    `cost` is what reports need to charge trainings: `steps_per_epoch`, and `multiply_adds` of each
+    layer in a forward pass of one example, or null if they can't be counted.
+
+    The file says what began the run, and is not changed when other versions resume the run.
     """
     if (workdir / "config.json").is_file():
         return
@@ -180,6 +187,7 @@ def record_config(
         "source_fingerprint": source_fingerprint(config),
         "data_sha256": data_sha256,
         **({"network_sha256": network_sha256} if network_sha256 else {}),
+        **({"cost": cost} if cost else {}),
         "versions": versions(config),
         "settings": settings.recorded(),
         "git_commit": _git_commit(),

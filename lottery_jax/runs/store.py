@@ -17,6 +17,7 @@ from lottery_jax import config as configuration
 from lottery_jax import tickets
 from lottery_jax.curve import WINNING, metric_of, show_metric
 from lottery_jax.errors import TrainingError
+from lottery_jax.models.cost import multiply_adds_by_layer
 from lottery_jax.parallel import multihost
 from lottery_jax.parallel.multihost import on_primary
 from lottery_jax.runs.checkpoints import Checkpoint, latest_step, load_state, save_state
@@ -144,7 +145,12 @@ class RunStore:
         check_data(workdir, data_sha256)
         network_sha256 = self._experiment.network_sha256
         check_network(workdir, network_sha256)
-        record_config(workdir, config, data_sha256, network_sha256)
+        program, layers = self._experiment.program, self._experiment.layers
+        cost = {
+            "steps_per_epoch": program.steps_per_epoch,
+            "multiply_adds": multiply_adds_by_layer(program.network, layers),
+        }
+        record_config(workdir, config, data_sha256, network_sha256, cost)
         record_versions(workdir)
         tidy(config, workdir)
         # Both are there on the primary process only.
@@ -160,7 +166,6 @@ class RunStore:
             config=configuration.flatten(config),
         )
         exit_stack.callback(self._wandb.finish)
-        program, layers = self._experiment.program, self._experiment.layers
         plan = make_plan(config, program.network, layers, workdir, program.mesh.devices.flat)
         for line in plan.lines():
             self.display.say(line)

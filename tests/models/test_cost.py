@@ -3,7 +3,7 @@
 import pytest
 
 from lottery_jax.models import abstract_variables, build_model
-from lottery_jax.models.cost import multiply_adds, prunable_sizes
+from lottery_jax.models.cost import multiply_adds, multiply_adds_by_layer, prunable_sizes
 from lottery_jax.models.network import LinenNetwork
 
 
@@ -18,6 +18,9 @@ def test_each_weight_of_a_convolution_is_used_at_each_position():
     dense = 14 * 14 * 64 * 256 + 256 * 256 + 256 * 10
     network = LinenNetwork(build_model("conv2", 10), (28, 28, 1))
     assert multiply_adds(network) == convolutions + dense
+    by_layer = multiply_adds_by_layer(network)
+    assert list(by_layer) == list(network.layer_names())
+    assert list(by_layer.values())[1:3] == [3 * 3 * 64 * 64 * 28 * 28, 14 * 14 * 64 * 256]
 
 
 def test_strides_and_shortcuts_count_by_their_outputs():

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from lottery_jax import curve
+from lottery_jax import curve, report
 from lottery_jax.config import validate
 from lottery_jax.curve import WINNING
 from lottery_jax.datasets.dataset import chance
 from lottery_jax.errors import ConfigError, LotteryError, TrainingError
+from lottery_jax.models.cost import multiply_adds_by_layer
 from lottery_jax.parallel.mesh import to_mesh
 from lottery_jax.pruning import masks
 from lottery_jax.pruning.controls import CONTROLS, ControlInputs, UntrainedTicket
@@ -100,6 +101,23 @@ def test_curve_has_a_row_for_every_training(run, config):
     assert [(int(r["seed"]), int(r["level"]), r["control"]) for r in read] == expected
     assert [(r["seed"], r["level"], r["control"]) for r in rows] == expected
     assert all(r["epochs"] == "2" and 0 <= float(r["test_accuracy"]) <= 1 for r in read)
+
+
+def test_the_run_records_what_its_trainings_cost(run, setup):
+    """Level 0 takes all 22 steps, a ticket those from step 7 on; each of 128 images, three passes."""
+    workdir, _ = run
+    forward = multiply_adds_by_layer(setup.program.network, setup.layers)
+    assert json.loads((workdir / "config.json").read_text())["cost"] == {
+        "steps_per_epoch": 11, "multiply_adds": forward,
+    }  # fmt: skip
+    costs = report.ticket_costs(report.read_run(workdir))
+    for level, steps in enumerate((22, 22 + 15, 22 + 15 + 15)):
+        assert costs[level].epochs == pytest.approx(steps / 11)
+        assert costs[level].dense == 3 * 128 * steps * sum(forward.values())
+    kept = [masks.layer_counts(load(workdir, seed, 1).mask) for seed in (3, 4)]
+    share = sum(forward[n] * k / size / 2 for by in kept for n, (k, size) in by.items())
+    expected = 3 * 128 * (22 * sum(forward.values()) + 15 * share)
+    assert costs[1].sparse == pytest.approx(expected, rel=1e-9)
 
 
 def test_counts_are_exact_and_masks_nest(run):

@@ -1,0 +1,199 @@
+"""Read what the winning tickets of a run say of their layers, and what it cost to find them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import statistics
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from lottery_jax.errors import ConfigError
+from lottery_jax.report.curves import UNREADABLE, RunCurve, read_record, source_dir
+
+T = TypeVar("T")
+
+# A training step costs as much as this many forward passes: one, and two for the gradients of
+# weights and inputs.
+_PASSES = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """What was spent on training, a mean over seeds.
+
+    Attributes:
+        epochs: epochs trained, each of the data set that it was trained on.
+        dense: multiply-adds of these trainings as they are computed, with the zeros; NaN: unknown.
+        sparse: multiply-adds that are left of them if the pruned weights are skipped.
+    """
+
+    epochs: float = 0.0
+    dense: float = 0.0
+    sparse: float = 0.0
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(
+            self.epochs + other.epochs, self.dense + other.dense, self.sparse + other.sparse
+        )
+
+
+def ticket_costs(run: RunCurve) -> dict[int, Cost]:
+    """Return what it cost to find and train each level's winning ticket, from nothing.
+
+    - `iterative`: all trainings of the levels before, and its own.
+    - `oneshot`: the training of the dense network, and its own.
+    - `init`, `init_nested`: the way to the rewind point, and its own.
+    - A transferred ticket: what the source spent to draw its mask, and its own training on the
+      target.
+
+    Not charged: evaluations, scores (a batch of images or a few for each round), controls, and the
+    training of a rewind point that another run provides (`ladder.pretrained`).
+
+    Returns:
+        Costs by level; empty if the run, or the source of its tickets, is of a version that did not
+        record what is needed.
+
+    Raises:
+        ConfigError: config.json or a ticket's metadata can't be read.
+    """
+    levels = range(max(run.tickets) + 1)
+    own = _trainings(run.workdir, run.seeds, levels)
+    if not run.config.get("source"):
+        return _summed(own, own)
+    folder = source_dir(run.workdir, run.config)
+    return _summed(_trainings(folder, run.seeds, levels), own) if folder else {}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Trainings:
+    """The costs of a run's trainings, each by itself.
+
+    Attributes:
+        draw: `ladder.draw`.
+        way: the way to the rewind point; nothing if the run did not train it.
+        by_level: the training of the winning ticket of each level. That of level 0 includes the way.
+    """
+
+    draw: str
+    way: Cost
+    by_level: Mapping[int, Cost]
+
+
+def _summed(source: _Trainings | None, own: _Trainings | None) -> dict[int, Cost]:
+    """Return the costs of tickets that `source` drew and `own` trained; both may be the same."""
+    if source is None or own is None:
+        return {}
+
+    def drawing(level: int) -> Cost:
+        if level and source.draw == "iterative":
+            return sum((source.by_level[earlier] for earlier in range(level)), Cost())
+        if level and source.draw == "oneshot":
+            return source.by_level[0]
+        return Cost() if source is own and not level else source.way
+
+    levels = [n for n in own.by_level if all(m in source.by_level for m in range(n))]
+    return {level: drawing(level) + own.by_level[level] for level in levels}
+
+
+def _trainings(folder: Path, seeds: Sequence[int], levels: Sequence[int]) -> _Trainings | None:
+    """Return the costs of a run's trainings, means over seeds; None if they were not recorded."""
+    try:
+        record = read_record(folder)
+        if not (cost := record.get("cost")):
+            return None
+        config, per_epoch = record["config"], int(cost["steps_per_epoch"])
+        if per_epoch < 1:
+            raise ValueError(f"cost.steps_per_epoch is {per_epoch}")
+        ladder, batch = config["ladder"], config["train"]["batch_size"]
+        end, forward = config["train"]["epochs"] * per_epoch, cost["multiply_adds"]
+    except UNREADABLE as error:
+        raise ConfigError(f"{folder}: is not a run that can be reported on: {error}") from error
+
+    def charge(steps: int, layers: Mapping[str, Sequence[int]] | None) -> Cost:
+        """Return the cost of steps with the (kept, all) weights of each layer; None: all kept."""
+        if forward is None:
+            return Cost(steps / per_epoch, math.nan, math.nan)
+        used = {name: kept / total for name, (kept, total) in (layers or {}).items()}
+        dense = _PASSES * steps * batch * sum(forward.values())
+        sparse = _PASSES * steps * batch * sum(n * used.get(k, 1.0) for k, n in forward.items())
+        return Cost(steps / per_epoch, dense, sparse)
+
+    own_way = not config.get("source") and not ladder.get("pretrained")
+
+    def of_ticket(metadata: Mapping[str, Any]) -> tuple[Cost, Cost]:
+        """Return the cost of the way to the rewind point, and of the ticket's training."""
+        way = charge(int(metadata["rewind_step"] or 0), None) if own_way else Cost()
+        if metadata["level"] == 0 and own_way:
+            return way, charge(end, None)
+        # Steps beyond the end are those of fine-tuning, which repeats the last part.
+        return way, charge(end - metadata["start_step"] % end, metadata["layers"])
+
+    read = list(_read_tickets(folder, seeds, levels, of_ticket))
+    found: dict[int, list[Cost]] = {}
+    for level, (_, training) in read:
+        found.setdefault(level, []).append(training)
+    way = read[0][1][0] if read else Cost()
+    return _Trainings(ladder.get("draw", "iterative"), way, {n: _mean(c) for n, c in found.items()})
+
+
+def _mean(costs: Sequence[Cost]) -> Cost:
+    columns = zip(*map(dataclasses.astuple, costs), strict=True)
+    return Cost(*map(statistics.fmean, columns))
+
+
+def layer_densities(run: RunCurve) -> dict[str, list[tuple[float, float]]]:
+    """Return for each layer pairs of percentages by level, means over seeds.
+
+    A pair is (weights remaining in the network, weights remaining in the layer).
+
+    Raises:
+        ConfigError: a ticket's metadata can't be read.
+    """
+
+    def pairs_of(metadata: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
+        pairs = {}
+        for name in metadata["layer_order"]:
+            kept, total = metadata["layers"][name]
+            pairs[name] = (100 * metadata["density"], 100 * kept / total)
+            if not all(map(math.isfinite, pairs[name])):
+                raise ValueError(f"the density of {name} is not a finite number")
+        return pairs
+
+    found: dict[str, dict[int, list[tuple[float, float]]]] = {}
+    for level, pairs in _read_tickets(run.workdir, run.seeds, [*run.tickets], pairs_of):
+        for name, pair in pairs.items():
+            found.setdefault(name, {}).setdefault(level, []).append(pair)
+
+    def mean(pairs: Sequence[tuple[float, float]]) -> tuple[float, float]:
+        whole, layer = zip(*pairs, strict=True)
+        return statistics.fmean(whole), statistics.fmean(layer)
+
+    return {name: [mean(pairs) for pairs in levels.values()] for name, levels in found.items()}
+
+
+def _read_tickets(
+    folder: Path,
+    seeds: Sequence[int],
+    levels: Sequence[int],
+    read: Callable[[Mapping[str, Any]], T],
+) -> Iterator[tuple[int, T]]:
+    """Yield (level, what `read` makes of the metadata) of the winning tickets that there are.
+
+    Raises:
+        ConfigError: a ticket's metadata can't be read.
+    """
+    for seed in seeds:
+        for level in levels:
+            file = folder / f"seed_{seed}/level_{level:02d}/ticket/metadata.json"
+            if not file.is_file():
+                continue
+            try:
+                result = read(json.loads(file.read_text(encoding="utf-8")))
+            except UNREADABLE as error:
+                raise ConfigError(
+                    f"{file}: can't be read as a ticket's metadata: {error}"
+                ) from error
+            yield level, result
