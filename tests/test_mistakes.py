@@ -261,6 +261,9 @@ DOES_NOT_FIT = [
     key("train.eval_untrained=maybe", "--config.train.eval_untrained=maybe"),
     key("ladder.retrain=lr", "config.ladder.retrain: 'lr'", "config.ladder.draw=init_nested",
         more=["--config.ladder.draw=init_nested"]),
+    key("ladder.pretrained=nowhere", "config.ladder.pretrained: nowhere is neither a run directory"),
+    key("ladder.pretrained=run/seed_0/level_01/ticket", "is pruned", "name a dense ticket (level 0)",
+        given=with_run()),
     key("ladder.scores=erk", "config.ladder.scope: erk", "use 'global'",
         more=["--config.ladder.scope=layer"]),
     key("model.name=vgg11", "config.model.name: vgg11 does not take images of (8, 8, 1)",
@@ -415,6 +418,8 @@ EVALUATE = [
             given=with_run()),
     mistake("evaluate", f"--ticket={TICKET}", "--data=digitz", says="did you mean 'digits'",
             given=with_run()),
+    mistake("evaluate", f"--ticket={TICKET}", "--epoch=3", given=with_run(),
+            says=(f"{TICKET}: epoch 3 was not kept", "config.train.keep_epochs")),
     mistake("evaluate", f"--ticket={TICKET}", says=f"{TICKET}/metadata.json: can't be read",
             given=with_run(written("seed_0/level_01/ticket/metadata.json", "{"))),
 ]  # fmt: skip

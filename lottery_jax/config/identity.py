@@ -46,7 +46,7 @@ def differing_keys(a: ConfigDict, b: ConfigDict) -> list[str]:
         for name in sorted({*left, *right})
         if str(left.get(name)) != str(right.get(name))
         and _affects_results(name)
-        and name != "source"
+        and name not in ("source", "ladder.pretrained")
     ]
 
 

@@ -202,6 +202,11 @@ GROUPS: dict[str, dict[str, Key]] = {
         "ladder.rewind": Key("1ep", REWIND,
             "The point of training to which weights go back: an epoch such as 1ep, a step such as "
             "500st, or 0 for the initialisation.", any_type=True),
+        "ladder.pretrained": Key("", TEXT,
+            "A run or a dense ticket whose starting weights (those of its rewind point) are the rewind "
+            "point of this ladder: from a run, those of the same seed. `transfer.head` says whether "
+            "the output layer is new, and `ladder.rewind` at which step of the schedule all levels "
+            "start. Empty: the run trains to its own rewind point.", added_later=True),
         "ladder.retrain": Key("weights", one_of("weights", "lr", "finetune"),
             "How levels from 1 on are trained (Renda et al. 2020). weights: from the weights of the "
             "rewind point, the schedule rewound to it; lr: from the trained weights of the level whose "

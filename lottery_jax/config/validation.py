@@ -34,7 +34,7 @@ def validate(config: ConfigDict) -> ConfigDict:
             value = tuple(filter(None, map(str.strip, ",".join(map(str, value)).split(","))))
         rule.check(name, value)
         flat[name] = value
-    for name in ("data.dir", "source"):
+    for name in ("data.dir", "ladder.pretrained", "source"):
         if URL.match(flat[name]):
             flat[name] = str(local_path(flat[name], f"config.{name}"))
     _check_transfer(flat)
@@ -63,6 +63,16 @@ def _check_transfer(flat: dict[str, Any]) -> None:
             "config.ladder.optimizer_state: a transferred ticket has no optimizer state to "
             "restore; use 'fresh'"
         )
+    if flat["ladder.pretrained"]:
+        if flat["source"] or sources:
+            raise ConfigError(
+                "config.ladder.pretrained: a transfer has the weights of its source; leave it empty"
+            )
+        if flat["ladder.optimizer_state"] == "restored":
+            raise ConfigError(
+                "config.ladder.pretrained: weights from elsewhere have no optimizer state to "
+                "restore; use config.ladder.optimizer_state=fresh"
+            )
 
 
 def _check_retrain(flat: dict[str, Any]) -> None:

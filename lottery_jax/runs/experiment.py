@@ -27,6 +27,7 @@ from lottery_jax.parallel.replicates import Layout, choose_layout
 from lottery_jax.pruning import heads
 from lottery_jax.runs import feasibility, parts
 from lottery_jax.runs.parts import NOTHING_GIVEN, Parts
+from lottery_jax.runs.pretrained import Pretrained, open_pretrained
 from lottery_jax.runs.transfer import Source, open_source, resolve
 from lottery_jax.system.imports import is_import_path
 from lottery_jax.tickets import tree_hash
@@ -63,6 +64,7 @@ class Experiment:
             the source's rewind point.
         end_step: the step at which training ends; see `start_of` for fine-tuning.
         source: the run whose tickets are transferred; None for an own ladder.
+        pretrained: where the rewind points are from; None for those of the run itself.
     """
 
     config: ConfigDict
@@ -79,6 +81,7 @@ class Experiment:
     rewind_step: int
     end_step: int
     source: Source | None
+    pretrained: Pretrained | None = None
 
     @property
     def start_step(self) -> int:
@@ -155,13 +158,15 @@ def make_experiment(
 ) -> Experiment:
     """Do the work of `set_up` for a config that is resolved already."""
     feasibility.check_choices(config)
-    source = open_source(config)
+    source, pretrained = open_source(config), open_pretrained(config)
     dataset = _open_data(config, source, given)
     network, task = _network_of(config, dataset, given), parts.make_task(config, given)
     if config.model.name not in MODELS or task != CLASSIFICATION:
         parts.check_fit(network, task, dataset, config.model.name, config.ladder.scores)
     layers = _layers_of(network, config)
     feasibility.check_alignment(config, network)
+    if pretrained:
+        pretrained.check(network, dataset.num_classes, config.transfer.head)
     in_memory = not isinstance(dataset, Stream)
     fully_connected = config.model.name in FULLY_CONNECTED
     layout = choose_layout(
@@ -230,6 +235,7 @@ def make_experiment(
         rewind_step=rewind_step,
         end_step=end_step,
         source=source,
+        pretrained=pretrained,
     )
 
 

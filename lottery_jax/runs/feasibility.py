@@ -94,7 +94,9 @@ def check_steps(config: ConfigDict, steps_per_epoch: int, rewind_step: int, end_
             f"config.ladder.rewind: {config.ladder.rewind!r} is step {rewind_step}, but training "
             f"ends at step {end_step}"
         )
-    if "init" in config.controls and rewind_step == 0 and config.ladder.retrain == "weights":
+    ladder = config.ladder
+    from_start = rewind_step == 0 and ladder.retrain == "weights" and not ladder.pretrained
+    if "init" in config.controls and from_start:
         raise ConfigError(
             "config.controls: with config.ladder.rewind=0 the control 'init' is the winning ticket "
             "itself; rewind to a later step, or leave it out"

@@ -266,7 +266,7 @@ def _make_same_experiment(
         DataError: the processes do not agree on the config, the versions, the settings or the data.
     """
     # Where things are, how many workers read them, and what is logged may differ.
-    own = re.compile(r"data\.(dir|workers)|source|wandb\..*")
+    own = re.compile(r"data\.(dir|workers)|source|ladder\.pretrained|wandb\..*")
     values = {k: v for k, v in configuration.flatten(config).items() if not own.fullmatch(k)}
     alike = repr((values, versions(config), settings.recorded()))
     digest = hashlib.sha256(alike.encode()).hexdigest()

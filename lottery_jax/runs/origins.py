@@ -28,6 +28,7 @@ from lottery_jax.pruning.scores import OWN_ROUNDS, SCORES, ScoreInputs
 from lottery_jax.runs.directory import Trial
 from lottery_jax.runs.experiment import Experiment
 from lottery_jax.runs.feasibility import kept_at
+from lottery_jax.runs.pretrained import Pretrained, params_sha256
 from lottery_jax.runs.store import RunStore
 from lottery_jax.runs.transfer import Source, is_branch
 from lottery_jax.runs.trials import Keys, PendingTrial, train_trials
@@ -107,6 +108,8 @@ def make_origin(experiment: Experiment, store: RunStore) -> Origin:
     """Return the origin that a config asks for."""
     if experiment.source:
         return TransferredLadder(experiment, store, experiment.source)
+    if experiment.pretrained:
+        return PretrainedLadder(experiment, store, experiment.pretrained)
     return OwnLadder(experiment, store)
 
 
@@ -213,6 +216,61 @@ def reach_rewind_points(
     }
 
 
+class PretrainedLadder(OwnLadder):
+    """The rewind points are weights from elsewhere; masks are drawn here, as by any own ladder."""
+
+    def __init__(self, experiment: Experiment, store: RunStore, pretrained: Pretrained) -> None:
+        super().__init__(experiment, store)
+        self._pretrained = pretrained
+        self.rewind_step = next(iter(pretrained.metadata.values())).get("rewind_step")
+        self._new_head = heads.replaces_head(
+            experiment.config.transfer.head, pretrained.num_classes, experiment.dataset.num_classes
+        )
+
+    def rewind_points(self, seeds: Sequence[int]) -> dict[int, RewindPoint]:
+        """Load the weights from which the other tickets start, perhaps with a new output layer."""
+        return {
+            seed: point_of_ticket(
+                self._experiment,
+                self._store.load_ticket(self._pretrained.folders[seed]),
+                seed,
+                new_head=self._new_head,
+            )
+            for seed in seeds
+        }
+
+    def found_by(self, trial: Trial) -> dict[str, Any]:
+        """Return this run's own data, optimizer and config, and where the weights are from."""
+        theirs = self._pretrained.metadata[trial.seed]
+        pretrained = {
+            "data": theirs["data"],
+            "seed": theirs.get("seed"),
+            "params_sha256": params_sha256(theirs),
+        }
+        return {**super().found_by(trial), "pretrained": pretrained}
+
+
+def point_of_ticket(
+    experiment: Experiment, dense: Ticket, seed: int, *, new_head: bool
+) -> RewindPoint:
+    """Return the weights from which a dense ticket starts, as the rewind point of a seed.
+
+    Args:
+        experiment: the run's experiment.
+        dense: a ticket of level 0.
+        seed: the seed of this run.
+        new_head: whether the output layer is drawn anew.
+    """
+    init, key, variables = experiment.init, Keys.of(seed).init, dense.variables
+    if new_head:
+        # Another key: the seed's own would give the head that the source began with.
+        fresh = jax.device_get(init(jax.random.fold_in(key, 1)))
+        layer = experiment.program.network.output_layer
+        params = heads.with_new_head(variables["params"], fresh["params"], layer=layer)
+        variables = {**variables, "params": params}
+    return RewindPoint(variables=variables, initial=jax.device_get(init(key)), state=None)
+
+
 class TransferredLadder:
     """Masks and rewound weights are those of another run; only the output layer may be new."""
 
@@ -235,23 +293,15 @@ class TransferredLadder:
         return {seed: self._rewind_point(seed) for seed in seeds}
 
     def _rewind_point(self, seed: int) -> RewindPoint:
-        init, key = self._experiment.init, Keys.of(seed).init
-        variables = self._store.load_ticket(self._source.ticket_dir(seed, 0)).variables
-        if self._new_head:
-            # Another key: the seed's own would give the head that the source began with.
-            fresh = jax.device_get(init(jax.random.fold_in(key, 1)))
-            params = heads.with_new_head(
-                variables["params"], fresh["params"], layer=self._output_layer
-            )
-            variables = {**variables, "params": params}
-        state = None
-        if is_branch(self._experiment.config, self._source):
-            # The dense network continues with the optimizer's state, as it did in the source.
-            start = UntrainedTicket(masks.ones_like(variables["params"]), variables, 0)
-            template = init_state(self._experiment.program.optimizer, start)
-            dense = Trial(self._source.workdir, seed, 0, WINNING)
-            state = self._store.load_rewind_state(dense, template)
-        return RewindPoint(variables=variables, initial=jax.device_get(init(key)), state=state)
+        dense = self._store.load_ticket(self._source.ticket_dir(seed, 0))
+        point = point_of_ticket(self._experiment, dense, seed, new_head=self._new_head)
+        if not is_branch(self._experiment.config, self._source):
+            return point
+        # The dense network continues with the optimizer's state, as it did in the source.
+        start = UntrainedTicket(masks.ones_like(point.variables["params"]), point.variables, 0)
+        template = init_state(self._experiment.program.optimizer, start)
+        trial = Trial(self._source.workdir, seed, 0, WINNING)
+        return point._replace(state=self._store.load_rewind_state(trial, template))
 
     def mask(
         self,

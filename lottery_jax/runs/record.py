@@ -16,6 +16,7 @@ from lottery_jax import config as configuration
 from lottery_jax.datasets.registry import BUILT_IN
 from lottery_jax.errors import ConfigError, DataError
 from lottery_jax.runs.directory import is_finished
+from lottery_jax.runs.pretrained import weights_sha256
 from lottery_jax.system import locks, settings
 from lottery_jax.system.files import is_clutter, is_temporary, local_path, write_text
 
@@ -121,7 +122,12 @@ def _check_settings(workdir: Path, record: dict[str, Any]) -> None:
 
 
 def source_fingerprint(config: ConfigDict) -> str | None:
-    """Return the fingerprint of the run whose tickets are transferred; None without a source."""
+    """Return the fingerprint of the run whose tickets are transferred.
+
+    Of a rewind point from elsewhere it is the hash of the weights; without either, None.
+    """
+    if config.ladder.pretrained:
+        return weights_sha256(config)
     if not config.source:
         return None
     return configuration.fingerprint(read_config(local_path(config.source, "config.source")))

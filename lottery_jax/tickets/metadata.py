@@ -135,7 +135,8 @@ KEYS = {
     "task": Key("what it was trained for: `name` and `options`; absent for classification", "object",
                 _RUN, "task", _is_task),
     "result": Key("the measurements: `test_accuracy` (or another task's metric), `test_loss`, "
-                  "`train_loss`, `epochs` and `seconds`; empty after an import", "object", _BOTH,
+                  "`train_loss`, `epochs` and `seconds`; perhaps `early_stop_step`, "
+                  "`early_stop_accuracy` and `untrained_accuracy`; empty after an import", "object", _BOTH,
                   "accuracy"),
     "seed": Key("the seed of the training", "integer", _RUN, "seed"),
     "level": Key("the level of the ladder, from 0, the unpruned network", "integer", _RUN, "level"),
@@ -147,11 +148,15 @@ KEYS = {
                        "others do not", "integer", _RUN, "rewind step"),
     "start_step": Key("the step of the schedule at which training began: 0 for controls with new or "
                       "initial weights and with `ladder.schedule=restart`; the target's rewind step "
-                      "for a transferred ticket", "integer", _RUN),
+                      "for a transferred ticket. With `ladder.retrain=finetune` the steps of levels from 1 "
+                      "on come after those of a whole training", "integer", _RUN),
     "optimizer": Key("the optimizer it was trained with", "object", _RUN, "optimizer"),
-    "found_by": Key("what found the mask: `data`, `optimizer` and `config_fingerprint`", "object",
+    "found_by": Key("what found the mask: `data`, `optimizer` and `config_fingerprint`; and "
+                    "`pretrained`, if the rewind point is from elsewhere: its `data`, `seed` and "
+                    "`params_sha256`", "object",
                     _RUN, "found by"),
-    "method": Key("how the mask was drawn: `draw`, `scores` and `scope`", "object", _RUN, "method"),
+    "method": Key("how the mask was drawn: `draw`, `scores` and `scope`; and `retrain` (`lr` or "
+                  "`finetune`), if levels from 1 on start from trained weights", "object", _RUN, "method"),
     "imported": Key("the PyTorch file: `file`, its `sha256`, the `start` file, and what was recognised "
                     "(`wrapping`, `converted_from`, `mask`)", "object", ("import",), "imported"),
     "config_fingerprint": Key("the hash of the run's config", "text", _RUN, "config"),

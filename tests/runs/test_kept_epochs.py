@@ -18,6 +18,8 @@ from lottery_jax.training.program import init_device_state
 from tests.helpers import assert_same, make_tiny_config, quiet_console
 from tests.helpers import load_trained as load
 
+pytestmark = pytest.mark.slow
+
 
 def config_of(**overrides):
     return make_tiny_config(
@@ -94,7 +96,6 @@ def test_a_damaged_epoch_is_refused(run, tmp_path):
     assert tickets.load_epoch(tmp_path / "level_01" / "ticket", 2).metadata["result"] == {}
 
 
-@pytest.mark.slow
 def test_a_crash_loses_no_kept_epoch_and_leaves_nothing_else(run, tmp_path, monkeypatch):
     """Right after an epoch's row, before it is kept; and right after it is kept."""
     workdir, _ = run
