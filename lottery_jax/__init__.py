@@ -35,6 +35,8 @@ if TYPE_CHECKING:  # so that type checkers and editors see what is imported when
     from lottery_jax.pruning import connectivity as connectivity
     from lottery_jax.pruning import controls as controls
     from lottery_jax.pruning import masks as masks
+    from lottery_jax.pruning import matching as matching
+    from lottery_jax.pruning import permutations as permutations
     from lottery_jax.pruning import schedule as schedule
     from lottery_jax.pruning import scores as scores
     from lottery_jax.pruning.controls import register_control as register_control
@@ -109,10 +111,12 @@ _MODULES = {
     "ladder": "runs.ladder",
     "loop": "training.loop",
     "masks": "pruning.masks",
+    "matching": "pruning.matching",
     "matrix": "runs.matrix",
     "models": "models",
     "networks": "models.networks",
     "optim": "training.optim",
+    "permutations": "pruning.permutations",
     "recipes": "recipes",
     "report": "report",
     "schedule": "pruning.schedule",

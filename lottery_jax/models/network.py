@@ -249,7 +249,7 @@ class LinenNetwork:
 
         def intercept(call: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
             if _has_kernel(context):
-                read["/".join(context.module.path)] = args[0]
+                read["/".join(context.module.path)] = (*args, *kwargs.values())[0]
             return call(*args, **kwargs)
 
         with nn.intercept_methods(intercept):

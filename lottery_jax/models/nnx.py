@@ -233,6 +233,7 @@ def _hooked(kind: Any) -> Any:
     """Return a subclass whose objects apply the hooks of `_around_layers`."""
 
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
-        return _hooks[-1][id(self)](args[0], kind.__call__(self, *args, **kwargs))
+        read = (*args, *kwargs.values())[0]
+        return _hooks[-1][id(self)](read, kind.__call__(self, *args, **kwargs))
 
     return type(kind.__name__, (kind,), {"__call__": call})

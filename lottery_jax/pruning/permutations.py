@@ -140,7 +140,8 @@ def check_symmetry(network: Network, symmetry: Symmetry) -> None:
     """Check that permuted units leave the network's function as it is, with random numbers.
 
     Raises:
-        ConfigError: they do not, as where a shortcut is taken for a part of a chain.
+        ConfigError: they do not, as where a shortcut is taken for a part of a chain; or the network
+            does not say what a layer reads.
     """
     rng = np.random.default_rng(0)
 
@@ -155,14 +156,17 @@ def check_symmetry(network: Network, symmetry: Symmetry) -> None:
     permuted = permute(variables, symmetry, random_permutations(symmetry, rng))
     shape = (2, *network.input_shape)
     is_float = jnp.issubdtype(network.input_dtype, np.floating)
-    inputs = rng.normal(size=shape) if is_float else rng.integers(0, 2, shape)
+    drawn = rng.normal(size=shape) if is_float else rng.integers(0, 2, shape)
+    examples = drawn.astype(network.input_dtype)
     apply = jax.jit(network.with_dtype(jnp.float32).apply_eval, compiler_options=options)
     with jax.default_matmul_precision("highest"):
         before, after = (
-            np.asarray(
-                apply(each["params"], each["batch_stats"], inputs.astype(network.input_dtype))
-            )
+            np.asarray(apply(each["params"], each["batch_stats"], examples))
             for each in (variables, permuted)
         )
+    wired: Any = network
+    read = jax.eval_shape(wired.layer_inputs, fresh["params"], fresh["batch_stats"], examples)
+    if missing := set(symmetry.readers) - set(read):
+        raise _unknown(f"what {sorted(missing)[0]} reads can't be seen")
     if not np.abs(before - after).max() <= 1e-3 * np.abs(before).max():
         raise _unknown("it is no plain chain of layers")

@@ -143,7 +143,9 @@ COPIES = {"lenet_300_100": (0.05, (6, 6, 1)), "conv2": (0.1, (8, 8, 2)), "vgg11"
     ],
 )
 def test_matching_finds_the_permutation_of_a_copy(name):
-    truth, found = recovered(make(name, "", *COPIES[name]), noise=0.005)
+    # In a deep network of random numbers the units of a layer become alike.
+    noise = 0.005 if name in QUICK else 1e-4
+    truth, found = recovered(make(name, "", *COPIES[name]), noise)
     assert_same(found, truth)
 
 
