@@ -6,7 +6,6 @@ import pytest
 
 from lottery_jax import analyse
 from lottery_jax.analysis.rewind import RewindSearch, rewind
-from lottery_jax.analysis.stability import stability
 from lottery_jax.config import validate
 from lottery_jax.errors import ConfigError
 from lottery_jax.runs import record
@@ -41,8 +40,7 @@ def test_the_earliest_step_that_will_do_is_found_by_halving(tmp_path, capsys):
     # The later step fails, so the earlier one is not looked at; nothing is trained again.
     assert [row["step"] for row in hard.rows] == [2]
     assert {path: path.stat().st_mtime_ns for path in probes.rglob("metadata.json")} == before
-    (row,) = stability(probes / "2st", levels=(1,), alphas=3, console=quiet_console())
-    assert row["barrier"] == hard.rows[0]["barrier"] == float(rows[1]["barrier"])
+    assert hard.rows[0]["barrier"] == float(rows[1]["barrier"])
 
 
 def test_the_answer_is_a_line_of_a_config():
