@@ -97,7 +97,7 @@ def analyse(kind: str, run_dir: Path, file: Path) -> None:
     """
     rows = lookup(ANALYSES, kind, "the analysis")(run_dir)
     file.parent.mkdir(parents=True, exist_ok=True)
-    write_text(file, json.dumps(rows, indent=0) + "\n")
+    write_text(file, json.dumps(rows, indent=0, default=float) + "\n")
 
 
 def _tickets(run_dir: Path, controls: tuple[str, ...]) -> Iterator[tuple[Trial, Ticket]]:

@@ -100,7 +100,7 @@ def read(claim: Claim, scale: str, seeds: tuple[int, ...], workdir: Path) -> Res
         folder = workdir / "runs" / run.name
         curves[name] = [*curve_rows(run.config, folder)]
         if (record := folder / "config.json").is_file():
-            commits[str(json.loads(record.read_text("utf-8")).get("git_commit"))] = None
+            commits[json.loads(record.read_text("utf-8")).get("git_commit") or "not known"] = None
     for kind, name in claim.analyses:
         file = analysis_file(workdir, kind, planned[name].name)
         if file.is_file():
@@ -108,7 +108,7 @@ def read(claim: Claim, scale: str, seeds: tuple[int, ...], workdir: Path) -> Res
     measured = decide(claim, Evidence(seeds, SCALES[scale].densities(), curves, analyses))
     command = (
         f"python -m lottery_jax.reproduce run {claim.key} --scale={scale} "
-        f"--seeds={','.join(map(str, seeds))} --workdir={workdir}"
+        f"--seeds={','.join(map(str, seeds))} --workdir={_shown(workdir)}"
     )
     return Result(
         claim,
@@ -119,6 +119,10 @@ def read(claim: Claim, scale: str, seeds: tuple[int, ...], workdir: Path) -> Res
         tuple(commits),
         command,
     )
+
+
+def _shown(path: Path) -> Path:
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def to_json(results: Sequence[Result], scale: str) -> str:

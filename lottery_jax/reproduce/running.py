@@ -10,6 +10,7 @@ from pathlib import Path
 from lottery_jax.reproduce.claim import Claim
 from lottery_jax.reproduce.planning import distinct, plan
 from lottery_jax.runs.directory import is_finished
+from lottery_jax.sweep.checks import check
 from lottery_jax.sweep.grid import Plan, PlannedRun
 from lottery_jax.sweep.jobs import run_command
 from lottery_jax.sweep.plan import Sweep, write
@@ -39,12 +40,15 @@ def run(
         A line for each run or analysis that failed.
 
     Raises:
-        ConfigError: a config is wrong, or another process works in the directory.
+        ConfigError, DataError: a config or its data are wrong, or another process works in the
+            directory.
         KeyboardInterrupt: a signal arrived; what was trained is saved.
     """
     planned = plan(claims, scale, seeds, workdir)
     runs = distinct(planned.values())
     folder = workdir / "runs"
+    if not all(is_finished(folder / each.name, each.config) for each in runs):
+        check(Plan(runs, {}), folder)  # a mistake in the last run is found before the first one
     folder.mkdir(parents=True, exist_ok=True)
     with locks.locked(folder):
         signals.raise_when_asked_to_stop()

@@ -1,5 +1,7 @@
 """Claim 9: a ticket matches the dense network exactly if it is stable."""
 
+import math
+
 from lottery_jax.reproduce.claim import HIGHER, SECOND_HAND, Check, Claim, Evidence, PerSeed
 from lottery_jax.reproduce.verdict import Rule
 
@@ -21,22 +23,26 @@ def _points(e: Evidence, density: float) -> dict[int, list[tuple[float, float]]]
 
 def _correlation(e: Evidence, density: float) -> PerSeed:
     """Return Spearman's rank correlation of barrier and gap, by seed; NaN if one does not vary."""
-    from scipy import stats
 
-    return PerSeed(
-        {
-            seed: float(stats.spearmanr(points).statistic)
-            if all(len({*column}) > 1 for column in zip(*points, strict=True))
-            else float("nan")
-            for seed, points in _points(e, density).items()
-        }
-    )
+    def correlation(points: list[tuple[float, float]]) -> float:
+        columns = [*zip(*points, strict=True)]
+        if _is_missing(points) or any(len({*column}) == 1 for column in columns):
+            return math.nan
+        from scipy import stats  # which takes long to import
+
+        return float(stats.spearmanr(*columns).statistic)
+
+    return PerSeed({seed: correlation(points) for seed, points in _points(e, density).items()})
+
+
+def _is_missing(points: list[tuple[float, float]]) -> bool:
+    return any(math.isnan(value) for point in points for value in point)
 
 
 def _agreement(e: Evidence, density: float) -> PerSeed:
     def share(points: list[tuple[float, float]]) -> float:
-        if any(value != value for point in points for value in point):
-            return float("nan")
+        if _is_missing(points):
+            return math.nan
         same = [(barrier < _STABLE) == (gap <= _MATCHING) for barrier, gap in points]
         return sum(same) / len(same)
 
