@@ -8,40 +8,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from functools import cache, partial
 from typing import Any, NamedTuple, Protocol
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 
 from lottery_jax import config as configuration
-from lottery_jax import leaves
 from lottery_jax.curve import WINNING
 from lottery_jax.errors import TrainingError
-from lottery_jax.models.xla_options import compiler_options
 from lottery_jax.parallel import multihost
 from lottery_jax.pruning import heads, masks
 from lottery_jax.pruning.controls import UntrainedTicket
-from lottery_jax.pruning.schedule import prune_iteratively
-from lottery_jax.pruning.scores import OWN_ROUNDS, SCORES, ScoreInputs
 from lottery_jax.runs.directory import Trial
+from lottery_jax.runs.draws import FROM_LEVEL_BEFORE, draw_mask
 from lottery_jax.runs.experiment import Experiment
-from lottery_jax.runs.feasibility import kept_at
 from lottery_jax.runs.pretrained import Pretrained, params_sha256
 from lottery_jax.runs.store import RunStore
 from lottery_jax.runs.transfer import Source, is_branch
 from lottery_jax.runs.trials import Keys, PendingTrial, train_trials
 from lottery_jax.tickets import Ticket
-from lottery_jax.training.batches import make_preprocess
 from lottery_jax.training.state import TrainState, init_state
-from lottery_jax.training.task import BatchLoss, SummedOutput
 from lottery_jax.types import PyTree
-
-# Ways to draw that prune the mask of the level before. The others prune the dense network.
-_FROM_LEVEL_BEFORE = ("iterative", "init_nested")
-# Ways to draw that score the weights at the start of training. The others score trained ones.
-_AT_START = ("init", "init_nested")
 
 
 class RewindPoint(NamedTuple):
@@ -144,7 +130,7 @@ class OwnLadder:
         if trial.level == 0:
             return masks.ones_like(point.variables["params"])
         ticket, keys = self._parent(trial, in_memory), Keys.of(trial.seed)
-        return draw_mask(self._experiment, trial.level, ticket, point, keys, worst=worst)
+        return draw_mask(self._experiment, trial.level, ticket, point.initial, keys, worst=worst)
 
     def weights(
         self, trial: Trial, point: RewindPoint, in_memory: Mapping[Trial, Ticket]
@@ -161,7 +147,7 @@ class OwnLadder:
 
     def _parent(self, trial: Trial, in_memory: Mapping[Trial, Ticket]) -> Ticket:
         """Return the ticket whose mask is pruned for a trial."""
-        from_before = self._experiment.config.ladder.draw in _FROM_LEVEL_BEFORE
+        from_before = self._experiment.config.ladder.draw in FROM_LEVEL_BEFORE
         parent = self._store.trial(trial.seed, trial.level - 1 if from_before else 0)
         return in_memory.get(parent) or self._store.load_ticket(parent.ticket_dir)
 
@@ -330,66 +316,3 @@ class TransferredLadder:
         """Return what the source's ticket says of itself."""
         folder = self._source.ticket_dir(trial.seed, trial.level)
         return dict(self._store.read_metadata(folder).get("found_by", {}))
-
-
-def draw_mask(
-    experiment: Experiment,
-    level: int,
-    parent: Ticket,
-    point: RewindPoint,
-    keys: Keys,
-    *,
-    worst: bool = False,
-) -> PyTree:
-    """Score the weights that `config.ladder.draw` names, and keep the best of them.
-
-    Args:
-        experiment: the run's experiment.
-        level: the level to draw.
-        parent: the ticket whose mask is pruned: that of the level before, or the dense one.
-        point: the rewind point of the seed.
-        keys: the keys of the seed.
-        worst: whether to keep the lowest scores, in a single round.
-    """
-    ladder, network = experiment.config.ladder, experiment.program.network
-    variables = parent.variables if ladder.draw in _AT_START else parent.trained_variables
-    size = ladder.score_batch_size or experiment.config.train.batch_size
-    preprocess = make_preprocess(experiment.dataset.mean, experiment.dataset.std, "none")
-    # Where every level prunes the dense network, all levels see the same images: one ranking is
-    # cut at several places.
-    from_before = ladder.draw in _FROM_LEVEL_BEFORE
-    data_keys = jax.random.fold_in(keys.score, level) if from_before else keys.score
-    # The same key for all levels and rounds: a random order of the weights stays the same.
-    score_key = jax.random.split(jax.random.fold_in(keys.score, 0))[1]
-
-    def score(mask: PyTree, rounds_done: int) -> PyTree:
-        data_key = jax.random.split(jax.random.fold_in(data_keys, rounds_done))[0]
-
-        @cache
-        def sample() -> tuple[Any, Any]:
-            images, labels = experiment.feed.sample(data_key, ladder.score_batches, size)
-            return preprocess(data_key, images, False), labels
-
-        inputs = ScoreInputs(
-            # In float32 whatever training computes in, and on one device: the same ranking on any
-            # number of devices.
-            loss=partial(BatchLoss, network.with_dtype(jnp.float32), experiment.program.task),
-            summed_output=SummedOutput(network.with_dtype(jnp.float64)),
-            compiler_options=compiler_options(jax.default_backend()),
-            params=jax.device_get(masks.apply(mask, variables["params"])),
-            mask=mask,
-            batch_stats=variables["batch_stats"],
-            initial=jax.device_get(point.initial["params"]),
-            input_shape=tuple(experiment.dataset.image_shape),
-            sample=sample,
-            key=score_key,
-        )
-        return SCORES[ladder.scores](inputs)
-
-    sizes = masks.ranking_groups(masks.ones_like(parent.mask), ladder.scope, experiment.skip)
-    counts = kept_at(ladder, sizes, level)
-    if worst:
-        lowest = leaves.map_arrays(lambda s: -np.asarray(s, float), score(parent.mask, 0))
-        return masks.prune_to(lowest, parent.mask, counts)
-    rounds = ladder.rounds or OWN_ROUNDS.get(ladder.scores, 1)
-    return prune_iteratively(score, parent.mask, counts, rounds)
