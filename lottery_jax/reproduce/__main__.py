@@ -155,9 +155,9 @@ def _report(workdir: Path) -> None:
 def _write(workdir: Path, scale: str, asked_for: list[tuple[Claim, tuple[int, ...]]]) -> None:
     from rich.console import Console
 
-    from lottery_jax.reproduce import results, tables
+    from lottery_jax.reproduce import tables, writing
 
-    found, files = results.write(workdir, scale, asked_for)
+    found, files = writing.write(workdir, scale, asked_for)
     Console(width=None if sys.stdout.isatty() else 140).print(tables.results_table(found))
     for file in files:
         print(file)

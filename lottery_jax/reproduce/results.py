@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,6 @@ from lottery_jax.reproduce.protocols import SCALES
 from lottery_jax.reproduce.running import analysis_file
 from lottery_jax.reproduce.verdict import Outcome, Rule, Verdict, combine, judge
 from lottery_jax.runs.directory import curve_rows
-from lottery_jax.system.files import write_text
 
 NAME = "claims.json"
 
@@ -174,26 +173,3 @@ def recorded(folder: Path) -> dict[str, tuple[int, ...]]:
         raise ConfigError(f"{file}: can't be read ({error}); remove it to begin anew") from error
     known = all_claims()
     return {key: seeds for key, seeds in found.items() if key in known}
-
-
-def write(
-    workdir: Path, scale: str, asked_for: Iterable[tuple[Claim, tuple[int, ...]]]
-) -> tuple[list[Result], list[Path]]:
-    """Write claims.json, claims.md and claims.png of a scale, and return the results and the files.
-
-    Claims that claims.json has from before are read from the disk again, with their own seeds.
-    """
-    from lottery_jax.report.claims import claims_figure_files
-    from lottery_jax.reproduce import tables
-
-    folder, known = workdir / scale, all_claims()
-    wanted = recorded(folder)
-    wanted |= {claim.key: seeds or SCALES[scale].seeds for claim, seeds in asked_for}
-    results = [
-        read(claim, scale, wanted[key], workdir) for key, claim in known.items() if key in wanted
-    ]
-    folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / NAME, to_json(results, scale))
-    write_text(folder / "claims.md", tables.markdown(results, scale))
-    figure = claims_figure_files(tables.forest_rows(results), SCALES[scale].text, folder / "claims")
-    return results, [folder / NAME, folder / "claims.md", *figure]
