@@ -41,7 +41,7 @@ ROOMS = {
     "opened": {"config", "curve", "errors", "models", "report", "runs", "sweep", "system", "tickets"},
     "main": {"config", "errors", "models", "parallel", "report", "runs", "system"},
     "sweep": {"config", "curve", "errors", "report", "runs", "system", "tickets"},
-    "reproduce": {"config", "curve", "errors", "main", "pruning", "recipes", "report", "runs", "sweep",
+    "reproduce": {"analysis", "config", "curve", "errors", "main", "pruning", "recipes", "report", "runs", "sweep",
                   "system", "tickets"},
 }  # fmt: skip
 

@@ -5,7 +5,6 @@ Those that train or interpolate are in `lottery_jax.analysis`; those here read s
 
 from __future__ import annotations
 
-import importlib
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,8 +13,10 @@ from typing import Any
 import numpy as np
 
 from lottery_jax import tickets
+from lottery_jax.analysis.levels import levels as levels_analysis
+from lottery_jax.analysis.stability import stability as stability_analysis
 from lottery_jax.curve import WINNING
-from lottery_jax.errors import ConfigError, lookup
+from lottery_jax.errors import lookup
 from lottery_jax.pruning import masks
 from lottery_jax.pruning.connectivity import effective_mask
 from lottery_jax.runs.directory import Trial, list_trials
@@ -63,13 +64,13 @@ def stability(run_dir: Path) -> list[Row]:
     config = read_config(run_dir)
     shuffled = _SHUFFLED in config.controls
     levels = (0, *config.control_levels) if shuffled else (config.ladder.levels,)
-    function = _of_the_analysis_room("stability")
-    return list(function(run_dir, levels=levels, controls=(_SHUFFLED,) if shuffled else ()))
+    controls = (_SHUFFLED,) if shuffled else ()
+    return stability_analysis(run_dir, levels=levels, controls=controls)
 
 
 def levels(run_dir: Path) -> list[Row]:
     """Return `analysis.levels`: barriers between the trained tickets of successive levels."""
-    return list(_of_the_analysis_room("levels")(run_dir))
+    return levels_analysis(run_dir)
 
 
 ANALYSES: dict[str, Callable[[Path], list[Row]]] = {
@@ -78,15 +79,6 @@ ANALYSES: dict[str, Callable[[Path], list[Row]]] = {
     "stability": stability,
     "levels": levels,
 }
-
-
-def _of_the_analysis_room(name: str) -> Callable[..., Any]:
-    try:
-        module = importlib.import_module(f"lottery_jax.analysis.{name}")
-    except ModuleNotFoundError as error:
-        raise ConfigError(f"this version has no analysis {name!r}") from error
-    function: Callable[..., Any] = getattr(module, name)
-    return function
 
 
 def analyse(kind: str, run_dir: Path, file: Path) -> None:
