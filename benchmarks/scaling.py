@@ -317,7 +317,8 @@ def draw(results: harness.Row, stem: Path) -> None:
     """Draw images a second over chips for one training, with lines of perfect scaling."""
     from matplotlib.figure import Figure
 
-    from lottery_jax.report.figures import COLOURS, save
+    from lottery_jax.report.axes import COLOURS
+    from lottery_jax.report.figures import save
 
     figure = Figure(figsize=(9.2, 4.2), layout="constrained")
     for axes, name in zip(figure.subplots(1, 2), _MAIN, strict=True):

@@ -41,14 +41,14 @@ ROOMS = {
     "opened": {"config", "curve", "errors", "models", "report", "runs", "sweep", "system", "tickets"},
     "main": {"config", "errors", "models", "parallel", "report", "runs", "system"},
     "sweep": {"config", "curve", "errors", "report", "runs", "system", "tickets"},
-    "reproduce": {"analysis", "config", "curve", "errors", "main", "pruning", "recipes", "report", "runs", "sweep",
-                  "system", "tickets"},
+    "reproduce": {"analysis", "config", "curve", "errors", "main", "pruning", "recipes", "report", "runs",
+                  "sweep", "system", "tickets"},
 }  # fmt: skip
 
 # Third-party packages that these files or rooms alone may know.
 ONLY = {"orbax": {"tickets/orbax_io.py"}, "tensorstore": {"tickets"}, "wandb": {"runs/tracking.py"},
         "tensorflow_datasets": {"datasets/tfds.py"}, "sklearn": {"datasets/in_memory.py"},
-        "matplotlib": {"report/figures.py", "report/claims.py", "report/steps.py"},
+        "matplotlib": {"report/axes.py", "report/claims.py", "report/figures.py", "report/steps.py"},
         "grain": {"datasets/workers.py", "datasets/libraries.py"},
         "absl": {"main.py", "datasets/workers.py", "sweep"}, "optax": {"training", "pruning"},
         "safetensors": {"tickets"}, "torch": {"tickets"}, "submitit": {"sweep/jobs.py"},

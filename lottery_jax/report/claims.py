@@ -8,14 +8,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lottery_jax.report.figures import (
+from lottery_jax.report.axes import (
     COLOURS,
     add_subtitle,
     matplotlib_defaults,
     new_figure,
-    save,
     style_axes,
 )
+from lottery_jax.report.figures import save
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -1,64 +1,38 @@
-"""Draw the plain data of `panels.py` with Matplotlib, which no other module imports.
-
-Matplotlib is imported when something is drawn. Figures are made and saved with its own defaults, so
-a user's matplotlibrc changes nothing, and no setting of the user's is changed.
-"""
+"""Draw the plain data of `panels.py` with Matplotlib."""
 
 from __future__ import annotations
 
 import functools
 import io
-import logging
-import math
-import os
-import sys
 import textwrap
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lottery_jax.report.axes import (
+    COLOURS,
+    DARK_GREY,
+    add_legend,
+    add_notes,
+    add_subtitle,
+    matplotlib_defaults,
+    new_figure,
+    style_axes,
+    style_cost_axis,
+    style_weights_axis,
+    wrap_notes,
+)
 from lottery_jax.report.panels import HeatCell, Line, Panel
 from lottery_jax.system.files import atomic_write
 
 if TYPE_CHECKING:
-    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure as Figure
 
-# Okabe & Ito's palette with black and wine in place of its yellow. Colour-blind readers can tell
-# any two apart.
-COLOURS = (
-    "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#661100", "#000000",
-)  # fmt: skip
-_DARK_GREY = "0.35"
 _MARKERS = "osD^vPX*"
 _DASHES = ((0, (4, 1.6)), (0, (2, 1.2)), (0, (6, 1.5, 1.5, 1.5)), (0, (1, 1)))
 _GREYS = ("0.45", "0.62", "0.35", "0.70", "0.52")
 _REFERENCE_MARKERS = "<>pdh"
-_TICKS = (100, 50, 20, 10, 5, 2, 1, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01)
-
-
-@contextmanager
-def matplotlib_defaults() -> Iterator[None]:
-    """Use Matplotlib's own defaults, whatever the user's matplotlibrc and MPLBACKEND say."""
-    logger = logging.getLogger("matplotlib")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)  # its warnings about the user's settings do not matter here
-    try:
-        try:
-            import matplotlib as mpl
-        except ValueError:  # MPLBACKEND names an unknown backend; figures here need none
-            if os.environ.pop("MPLBACKEND", None) is None:
-                raise
-            for name in [name for name in sys.modules if name.partition(".")[0] == "matplotlib"]:
-                del sys.modules[name]  # the import got half way
-            import matplotlib as mpl
-        with mpl.rc_context():
-            mpl.rcParams.update({k: v for k, v in mpl.rcParamsDefault.items() if k != "backend"})
-            yield
-    finally:
-        logger.setLevel(level)
 
 
 @matplotlib_defaults()
@@ -87,7 +61,7 @@ def accuracy_figure(
         horizontal = "the cost of finding and training each ticket (log scale)" if costs else xlabel
         notes = [f"{subtitle[0].upper()}{subtitle[1:]}. Horizontal: {horizontal}.", *notes]
     width = 9.2 if single else 2.2 + 3.7 * columns
-    note_lines = _wrap_notes(notes, width)
+    note_lines = wrap_notes(notes, width)
     entries = {line.label for panel in panels for line in panel.lines if line.label}
     # Leave room for the notes, and for a legend that is longer than the axes are high.
     height = max(4.6 if single else 1.2 + 3.0 * rows, 1.0 + 0.25 * (len(entries) + 1))
@@ -96,9 +70,9 @@ def accuracy_figure(
         axes = figure.add_subplot(rows, columns, i + 1)
         _draw_panel(axes, panel)
         if panel.cost:
-            _style_cost_axis(axes, [x for line in panel.lines for x in line.x])
+            style_cost_axis(axes, [x for line in panel.lines for x in line.x])
         else:
-            _style_weights_axis(axes, [x for line in panel.lines for x in line.x])
+            style_weights_axis(axes, [x for line in panel.lines for x in line.x])
         if single:
             add_subtitle(axes, f"{panel.title}; {subtitle}" if panel.title else subtitle)
             axes.set_xlabel(textwrap.fill(panel.cost or xlabel, 72))
@@ -109,8 +83,8 @@ def accuracy_figure(
             axes.set_xlabel(shown if panel.cost or i + columns >= len(panels) else "")
             is_new = i % columns == 0 or panel.quantity != panels[i - 1].quantity
             axes.set_ylabel(panel.quantity if is_new else "")
-    _add_legend(figure, beside=columns - 1)
-    _add_notes(figure, note_lines)
+    add_legend(figure, beside=columns - 1)
+    add_notes(figure, note_lines)
     return figure
 
 
@@ -137,7 +111,7 @@ def _draw_panel(axes: Axes, panel: Panel) -> None:
 
 
 def _colour(number: int | None) -> str:
-    return _DARK_GREY if number is None else COLOURS[number % len(COLOURS)]
+    return DARK_GREY if number is None else COLOURS[number % len(COLOURS)]
 
 
 def _draw_line(axes: Axes, line: Line, zorder: float) -> None:
@@ -204,7 +178,7 @@ def layer_figure(
         )  # fmt: skip
     everything = sorted({x for points in layers.values() for x, _ in points})
     axes.plot(everything, everything, color="0.6", linewidth=1, linestyle=":", label="uniform")
-    _style_weights_axis(axes, everything)
+    style_weights_axis(axes, everything)
     axes.set_yscale("log")
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.set_ylabel("weights remaining in the layer, %")
@@ -246,7 +220,7 @@ def heat_figure(
     end = 1.2 * limit  # the ends of the colour map are too dark for text
     norm, colours = Normalize(-end, end), colormaps["RdBu"]
     width = 3.4 + 1.25 * len(columns)
-    note_lines = _wrap_notes(notes, width)
+    note_lines = wrap_notes(notes, width)
     figure = new_figure(width, 1.9 + 0.72 * len(names) + 0.15 * len(note_lines), title)
     axes = figure.add_subplot()
     add_subtitle(axes, subtitle)
@@ -273,7 +247,7 @@ def heat_figure(
     bar.outline.set_visible(False)
     bar.set_label(axis_labels[2], fontsize=9, labelpad=8)
     bar.ax.tick_params(labelsize=8)
-    _add_notes(figure, note_lines)
+    add_notes(figure, note_lines)
     return figure
 
 
@@ -320,81 +294,5 @@ def _png(figure: Figure) -> bytes:
     return file.getvalue()
 
 
-def new_figure(width: float, height: float, title: str) -> Figure:
-    """Return an empty figure, its size in inches."""
-    from matplotlib.figure import Figure
-    from matplotlib.layout_engine import ConstrainedLayoutEngine
-
-    layout = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08, hspace=0.06, wspace=0.04)
-    figure = Figure(figsize=(width, height), layout=layout, facecolor="white")
-    text = textwrap.fill(title, round(width * 12))
-    figure.suptitle(text, x=0.1 / width, ha="left", fontsize=11.5)
-    return figure
-
-
 def _weights_label(counted_weights: str) -> str:
     return f"weights remaining, % of {counted_weights} (log scale)"
-
-
-def add_subtitle(axes: Axes, subtitle: str) -> None:
-    """Add small print above the axes."""
-    axes.set_title(subtitle, loc="left", fontsize=9, color=_DARK_GREY)
-
-
-def _wrap_notes(notes: Sequence[str], width: float) -> list[str]:
-    """Break notes into lines that fit below a figure of this width in inches."""
-    return [line for note in notes for line in textwrap.wrap(note, round(16.5 * width))]
-
-
-def _add_notes(figure: Figure, lines: Sequence[str]) -> None:
-    if lines:
-        place = 0.1 / figure.get_figwidth()
-        text = "\n".join(lines)
-        figure.supxlabel(text, x=place, ha="left", fontsize=7.5, color="0.3", linespacing=1.35)
-
-
-def _add_legend(figure: Figure, beside: int) -> None:
-    """Add one legend for all axes, to the right of axes number `beside`, in the order of drawing."""
-    found: dict[str, Artist] = {}
-    for axes in figure.axes:
-        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
-            found.setdefault(textwrap.fill(label, 38), handle)
-    figure.axes[beside].legend(
-        list(found.values()),
-        list(found),
-        loc="center left",
-        bbox_to_anchor=(1.02, 0.5),
-        frameon=False,
-        fontsize=9,
-        handlelength=2.9,
-        labelspacing=0.7,
-    )
-
-
-def style_axes(axes: Axes) -> None:
-    """Draw a light grid and no frame above and on the right."""
-    axes.grid(color="0.92", linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-
-
-def _style_weights_axis(axes: Axes, remaining: Sequence[float]) -> None:
-    """Scale the x-axis by the log of the weights remaining, from dense (left) to sparse (right)."""
-    axes.set_xscale("log")
-    lowest = 0.87 * min(remaining, default=10.0)
-    axes.set_xlim(115, lowest)
-    ticks = [tick for tick in _TICKS if tick >= lowest]
-    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-    axes.set_xticks([], minor=True)
-
-
-def _style_cost_axis(axes: Axes, costs: Sequence[float]) -> None:
-    """Scale the x-axis by the log of the cost, with room for what is printed beside the points."""
-    low, high = 0.8 * min(costs), 1.5 * max(costs)
-    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)))
-    steps = (1, 2, 5) if len(decades) < 4 else (1,)
-    ticks = [step * 10.0**n for n in decades for step in steps if low <= step * 10.0**n <= high]
-    axes.set_xscale("log")
-    axes.set_xlim(low, high)
-    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-    axes.set_xticks([], minor=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from lottery_jax.report.figures import COLOURS, matplotlib_defaults, new_figure, style_axes
+from lottery_jax.report.axes import COLOURS, matplotlib_defaults, new_figure, style_axes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

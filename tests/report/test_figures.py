@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from lottery_jax.report import figures
+from lottery_jax.report import axes, figures
 from lottery_jax.report.panels import DenseLine, HeatCell, Line, Panel
 from tests.helpers import ROOT
 
@@ -109,7 +109,7 @@ def lab(colour, matrix):
 
 @pytest.mark.parametrize("eye", SEEN)
 def test_colour_blind_eyes_tell_the_palette_apart(eye):
-    points = [lab(colour, SEEN[eye]) for colour in figures.COLOURS]
+    points = [lab(colour, SEEN[eye]) for colour in axes.COLOURS]
     for a, b in itertools.combinations(points, 2):
         assert sum((x - y) ** 2 for x, y in zip(a, b, strict=True)) ** 0.5 > 15
 

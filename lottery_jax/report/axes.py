@@ -1,0 +1,128 @@
+"""Empty figures, axes, legends and notes, in the style that all figures share.
+
+Matplotlib is imported when something is drawn. Figures are made and saved with its own defaults, so
+a user's matplotlibrc changes nothing, and no setting of the user's is changed.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import sys
+import textwrap
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.artist import Artist
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Okabe & Ito's palette with black and wine in place of its yellow. Colour-blind readers can tell
+# any two apart.
+COLOURS = (
+    "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#661100", "#000000",
+)  # fmt: skip
+DARK_GREY = "0.35"
+_TICKS = (100, 50, 20, 10, 5, 2, 1, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01)
+
+
+@contextmanager
+def matplotlib_defaults() -> Iterator[None]:
+    """Use Matplotlib's own defaults, whatever the user's matplotlibrc and MPLBACKEND say."""
+    logger = logging.getLogger("matplotlib")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)  # its warnings about the user's settings do not matter here
+    try:
+        try:
+            import matplotlib as mpl
+        except ValueError:  # MPLBACKEND names an unknown backend; figures here need none
+            if os.environ.pop("MPLBACKEND", None) is None:
+                raise
+            for name in [name for name in sys.modules if name.partition(".")[0] == "matplotlib"]:
+                del sys.modules[name]  # the import got half way
+            import matplotlib as mpl
+        with mpl.rc_context():
+            mpl.rcParams.update({k: v for k, v in mpl.rcParamsDefault.items() if k != "backend"})
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def new_figure(width: float, height: float, title: str) -> Figure:
+    """Return an empty figure, its size in inches."""
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    layout = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08, hspace=0.06, wspace=0.04)
+    figure = Figure(figsize=(width, height), layout=layout, facecolor="white")
+    text = textwrap.fill(title, round(width * 12))
+    figure.suptitle(text, x=0.1 / width, ha="left", fontsize=11.5)
+    return figure
+
+
+def add_subtitle(axes: Axes, subtitle: str) -> None:
+    """Add small print above the axes."""
+    axes.set_title(subtitle, loc="left", fontsize=9, color=DARK_GREY)
+
+
+def wrap_notes(notes: Sequence[str], width: float) -> list[str]:
+    """Break notes into lines that fit below a figure of this width in inches."""
+    return [line for note in notes for line in textwrap.wrap(note, round(16.5 * width))]
+
+
+def add_notes(figure: Figure, lines: Sequence[str]) -> None:
+    """Add small print below the figure."""
+    if lines:
+        place = 0.1 / figure.get_figwidth()
+        text = "\n".join(lines)
+        figure.supxlabel(text, x=place, ha="left", fontsize=7.5, color="0.3", linespacing=1.35)
+
+
+def add_legend(figure: Figure, beside: int) -> None:
+    """Add one legend for all axes, to the right of axes number `beside`, in the order of drawing."""
+    found: dict[str, Artist] = {}
+    for axes in figure.axes:
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            found.setdefault(textwrap.fill(label, 38), handle)
+    figure.axes[beside].legend(
+        list(found.values()),
+        list(found),
+        loc="center left",
+        bbox_to_anchor=(1.02, 0.5),
+        frameon=False,
+        fontsize=9,
+        handlelength=2.9,
+        labelspacing=0.7,
+    )
+
+
+def style_axes(axes: Axes) -> None:
+    """Draw a light grid and no frame above and on the right."""
+    axes.grid(color="0.92", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def style_weights_axis(axes: Axes, remaining: Sequence[float]) -> None:
+    """Scale the x-axis by the log of the weights remaining, from dense (left) to sparse (right)."""
+    axes.set_xscale("log")
+    lowest = 0.87 * min(remaining, default=10.0)
+    axes.set_xlim(115, lowest)
+    ticks = [tick for tick in _TICKS if tick >= lowest]
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.set_xticks([], minor=True)
+
+
+def style_cost_axis(axes: Axes, costs: Sequence[float]) -> None:
+    """Scale the x-axis by the log of the cost, with room for what is printed beside the points."""
+    low, high = 0.8 * min(costs), 1.5 * max(costs)
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)))
+    steps = (1, 2, 5) if len(decades) < 4 else (1,)
+    ticks = [step * 10.0**n for n in decades for step in steps if low <= step * 10.0**n <= high]
+    axes.set_xscale("log")
+    axes.set_xlim(low, high)
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.set_xticks([], minor=True)
