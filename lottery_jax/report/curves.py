@@ -49,6 +49,8 @@ _METHODS = {
     ("init", "magnitude_at_init"): "magnitude at init",
 }
 _IMP = _METHODS["iterative", "magnitude"]
+# ladder.retrain -> what is added to the name of the method.
+_RETRAINED = {"lr": ", rate rewound", "finetune": ", fine-tuned"}
 
 _PRUNABLE = "prunable weights"
 _DENSE_HEAD = ", the dense re-initialised head included"
@@ -316,10 +318,13 @@ def _method(config: Mapping[str, Any]) -> str:
 
     >>> _method({"ladder": {"scores": "snip", "draw": "init_nested"}}), _method({"ladder": {}})
     ('iterative SNIP', 'IMP')
+    >>> _method({"ladder": {"retrain": "lr"}})
+    'IMP, rate rewound'
     """
     ladder = config.get("ladder", {})
     draw, scores = ladder.get("draw", "iterative"), ladder.get("scores", "magnitude")
-    return _METHODS.get((draw, scores), f"{scores}, {draw}")
+    name = _METHODS.get((draw, scores), f"{scores}, {draw}")
+    return name + _RETRAINED.get(ladder.get("retrain", "weights"), "")
 
 
 def source_dir(workdir: Path, config: Mapping[str, Any]) -> Path | None:
