@@ -186,7 +186,7 @@ def _paths(method: str) -> Callable[[Scale], ConfigDict]:
 
 
 def _steps(s: Scale) -> ConfigDict:
-    c = _ladder(s, "early")
+    c = _ladder(s, "early", rewind="0")  # steps are counted from the start
     c.train.epochs *= 3  # so that the validation loss has its minimum before the end
     c.optimizer.milestones = tuple(3 * epoch for epoch in c.optimizer.milestones)
     c.data.validation_fraction = 1 / 12  # 5,000 of 60,000 images, as in the paper

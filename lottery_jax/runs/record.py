@@ -243,11 +243,20 @@ def _made_with(record: dict[str, Any]) -> str:
 
 def _git_commit() -> str | None:
     """Return the commit of the checkout that this package runs from, without calling git."""
-    git = Path(__file__).resolve().parents[2] / ".git"
+    return commit_of(Path(__file__).resolve().parents[2])
+
+
+def commit_of(checkout: Path) -> str | None:
+    """Return the commit of a git checkout, which may be a worktree; None if there is none."""
+    git = checkout / ".git"
     try:
+        if git.is_file():  # of a worktree: it names a directory with a HEAD of its own
+            git = checkout / git.read_text().strip().removeprefix("gitdir: ")
         head = (git / "HEAD").read_text().strip()
         if not (match := re.fullmatch(r"ref: (.+)", head)):
             return head
+        if (git / "commondir").is_file():
+            git = git / (git / "commondir").read_text().strip()
         if (git / match[1]).is_file():
             return (git / match[1]).read_text().strip()
         packed = (git / "packed-refs").read_text()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 
 import jax
 import pytest
@@ -188,3 +189,26 @@ def test_what_systems_leave_in_a_folder_does_not_make_it_somebodys(tmp_path):
     (tmp_path / "results.csv").write_text("")
     with pytest.raises(ConfigError, match="neither empty nor a run"):
         record.check_workdir(tmp_path, rundir_config())
+
+
+def test_the_commit_of_a_checkout_and_of_a_worktree_is_that_of_git(tmp_path):
+    def git(*arguments, folder):
+        command = ["git", "-c", "user.name=a", "-c", "user.email=a@b.c", *arguments]
+        return subprocess.run(
+            command, cwd=folder, check=True, capture_output=True, text=True
+        ).stdout
+
+    main, worktree = tmp_path / "main", tmp_path / "worktree"
+    main.mkdir()
+    git("init", "--quiet", folder=main)
+    git("commit", "--quiet", "--allow-empty", "-m", "one", folder=main)
+    git("worktree", "add", "--quiet", "-b", "other", str(worktree), folder=main)
+    git("commit", "--quiet", "--allow-empty", "-m", "two", folder=worktree)
+    for packed in (False, True):
+        if packed:
+            git("pack-refs", "--all", folder=main)
+        for folder in (main, worktree):
+            assert record.commit_of(folder) == git("rev-parse", "HEAD", folder=folder).strip()
+    git("checkout", "--quiet", "--detach", folder=worktree)
+    assert record.commit_of(worktree) == git("rev-parse", "HEAD", folder=worktree).strip()
+    assert record.commit_of(tmp_path) is None

@@ -1,4 +1,4 @@
-"""Claim 1: winning tickets reach the accuracy of the dense network."""
+"""Claim 1: winning tickets exceed, and later still reach, the accuracy of the dense network."""
 
 from lottery_jax.reproduce.claim import (
     HIGHER,
@@ -17,7 +17,10 @@ def _gain(e: Evidence, density: float) -> PerSeed:
 
 
 CLAIM = Claim(
-    statement="Winning tickets, rewound and retrained, reach the accuracy of the dense network.",
+    statement=(
+        "Winning tickets, rewound and retrained, exceed the accuracy of the dense network at "
+        "moderate densities and still reach it when few weights are left."
+    ),
     source="Frankle & Carbin 2019, LeNet-300-100 on MNIST",
     access=READ,
     published="+0.3 points at 13.5 % of the weights, dense again at 3.6 %",

@@ -8,8 +8,8 @@ NOT_BETTER = Rule(high=0.5)
 CLAIM = Claim(
     statement=(
         "Noise of half a standard deviation on a ticket's start is harmless, and with three "
-        "it still beats new weights; weights resampled from the survivors, and the largest "
-        "weights before training, do not."
+        "it still beats new weights; weights resampled from the survivors are no better than "
+        "new ones, and the largest weights before training are worse."
     ),
     source="Frankle & Carbin 2019, appendix F, LeNet-300-100 on MNIST",
     access=READ,

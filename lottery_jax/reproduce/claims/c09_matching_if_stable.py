@@ -66,7 +66,7 @@ CLAIM = Claim(
     checks=(
         Check("correlation of barrier and gap to dense, over rewind points", "moderate", HIGHER,
               _correlation, unit="correlation"),
-        Check("rewind points where stable is matching", "moderate", Rule(low=0.5),
+        Check("rewind points where stable is matching", "moderate", Rule(low=0.8),
               _agreement, unit="share", published=1.0),
     ),
     runs=("rewind_0", "rewind_1", "rewind_2", "rewind_3", "rewind_4"),

@@ -12,8 +12,8 @@ def _barrier(e: Evidence, density: float) -> PerSeed:
 
 CLAIM = Claim(
     statement=(
-        "No error barrier lies on the line between the trained tickets of successive levels, "
-        "as long as these match the dense network."
+        "The error barrier on the line between the trained tickets of successive levels is "
+        "below 2 points, at densities at which tickets are expected to match the dense network."
     ),
     source="Paul et al. 2023, Unmasking the lottery ticket hypothesis",
     access=SECOND_HAND,

@@ -4,8 +4,8 @@ from lottery_jax.reproduce.claim import HIGHER, READ, Check, Claim, less
 
 CLAIM = Claim(
     statement=(
-        "A random ticket whose mask is permuted over the zeros of the level before is far "
-        "worse than one whose weights are all drawn anew."
+        "A random ticket whose mask is permuted over the zeros of the level before is worse "
+        "than one whose weights are all drawn anew."
     ),
     source="Gohil et al. 2020, result sheets and code",
     access=READ,

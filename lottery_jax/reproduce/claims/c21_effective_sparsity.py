@@ -21,7 +21,7 @@ def _ratio(run: str) -> Callable[[Evidence, float], PerSeed]:
 CLAIM = Claim(
     statement=(
         "With 0.1 % of the weights kept, nearly all weights of a random mask lie on no path "
-        "from input to output; those of SynFlow's mask do."
+        "from input to output; nearly all of those of SynFlow's mask lie on one."
     ),
     source="Vysogorets & Kempe 2023, Connectivity matters",
     access=SECOND_HAND,
