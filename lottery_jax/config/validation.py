@@ -86,6 +86,8 @@ def _check_retrain(flat: dict[str, Any]) -> None:
          "does not belong to them; use config.ladder.optimizer_state=fresh"),
         (retrain == "finetune" and own_rate, "an optimizer of your own has a learning rate of its "
          "own, which is not held at its last value"),
+        (retrain == "finetune" and flat["optimizer.schedule"] == "cosine", "the last rate of "
+         "config.optimizer.schedule=cosine is almost 0; use step or constant"),
     )  # fmt: skip
     for applies, reason in refused:
         if applies and retrain != "weights":

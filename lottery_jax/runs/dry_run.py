@@ -67,6 +67,7 @@ def dry_run(config: ConfigDict, workdir: Path, console: Console, *, measure: boo
     for title, folder, cell in todo:
         if cell.source and not (Path(cell.source) / "config.json").is_file():
             cell.source = ""  # the matrix has yet to make it; its network is the same
+            cell.transfer.align = False
         missing = missing_data(cell)
         if missing:
             network, layers = _network_of(cell)

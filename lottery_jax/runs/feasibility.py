@@ -39,9 +39,9 @@ def check_choices(config: ConfigDict) -> None:
             raise ConfigError(describe_unknown("config.controls", name, legal)) from None
         if is_from_rewind_point(name) and config.ladder.retrain != "weights":
             raise ConfigError(
-                f"config.controls: {name} takes the winning ticket's weights, which with "
-                f"config.ladder.retrain={config.ladder.retrain} are trained ones with zeros where "
-                "earlier levels pruned; leave it out"
+                f"config.controls: {name} starts at a rewind point. With "
+                f"config.ladder.retrain={config.ladder.retrain} tickets start from trained weights, "
+                "with zeros where earlier levels pruned, so the two can't be compared; leave it out"
             )
     if "invert" in config.controls and (config.source or config.ladder.scores in GLOBAL_ONLY):
         why = (
@@ -95,8 +95,12 @@ def check_steps(config: ConfigDict, steps_per_epoch: int, rewind_step: int, end_
             f"ends at step {end_step}"
         )
     ladder = config.ladder
-    from_start = rewind_step == 0 and ladder.retrain == "weights" and not ladder.pretrained
-    if "init" in config.controls and from_start:
+    if "init" in config.controls and ladder.pretrained:
+        raise ConfigError(
+            "config.controls: with config.ladder.pretrained there are no weights of step 0 for the "
+            "control 'init'; leave it out"
+        )
+    if "init" in config.controls and rewind_step == 0 and ladder.retrain == "weights":
         raise ConfigError(
             "config.controls: with config.ladder.rewind=0 the control 'init' is the winning ticket "
             "itself; rewind to a later step, or leave it out"

@@ -140,14 +140,10 @@ def run_levels(
         trials = [trial for trial in incomplete if trial.level == level]
         pending = draw_level(experiment, store, origin, points, trials, winners)
         winners = {}
-        ends: dict[int, list[PendingTrial]] = {}
-        for each in pending:
-            ends.setdefault(experiment.end_of(each.ticket.step), []).append(each)
-        for until, same_end in ends.items():
-            with closing(train_trials(experiment, store, same_end, until)) as groups:
-                for trained in groups:
-                    made = save_tickets(experiment, store, origin, trained)
-                    winners |= {trial: made[trial] for trial in made if trial.control == WINNING}
+        with closing(train_trials(experiment, store, pending)) as groups:
+            for trained in groups:
+                made = save_tickets(experiment, store, origin, trained)
+                winners |= {trial: made[trial] for trial in made if trial.control == WINNING}
         if trials:
             store.finish_level(dict.fromkeys(trial.seed for trial in trials), level)
 

@@ -87,6 +87,7 @@ def cells(config: ConfigDict, workdir: Path) -> Iterator[tuple[str, Path, Config
         # The random tickets of a target stand beside all the tickets that are trained on it.
         controls = (*config.controls, "random") if data in config.transfer.targets else ()
         native = cell(data, controls=tuple(dict.fromkeys(controls)))
+        native.transfer.align = False  # its tickets are its own
         yield f"tickets of {data}", workdir / name_in_files(data), native
     for target in config.transfer.targets:
         for source in config.transfer.sources:

@@ -14,7 +14,7 @@ import jax
 
 from lottery_jax import config as configuration
 from lottery_jax.curve import WINNING
-from lottery_jax.errors import TrainingError
+from lottery_jax.errors import TicketError, TrainingError
 from lottery_jax.parallel import multihost
 from lottery_jax.pruning import heads, masks
 from lottery_jax.pruning.controls import UntrainedTicket
@@ -215,15 +215,13 @@ class PretrainedLadder(OwnLadder):
 
     def rewind_points(self, seeds: Sequence[int]) -> dict[int, RewindPoint]:
         """Load the weights from which the other tickets start, perhaps with a new output layer."""
-        return {
-            seed: point_of_ticket(
-                self._experiment,
-                self._store.load_ticket(self._pretrained.folders[seed]),
-                seed,
-                new_head=self._new_head,
-            )
-            for seed in seeds
-        }
+        points = {}
+        for seed in seeds:
+            dense = self._store.load_ticket(self._pretrained.folders[seed])
+            point = point_of_ticket(self._experiment, dense, seed, new_head=self._new_head)
+            # This ladder has no earlier weights: the seed's own draw belongs to no ticket of it.
+            points[seed] = point._replace(initial=point.variables)
+        return points
 
     def found_by(self, trial: Trial) -> dict[str, Any]:
         """Return this run's own data, optimizer and config, and where the weights are from."""
@@ -281,13 +279,20 @@ class TransferredLadder:
     def _rewind_point(self, seed: int) -> RewindPoint:
         dense = self._store.load_ticket(self._source.ticket_dir(seed, 0))
         point = point_of_ticket(self._experiment, dense, seed, new_head=self._new_head)
-        if not is_branch(self._experiment.config, self._source):
+        if self._new_head or not is_branch(self._experiment.config, self._source):
             return point
         # The dense network continues with the optimizer's state, as it did in the source.
         start = UntrainedTicket(masks.ones_like(point.variables["params"]), point.variables, 0)
         template = init_state(self._experiment.program.optimizer, start)
         trial = Trial(self._source.workdir, seed, 0, WINNING)
-        return point._replace(state=self._store.load_rewind_state(trial, template))
+        state = self._store.load_rewind_state(trial, template)
+        theirs = self._source.config
+        if state is None and not (theirs.source or theirs.ladder.pretrained):
+            raise TicketError(
+                f"{self._source.workdir}: has lost the rewind point of seed {seed}, whose optimizer "
+                "state another order of the data starts from; train the run again"
+            )
+        return point._replace(state=state)
 
     def mask(
         self,

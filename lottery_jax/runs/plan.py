@@ -54,6 +54,7 @@ class Plan:
         if self.multiply_adds is not None:
             cost = f"; {self.multiply_adds:,} multiply-adds an example"
         seeds = f"seed{'s' * (len(config.seeds) > 1)} {', '.join(map(str, config.seeds))}"
+        kept = ", and the weights of config.train.keep_epochs" if config.train.keep_epochs else ""
         return [
             f"network    {short_name(config.model.name)} on {config.data.name}: {self.weights:,} weights, "
             f"{self.prunable:,} prunable{cost}",
@@ -61,7 +62,7 @@ class Plan:
             f"levels 0 to {config.ladder.levels}{controls}",
             f"devices    {', '.join(kinds)}",
             f"directory  {self.workdir}; {self.trainings} tickets of {in_bytes(self.ticket_bytes)}, "
-            f"{in_bytes(self.trainings * self.ticket_bytes)} at most",
+            f"{in_bytes(self.trainings * self.ticket_bytes)} at most{kept}",
         ]
 
 

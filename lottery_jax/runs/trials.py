@@ -88,9 +88,12 @@ def batched(members: Sequence[T], size: int) -> Iterator[Sequence[T]]:
 
 
 def train_trials(
-    experiment: Experiment, store: RunStore, pending: Sequence[PendingTrial], until: int
+    experiment: Experiment,
+    store: RunStore,
+    pending: Sequence[PendingTrial],
+    until: int | None = None,
 ) -> Generator[list[TrainedTrial], None, None]:
-    """Train trials to step `until`, each from its start or its checkpoint.
+    """Train trials to step `until`, or to their ends, each from its start or its checkpoint.
 
     Trials that are at the same step are trained together, as many as `experiment.layout` says. A
     signal that asks to stop is raised when the caller has dealt with what was yielded.
@@ -103,17 +106,18 @@ def train_trials(
             trained first. If only a checkpoint shows it, those of the group stop there.
         KeyboardInterrupt: a signal arrived; checkpoints are saved.
     """
-    at_step: dict[int, list[PendingTrial]] = {}
+    together: dict[tuple[int, int], list[PendingTrial]] = {}  # by first and last step
     for each in pending:
-        step = store.resume_step(each.trial, each.ticket.step, until)
-        at_step.setdefault(step, []).append(each)
+        end = experiment.end_of(each.ticket.step) if until is None else until
+        step = store.resume_step(each.trial, each.ticket.step, end)
+        together.setdefault((step, end), []).append(each)
     failures: list[TrainingError] = []
-    for same_step in at_step.values():
-        for group in batched(same_step, experiment.layout.stack_size):
+    for (_, end), same_steps in together.items():
+        for group in batched(same_steps, experiment.layout.stack_size):
             with multihost.preemption_guard() as should_stop:
                 while group:
                     try:
-                        trained = _train_stacked(experiment, store, group, until, should_stop)
+                        trained = _train_stacked(experiment, store, group, end, should_stop)
                     except TrainingError as error:
                         failed = _failed(error, [each.trial for each in group])
                         failures.append(_with_name(error, failed[0]))

@@ -128,6 +128,7 @@ def test_one_ticket_serves_all_seeds_with_a_new_head_for_other_classes(source, t
         ({"data.input_shape": (9, 9, 1)}, "config.ladder.pretrained: .* leaf dense1/kernel"),
         ({"ladder.optimizer_state": "restored"}, "no optimizer state to restore"),
         ({"source": "run"}, "a transfer has the weights of its source"),
+        ({"controls": ("init",), "ladder.levels": 1}, "no weights of step 0 for the control"),
     ],
 )
 def test_weights_that_can_not_be_had_are_refused(source, overrides, says, tmp_path):

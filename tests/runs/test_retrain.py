@@ -143,8 +143,9 @@ def test_an_interrupted_run_goes_on_from_the_same_weights(retrain, tmp_path, mon
         ({"ladder.draw": "init_nested"}, "draw=init_nested scores weights that are not trained"),
         ({"source": "run"}, "a transfer starts from rewound weights"),
         ({"ladder.optimizer_state": "restored"}, "use config.ladder.optimizer_state=fresh"),
-        ({"controls": ("shuffle_layers",)}, "shuffle_layers takes the winning ticket's weights"),
+        ({"controls": ("shuffle_layers",)}, "shuffle_layers starts at a rewind point"),
         ({"optimizer.name": "optax:lion"}, "an optimizer of your own has a learning rate"),
+        ({"optimizer.schedule": "cosine"}, "the last rate of config.optimizer.schedule=cosine"),
     ],
 )
 def test_what_makes_no_sense_with_trained_weights_is_refused(overrides, says, tmp_path):

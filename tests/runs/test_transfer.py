@@ -16,8 +16,9 @@ from lottery_jax.errors import ConfigError, DataError, TicketError
 from lottery_jax.evaluate import evaluate_ticket
 from lottery_jax.pruning import masks
 from lottery_jax.runs import directory, record
+from lottery_jax.runs.feasibility import check_choices
 from lottery_jax.runs.ladder import run_ladder
-from lottery_jax.runs.matrix import run_matrix
+from lottery_jax.runs.matrix import cells, run_matrix
 from tests.helpers import assert_same, make_tiny_config, pruned_values, quiet_console
 from tests.helpers import load_trained as load
 
@@ -337,6 +338,14 @@ def test_a_matrix_is_its_cells_and_resumes_cell_by_cell(tmp_path, one_device):
     assert_same(tickets.load_ticket(cell.ticket_dir).trained, ours.trained)
     after = tree_of_files(workdir)
     assert {p: after[p] for p in others} == others
+
+
+def test_only_the_transfers_of_a_matrix_align_masks(tmp_path):
+    each = list(cells(matrix_config(**{"transfer.align": True}), tmp_path))
+    assert {bool(cell.source) for _, _, cell in each} == {True, False}
+    for _, _, cell in each:
+        assert cell.transfer.align == bool(cell.source)
+        check_choices(cell)
 
 
 @pytest.mark.parametrize(
