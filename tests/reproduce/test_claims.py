@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 import re
 import shutil
 import signal
@@ -312,18 +311,11 @@ def test_one_seed_is_not_called_seeds():
 def test_an_interrupted_run_leaves_results_that_can_be_reported(tmp_path):
     run = ["run", "21", "--scale=quick", "--seeds=3,4", f"--workdir={tmp_path}"]
     module = [sys.executable, "-m", "lottery_jax.reproduce"]
-    child = subprocess.Popen(
-        [*module, *run],
-        stdout=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"JAX_PLATFORMS": "cpu"},
-    )
-    for line in child.stdout:
-        if line.startswith("---"):
-            child.send_signal(signal.SIGTERM)
-            break
-    child.stdout.read()
-    assert child.wait() == 128 + signal.SIGTERM
+    with subprocess.Popen([*module, *run], stdout=subprocess.PIPE, text=True) as child:
+        next(line for line in child.stdout if line.startswith("---"))
+        child.send_signal(signal.SIGTERM)
+        child.communicate()
+    assert child.returncode == 128 + signal.SIGTERM
     (result,) = results.recorded(tmp_path / "quick").values()
     assert result.outcome == Outcome.UNDECIDED and not result.complete
     assert command.main(["report", f"--workdir={tmp_path}"]) == 0
@@ -364,14 +356,14 @@ def test_a_run_ends_in_a_verdict_and_again_trains_nothing(tmp_path, capfd):
     assert command.main(run) == 0
     assert f"--- paths of {name}" in capfd.readouterr().out
     assert (tmp_path / "quick" / "claims.json").read_text() == recorded
-    # Other seeds that are asked for replace a result, and a line says so.
-    assert command.main([*run, "--seeds=5"]) == 0
-    assert "claim 21: replaces the recorded result of seeds 3, 4" in capfd.readouterr().out
-    (result,) = results.recorded(tmp_path / "quick").values()
-    assert result.seeds == (5,) and result.complete
-    # The runs are gone: the result stays, whichever command is interrupted or only reports.
-    recorded = (tmp_path / "quick" / "claims.json").read_text()
-    shutil.rmtree(tmp_path / "runs")
+    # A result of other seeds is replaced by those that are asked for, and a line says so.
+    shutil.rmtree(tmp_path / "quick")
+    record(tmp_path, "quick", result_of("21", seeds=(0, 1, 2)))
+    assert command.main(run) == 0
+    assert "claim 21: replaces the recorded result of seeds 0, 1, 2" in capfd.readouterr().out
+    assert (tmp_path / "quick" / "claims.json").read_text() == recorded
+    # A seed of a run is gone.
+    shutil.rmtree(tmp_path / "runs" / name / "seed_4")
     assert command.main(["report", f"--workdir={tmp_path}"]) == 0
     assert (tmp_path / "quick" / "claims.json").read_text() == recorded
 

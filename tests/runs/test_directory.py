@@ -188,3 +188,26 @@ def test_what_systems_leave_in_a_folder_does_not_make_it_somebodys(tmp_path):
     (tmp_path / "results.csv").write_text("")
     with pytest.raises(ConfigError, match="neither empty nor a run"):
         record.check_workdir(tmp_path, rundir_config())
+
+
+def test_the_commit_of_a_clone_and_of_a_worktree_beside_it(tmp_path):
+    """A worktree has a file for .git; its HEAD is its own, its branches are those of the clone."""
+
+    def write(file, text):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+
+    clone, beside = tmp_path / "clone", tmp_path / "beside"
+    own = clone / ".git" / "worktrees" / "beside"
+    write(clone / ".git" / "HEAD", "ref: refs/heads/main\n")
+    write(clone / ".git" / "refs" / "heads" / "main", "f" * 40 + "\n")
+    write(clone / ".git" / "packed-refs", f"{'b' * 40} refs/heads/topic\n")
+    write(own / "HEAD", "ref: refs/heads/topic\n")
+    write(own / "commondir", "../..\n")
+    for place in (str(own), "../clone/.git/worktrees/beside"):
+        write(beside / ".git", f"gitdir: {place}\n")
+        assert record.git_commit(beside) == "b" * 40
+    write(own / "HEAD", "a" * 40 + "\n")
+    assert record.git_commit(beside) == "a" * 40
+    assert record.git_commit(clone) == "f" * 40
+    assert record.git_commit(tmp_path) is None
