@@ -87,7 +87,6 @@ def _parser() -> CommandParser:
     analyse = commands.add_parser("analyse", help="make one analysis of a finished run by itself")
     analyse.add_argument("kind")
     analyse.add_argument("run_dir", type=path_argument)
-    analyse.add_argument("file", type=path_argument, help="the JSON file to write")
     return parser
 
 
@@ -113,14 +112,14 @@ def _list(args: argparse.Namespace) -> None:
             plans[claim.key] = plan([claim], args.scale, (), Path.cwd())
     if args.runs:
         runs = {name: run for planned in plans.values() for name, run in planned.items()}
-        console.print(tables.runs_table(runs, args.scale))
+        console.print(tables.runs_table(there, runs, args.scale))
         return
     console.print(tables.claims_table(all_claims().values(), plans))
     console.print(f"one core: at --scale={args.scale}; claims share runs, so together take less")
 
 
 def _run(args: argparse.Namespace) -> list[str]:
-    from lottery_jax.reproduce import claims, running
+    from lottery_jax.reproduce import claims, results, running
     from lottery_jax.reproduce.protocols import SCALES
 
     scale, names = args.scale, list(args.claims)
@@ -134,10 +133,17 @@ def _run(args: argparse.Namespace) -> list[str]:
     chosen, workdir = claims.select(names, scale), args.workdir.absolute()
     if not chosen:
         raise ConfigError(f"--scale: no claim is there at {scale}")
-    failures = running.run(
-        chosen, scale, args.seeds, workdir, jobs=args.jobs, print_line=_print_line
-    )
-    _write(workdir, scale, [(claim, args.seeds) for claim in chosen])
+    results.recorded(workdir / scale)  # a damaged file is found before anything is trained
+    asked_for = [(claim, args.seeds) for claim in chosen]
+    try:
+        failures = running.run(
+            chosen, scale, args.seeds, workdir, jobs=args.jobs, print_line=_print_line
+        )
+    except KeyboardInterrupt:
+        if (workdir / "runs").is_dir():  # so that `report` finds what was trained
+            _write(workdir, scale, asked_for)
+        raise
+    _write(workdir, scale, asked_for)
     return failures
 
 
@@ -157,10 +163,10 @@ def _write(workdir: Path, scale: str, asked_for: list[tuple[Claim, tuple[int, ..
 
     from lottery_jax.reproduce import tables, writing
 
-    found, files = writing.write(workdir, scale, asked_for)
+    found, files, notes = writing.write(workdir, scale, asked_for)
     Console(width=None if sys.stdout.isatty() else 140).print(tables.results_table(found))
-    for file in files:
-        print(file)
+    for line in (*notes, *files):
+        print(line)
 
 
 def _analyse(args: argparse.Namespace) -> None:
@@ -169,7 +175,7 @@ def _analyse(args: argparse.Namespace) -> None:
     from lottery_jax.runs.record import read_config
 
     set_up_process(read_config(args.run_dir))
-    analyse(args.kind, args.run_dir, args.file)
+    analyse(args.kind, args.run_dir)
 
 
 def _print_line(line: str) -> None:

@@ -5,7 +5,6 @@ Those that train or interpolate are in `lottery_jax.analysis`; those here read s
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,13 +18,13 @@ from lottery_jax.curve import WINNING
 from lottery_jax.errors import lookup
 from lottery_jax.pruning import masks
 from lottery_jax.pruning.connectivity import effective_mask
+from lottery_jax.reproduce.analysis_files import curve_sha256, write_rows
+from lottery_jax.reproduce.planning import SHUFFLED, stability_choice
 from lottery_jax.runs.directory import Trial, list_trials
 from lottery_jax.runs.record import read_config
-from lottery_jax.system.files import write_text
 from lottery_jax.tickets import Ticket
 
 Row = dict[str, Any]
-_SHUFFLED = "shuffle_layers"
 
 
 def paths(run_dir: Path) -> list[Row]:
@@ -46,7 +45,7 @@ def from_dense(run_dir: Path) -> list[Row]:
     Frankle et al. (2019) call it stability to pruning.
     """
     rows, dense = [], {}
-    for trial, ticket in _tickets(run_dir, (WINNING, _SHUFFLED)):
+    for trial, ticket in _tickets(run_dir, (WINNING, SHUFFLED)):
         kernels = masks.kernels(ticket.trained)
         if trial.level == 0:
             dense[trial.seed] = kernels
@@ -61,10 +60,7 @@ def from_dense(run_dir: Path) -> list[Row]:
 
 def stability(run_dir: Path) -> list[Row]:
     """Return `analysis.stability`: tickets that are trained in two orders of the data."""
-    config = read_config(run_dir)
-    shuffled = _SHUFFLED in config.controls
-    levels = (0, *config.control_levels) if shuffled else (config.ladder.levels,)
-    controls = (_SHUFFLED,) if shuffled else ()
+    levels, controls = stability_choice(read_config(run_dir))
     return stability_analysis(run_dir, levels=levels, controls=controls)
 
 
@@ -81,15 +77,14 @@ ANALYSES: dict[str, Callable[[Path], list[Row]]] = {
 }
 
 
-def analyse(kind: str, run_dir: Path, file: Path) -> None:
-    """Make an analysis of a finished run and write its rows as JSON.
+def analyse(kind: str, run_dir: Path) -> None:
+    """Make an analysis of a finished run and write its rows to `RUN/analysis/KIND.json`.
 
     Raises:
         ConfigError: there is no such analysis, or the directory is not a run.
     """
-    rows = lookup(ANALYSES, kind, "the analysis")(run_dir)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    write_text(file, json.dumps(rows, indent=0, default=float) + "\n")
+    curve = curve_sha256(run_dir)  # as it was before the analysis
+    write_rows(run_dir, kind, lookup(ANALYSES, kind, "the analysis")(run_dir), curve)
 
 
 def _tickets(run_dir: Path, controls: tuple[str, ...]) -> Iterator[tuple[Trial, Ticket]]:

@@ -1,7 +1,7 @@
 """Which runs claims need, where they lie, and what they cost. Claims share runs.
 
-WORKDIR/runs/NAME_FINGERPRINT   run directories, which any number of claims and scales share
-WORKDIR/analyses/               rows of analyses, a JSON file each
+WORKDIR/runs/NAME_FINGERPRINT   run directories, which any number of claims and scales share;
+                                their analysis/KIND.json has the rows of an analysis
 WORKDIR/SCALE/                  claims.json, claims.md and claims.png
 """
 
@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 from ml_collections import ConfigDict
 
 from lottery_jax.config import fingerprint
+from lottery_jax.curve import WINNING
 from lottery_jax.errors import ConfigError
 from lottery_jax.reproduce.claim import Claim
 from lottery_jax.reproduce.protocols import PROTOCOLS, protocol
@@ -23,6 +24,7 @@ from lottery_jax.sweep.grid import PlannedRun
 
 # One image of one epoch of LeNet-300-100 on one core, in seconds, as measured at batch 128.
 _LENET_S = 3.3e-5
+SHUFFLED = "shuffle_layers"
 _IMAGES = {"digits": 1437, "fashion_mnist": 60_000, "cifar10": 50_000, "svhn": 73_257}
 
 
@@ -80,8 +82,29 @@ def count_trainings(config: ConfigDict) -> int:
     return len(list_trials(config, Path()))
 
 
-def core_seconds(config: ConfigDict) -> float | None:
-    """Estimate the time of a run on one CPU core; None for networks that were not measured."""
+def stability_choice(config: ConfigDict) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    """Return the levels and controls of a run that claims compare in two orders of the data."""
+    if SHUFFLED in config.controls:
+        return (0, *config.control_levels), (SHUFFLED,)
+    return (config.ladder.levels,), ()
+
+
+def count_branch_trainings(config: ConfigDict) -> int:
+    """Return the number of trainings in the other order of the data that `stability` needs."""
+    levels, controls = stability_choice(config)
+    return sum(
+        trial.level in levels and trial.control in (WINNING, *controls)
+        for trial in list_trials(config, Path())
+    )
+
+
+def core_seconds(config: ConfigDict, analyses: Collection[str] = ()) -> float | None:
+    """Estimate the time of a run on one CPU core; None for networks that were not measured.
+
+    Args:
+        config: of the run.
+        analyses: those that are made of it; the trainings of `stability` are counted.
+    """
     if config.model.name != "lenet_300_100":
         return None
     base, _, part = config.data.name.partition("_1of")
@@ -91,7 +114,22 @@ def core_seconds(config: ConfigDict) -> float | None:
     # Small networks wait for their steps rather than for their products.
     size = 0.5 + 0.5 * config.model.width**2 * (pixels / 784)
     steps = 0.5 + 0.5 * 128 / config.train.batch_size
-    return count_trainings(config) * config.train.epochs * images * _LENET_S * size * steps
+    trainings = count_trainings(config)
+    trainings += count_branch_trainings(config) if "stability" in analyses else 0
+    return trainings * config.train.epochs * images * _LENET_S * size * steps
+
+
+def claims_core_seconds(
+    claims: Collection[Claim], planned: Mapping[str, PlannedRun]
+) -> float | None:
+    """Estimate the time on one core of planned runs and of what claims train for their analyses."""
+    needed: dict[str, tuple[ConfigDict, set[str]]] = {}
+    for name, run in planned.items():
+        _, kinds = needed.setdefault(run.name, (run.config, set()))
+        kinds |= {kind for claim in claims for kind, of in claim.analyses if of == name}
+    costs = [core_seconds(config, kinds) for config, kinds in needed.values()]
+    known = [cost for cost in costs if cost is not None]
+    return sum(known) if len(known) == len(costs) else None
 
 
 def in_time(seconds: float | None) -> str:

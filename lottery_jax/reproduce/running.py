@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from lottery_jax.reproduce.analysis_files import read_rows
 from lottery_jax.reproduce.claim import Claim
 from lottery_jax.reproduce.planning import distinct, plan
 from lottery_jax.runs.directory import is_finished
@@ -65,11 +66,6 @@ def run(
     return failures
 
 
-def analysis_file(workdir: Path, kind: str, run_name: str) -> Path:
-    """Return the file that keeps the rows of an analysis."""
-    return workdir / "analyses" / f"{run_name}_{kind}.json"
-
-
 def _one_after_another(
     sweep: Sweep, pending: Sequence[PlannedRun], jobs: int, print_line: Callable[[str], None]
 ) -> list[str]:
@@ -117,12 +113,12 @@ def _analyse(
     failures = []
     for kind, name in dict.fromkeys(pair for claim in claims for pair in claim.analyses):
         each = planned[name]
-        run_dir, file = workdir / "runs" / each.name, analysis_file(workdir, kind, each.name)
-        if file.is_file() or not is_finished(run_dir, each.config):
+        run_dir = workdir / "runs" / each.name
+        if not is_finished(run_dir, each.config) or read_rows(run_dir, kind) is not None:
             continue
         print_line(f"--- {kind} of {each.name}")
         module = (sys.executable, "-m", "lottery_jax.reproduce")
-        if status := _child((*module, "analyse", kind, str(run_dir), str(file))):
+        if status := _child((*module, "analyse", kind, str(run_dir))):
             failures.append(f"{kind} of {each.name}: ended with exit status {status}")
     return failures
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from rich.table import Table
 
 from lottery_jax.report.claims import ForestRow
 from lottery_jax.reproduce.claim import Claim
-from lottery_jax.reproduce.planning import core_seconds, count_trainings, in_time
+from lottery_jax.reproduce.planning import claims_core_seconds, count_trainings, in_time
 from lottery_jax.reproduce.protocols import PROTOCOLS, SCALES
 from lottery_jax.reproduce.results import Measured, Result
+from lottery_jax.reproduce.verdict import Outcome
 from lottery_jax.sweep.grid import PlannedRun
 
 _MARKDOWN_HEADER = (
@@ -36,15 +37,16 @@ def interval(each: Measured) -> str:
 
 
 def _verdict(each: Measured) -> str:
-    n = each.verdict.seeds
-    text = str(each.verdict.outcome)
-    return f"{text} at {n} seeds" if text == "undecided" else text
+    return _said(each.verdict.outcome, each.verdict.seeds)
 
 
 def _outcome(result: Result) -> str:
-    n = min((each.verdict.seeds for each in result.measured), default=0)
-    text = str(result.outcome)
-    return f"{text} at {n} seeds" if text == "undecided" else text
+    return _said(result.outcome, min((each.verdict.seeds for each in result.measured), default=0))
+
+
+def _said(outcome: Outcome, n: int) -> str:
+    at_n_seeds = f" at {n} seed{'' if n == 1 else 's'}"
+    return f"{outcome}{at_n_seeds if outcome == Outcome.UNDECIDED else ''}"
 
 
 def _seeds(each: Measured) -> str:
@@ -77,7 +79,8 @@ def markdown(results: Sequence[Result], scale: str) -> str:
         commits = ", ".join(commit[:12] for commit in result.commits) or "none yet"
         seeds = ", ".join(map(str, result.seeds))
         lines.append(
-            f"- {result.claim.key}: `{result.command}`; seeds {seeds}; {runs}; commit {commits}"
+            f"- {result.claim.key}: `{result.command}`; seeds {seeds}; {runs}; "
+            f"begun at commit {commits}; decided at commit {result.decided_by[:12]}"
         )
     return "\n".join(lines) + "\n"
 
@@ -114,12 +117,6 @@ def forest_rows(results: Iterable[Result]) -> list[ForestRow]:
     ]
 
 
-def _costs(planned: Iterable[PlannedRun]) -> str:
-    costs = [core_seconds(each.config) for each in {each.name: each for each in planned}.values()]
-    known = [cost for cost in costs if cost is not None]
-    return in_time(sum(known) if len(known) == len(costs) else None)
-
-
 def claims_table(claims: Iterable[Claim], plans: dict[str, dict[str, PlannedRun]]) -> Table:
     """Return the table of `list`: statement, source, scales and the time on one core.
 
@@ -129,7 +126,8 @@ def claims_table(claims: Iterable[Claim], plans: dict[str, dict[str, PlannedRun]
     """
     table = Table("claim", "statement", "source", "scales", "one core")
     for claim in claims:
-        cost = _costs(plans[claim.key].values()) if claim.key in plans else "-"
+        plan = plans.get(claim.key)
+        cost = in_time(claims_core_seconds([claim], plan)) if plan else "-"
         access = "" if claim.access == "read" else f" ({claim.access})"
         table.add_row(
             f"{claim.key} {claim.name}", claim.statement, claim.source + access,
@@ -138,13 +136,13 @@ def claims_table(claims: Iterable[Claim], plans: dict[str, dict[str, PlannedRun]
     return table
 
 
-def runs_table(planned: dict[str, PlannedRun], scale: str) -> Table:
-    """Return the table of a scale's runs: what each is, and what it costs."""
+def runs_table(claims: Collection[Claim], planned: dict[str, PlannedRun], scale: str) -> Table:
+    """Return the table of a scale's runs: what each is, and what it costs with its analyses."""
     table = Table("run", "what it is", "trainings", "epochs", "one core", "by itself")
     for name, run in planned.items():
         table.add_row(
             name, PROTOCOLS[name].text, str(count_trainings(run.config)),
-            str(run.config.train.epochs), in_time(core_seconds(run.config)),
+            str(run.config.train.epochs), in_time(claims_core_seconds(claims, {name: run})),
             f"--config=reproduce:{scale}_{name}",
         )  # fmt: skip
     return table

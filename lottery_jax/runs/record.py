@@ -27,6 +27,7 @@ _COMPUTED_WITH = ("lottery_jax", "jax", "jaxlib", "flax", "optax", "numpy")
 _READ_WITH = ("grain", "pillow")
 # Versions of this package that compute the same, to the last bit (tests/golden.py).
 _SAME_RESULTS = ("0.1.0", "0.2.0")
+_CHECKOUT = Path(__file__).resolve().parents[2]
 
 
 def check_workdir(workdir: Path, config: ConfigDict, *, other_versions: bool = False) -> None:
@@ -153,6 +154,15 @@ def read_config(workdir: Path) -> ConfigDict:
         ) from error
 
 
+def recorded_commit(workdir: Path) -> str | None:
+    """Return the commit that began a run; None if it is not known.
+
+    Raises:
+        ConfigError: it is no run, or its config.json can't be read.
+    """
+    return _read(workdir).get("git_commit")
+
+
 def check_network(workdir: Path, network_sha256: str) -> None:
     """Check that a run is resumed with a network of the same parameters.
 
@@ -196,7 +206,7 @@ def record_config(
         **({"cost": cost} if cost else {}),
         "versions": versions(config),
         "settings": settings.recorded(),
-        "git_commit": _git_commit(),
+        "git_commit": git_commit(),
     }
     _write(workdir, record)
 
@@ -241,22 +251,17 @@ def _made_with(record: dict[str, Any]) -> str:
     return str(versions.get("lottery_jax")) if isinstance(versions, dict) else "of no known version"
 
 
-def _git_commit() -> str | None:
+def git_commit(checkout: Path = _CHECKOUT) -> str | None:
     """Return the commit of the checkout that this package runs from, without calling git."""
-    return commit_of(Path(__file__).resolve().parents[2])
-
-
-def commit_of(checkout: Path) -> str | None:
-    """Return the commit of a git checkout, which may be a worktree; None if there is none."""
     git = checkout / ".git"
     try:
-        if git.is_file():  # of a worktree: it names a directory with a HEAD of its own
-            git = checkout / git.read_text().strip().removeprefix("gitdir: ")
+        if git.is_file():  # a worktree beside the clone, or a submodule
+            git = checkout / git.read_text().removeprefix("gitdir:").strip()
         head = (git / "HEAD").read_text().strip()
+        if (git / "commondir").is_file():  # where all worktrees have their branches
+            git /= (git / "commondir").read_text().strip()
         if not (match := re.fullmatch(r"ref: (.+)", head)):
             return head
-        if (git / "commondir").is_file():
-            git = git / (git / "commondir").read_text().strip()
         if (git / match[1]).is_file():
             return (git / match[1]).read_text().strip()
         packed = (git / "packed-refs").read_text()

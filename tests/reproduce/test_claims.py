@@ -1,18 +1,24 @@
 """Claims, the plan of their runs, and verdicts from what is on the disk."""
 
+import dataclasses
 import json
 import re
+import shutil
+import signal
+import subprocess
+import sys
 
 import pytest
 
 from lottery_jax.config import fingerprint, named_configs
 from lottery_jax.curve import WINNING
+from lottery_jax.errors import ConfigError
 from lottery_jax.reproduce import __main__ as command
-from lottery_jax.reproduce import planning, results
+from lottery_jax.reproduce import analysis_files, planning, results, tables
 from lottery_jax.reproduce.claim import READ, SECOND_HAND, Evidence
 from lottery_jax.reproduce.claims import all_claims, select
 from lottery_jax.reproduce.protocols import PROTOCOLS, SCALES, alone, protocol
-from lottery_jax.reproduce.verdict import Outcome
+from lottery_jax.reproduce.verdict import Outcome, combine, judge
 from tests.helpers import ROOT
 
 QUICK = select(["all"], "quick")
@@ -141,15 +147,19 @@ def test_the_config_of_a_run_by_itself_is_that_of_the_plan(tmp_path):
 
 
 def test_the_small_scale_fits_into_an_afternoon(tmp_path):
-    """The estimate of all runs that this version can plan: 8 core-hours are 4 hours on 2 cores."""
-    claims = [c for c in all_claims().values() if "small" in c.scales]
-    configs = {}
-    for name in {name for claim in claims for name in claim.runs}:
-        try:
-            configs[name] = protocol(name, "small")
-        except Exception as error:
-            assert "unknown key" in str(error)
-    assert sum(planning.core_seconds(config) for config in configs.values()) < 8 * 3600
+    """The estimate of all runs and branches: 8 core-hours are 4 hours on 2 cores."""
+    claims = select(["all"], "small")
+    planned = planning.plan(claims, "small", (), tmp_path)
+    assert planning.claims_core_seconds(claims, planned) < 8 * 3600
+
+
+def test_the_trainings_of_branches_are_charged(tmp_path):
+    """Claim 6 trains, of 5 seeds, the dense network and two tickets at three levels once more."""
+    planned = planning.plan(select(["2", "6", "8"], "small"), "small", (), tmp_path)
+    without = planning.claims_core_seconds(select(["2"], "small"), planned)
+    both = planning.claims_core_seconds(select(["6", "8"], "small"), planned)
+    trainings = planning.count_trainings(planned["imp"].config)
+    assert both / without == pytest.approx(1 + 5 * (1 + 2 * 3) / trainings)
 
 
 @pytest.mark.parametrize(
@@ -199,6 +209,118 @@ def test_the_page_has_every_claim():
         assert f"| {key} | {claim.statement} |" in page
 
 
+def result_of(key, *, seeds=(0, 1, 2), complete=True, **changes):
+    """A result as an earlier command may have recorded it: all of its quantities are 1 and more."""
+    claim = all_claims()[key]
+    measured = []
+    for check in claim.checks:
+        values = {seed: 1.0 + seed if complete else float("nan") for seed in seeds}
+        verdict = judge(values, check.rule)
+        args = (check.label, 0.0281, check.rule, check.unit, check.published, values, verdict)
+        measured.append(results.Measured(*args))
+    outcome = combine(each.verdict.outcome for each in measured)
+    runs = {name: f"{name}_00000000" for name in claim.runs}
+    result = results.Result(
+        claim, outcome, tuple(measured), seeds, runs, ("a" * 40,), "command", "b" * 40, complete
+    )
+    return dataclasses.replace(result, **changes)
+
+
+def record(workdir, scale, *recorded):
+    file = workdir / scale / results.NAME
+    file.parent.mkdir(parents=True)
+    file.write_text(results.to_json(recorded, scale))
+    return file
+
+
+def planned_runs(key, scale, seeds, workdir):
+    planned = planning.plan([all_claims()[key]], scale, seeds, workdir)
+    return {name: run.name for name, run in planned.items()}
+
+
+def test_results_are_read_as_they_were_recorded(tmp_path):
+    """Infinite ends of rules and intervals, missing seeds and texts are among them."""
+    there = [result_of("1"), result_of("19", seeds=(4,)), result_of("6", complete=False)]
+    file = record(tmp_path, "small", *there)
+    again = [*results.recorded(file.parent).values()]
+    assert results.to_json(again, "small") == file.read_text()
+    assert again[0].measured == there[0].measured
+
+
+def test_a_report_without_runs_keeps_recorded_results(tmp_path, capsys):
+    """A clone may have the results and no run directories."""
+    runs = planned_runs("2", "small", (0, 1, 2), tmp_path)
+    file = record(tmp_path, "small", result_of("2", runs=runs))
+    before = file.read_text()
+    assert command.main(["report", f"--workdir={tmp_path}"]) == 0
+    assert file.read_text() == before
+    assert "claim 2: kept as recorded: runs or analyses" in capsys.readouterr().out
+    page = (file.parent / "claims.md").read_text()
+    assert "decided at commit bbbbbbbbbbbb" in page and "begun at commit aaaaaaaaaaaa" in page
+
+
+def test_results_that_nobody_asked_for_are_kept_when_runs_change(tmp_path, capsys):
+    """Their runs have other names once a protocol has changed; a claim's file may be gone too."""
+    other = result_of("2", complete=False)
+    gone = dataclasses.replace(other, claim=dataclasses.replace(other.claim, key="99"))
+    file = record(tmp_path, "small", other, gone)
+    before = file.read_text()
+    assert command.main(["report", f"--workdir={tmp_path}"]) == 0
+    assert file.read_text() == before
+    out = capsys.readouterr().out
+    assert "claim 2: kept as recorded: its runs have other configs now" in out
+    assert "claim 99: kept as recorded: this version has no such claim" in out
+
+
+def test_a_damaged_file_is_one_line(tmp_path, capsys):
+    runs = planned_runs("2", "small", (0, 1, 2), tmp_path)
+    file = record(tmp_path, "small", result_of("2", runs=runs, complete=False))
+    config = tmp_path / "runs" / runs["imp"] / "config.json"
+    config.parent.mkdir(parents=True)
+    config.write_text("{")
+    before = file.read_text()
+    assert command.main(["report", f"--workdir={tmp_path}"]) == 2
+    error = capsys.readouterr().err
+    assert "config.json" in error and error.count("\n") == 1
+    assert file.read_text() == before
+
+
+def test_an_analysis_belongs_to_its_curve(tmp_path):
+    """Rows of a run that was trained anew since then are not read, and damaged ones are named."""
+    rows = [{"seed": 0, "l2": 1.5}]
+    (tmp_path / "curve.csv").write_text("seed\n0\n")
+    assert analysis_files.read_rows(tmp_path, "levels") is None
+    curve = analysis_files.curve_sha256(tmp_path)
+    analysis_files.write_rows(tmp_path, "levels", rows, curve)
+    assert analysis_files.read_rows(tmp_path, "levels") == rows
+    assert analysis_files.read_rows(tmp_path, "paths") is None
+    (tmp_path / "curve.csv").write_text("seed\n1\n")
+    assert analysis_files.read_rows(tmp_path, "levels") is None
+    for text in ("[]", "{", '{"rows": [1], "curve_sha256": ""}'):
+        analysis_files.analysis_file(tmp_path, "levels").write_text(text)
+        with pytest.raises(ConfigError, match=r"levels\.json: can't be read .*; remove it"):
+            analysis_files.read_rows(tmp_path, "levels")
+
+
+def test_one_seed_is_not_called_seeds():
+    page = tables.markdown([result_of("2", seeds=(3,)), result_of("1")], "small")
+    assert "undecided at 1 seed " in page and "1 seeds" not in page
+
+
+@pytest.mark.slow
+def test_an_interrupted_run_leaves_results_that_can_be_reported(tmp_path):
+    run = ["run", "21", "--scale=quick", "--seeds=3,4", f"--workdir={tmp_path}"]
+    module = [sys.executable, "-m", "lottery_jax.reproduce"]
+    with subprocess.Popen([*module, *run], stdout=subprocess.PIPE, text=True) as child:
+        next(line for line in child.stdout if line.startswith("---"))
+        child.send_signal(signal.SIGTERM)
+        child.communicate()
+    assert child.returncode == 128 + signal.SIGTERM
+    (result,) = results.recorded(tmp_path / "quick").values()
+    assert result.outcome == Outcome.UNDECIDED and not result.complete
+    assert command.main(["report", f"--workdir={tmp_path}"]) == 0
+
+
 @pytest.mark.slow
 def test_a_run_ends_in_a_verdict_and_again_trains_nothing(tmp_path, capfd):
     """Claim 21, whose runs are short, of two seeds: train, decide, decide again from the disk."""
@@ -223,6 +345,27 @@ def test_a_run_ends_in_a_verdict_and_again_trains_nothing(tmp_path, capfd):
     assert command.main(["report", f"--workdir={tmp_path}"]) == 0
     assert (tmp_path / "quick" / "claims.md").read_text() == page
     assert (tmp_path / "quick" / "claims.png").is_file()
+    capfd.readouterr()
+    # Another curve makes the analysis one of another run: it is made again, and kept until then.
+    curve = tmp_path / "runs" / name / "curve.csv"
+    curve.write_text(curve.read_text() + "\n")
+    recorded = (tmp_path / "quick" / "claims.json").read_text()
+    assert command.main(["report", f"--workdir={tmp_path}"]) == 0
+    assert "claim 21: kept as recorded" in capfd.readouterr().out
+    assert (tmp_path / "quick" / "claims.json").read_text() == recorded
+    assert command.main(run) == 0
+    assert f"--- paths of {name}" in capfd.readouterr().out
+    assert (tmp_path / "quick" / "claims.json").read_text() == recorded
+    # A result of other seeds is replaced by those that are asked for, and a line says so.
+    shutil.rmtree(tmp_path / "quick")
+    record(tmp_path, "quick", result_of("21", seeds=(0, 1, 2)))
+    assert command.main(run) == 0
+    assert "claim 21: replaces the recorded result of seeds 0, 1, 2" in capfd.readouterr().out
+    assert (tmp_path / "quick" / "claims.json").read_text() == recorded
+    # A seed of a run is gone.
+    shutil.rmtree(tmp_path / "runs" / name / "seed_4")
+    assert command.main(["report", f"--workdir={tmp_path}"]) == 0
+    assert (tmp_path / "quick" / "claims.json").read_text() == recorded
 
 
 @pytest.mark.long

@@ -191,7 +191,7 @@ def test_what_systems_leave_in_a_folder_does_not_make_it_somebodys(tmp_path):
         record.check_workdir(tmp_path, rundir_config())
 
 
-def test_the_commit_of_a_checkout_and_of_a_worktree_is_that_of_git(tmp_path):
+def test_the_git_commit_a_checkout_and_of_a_worktree_is_that_of_git(tmp_path):
     def git(*arguments, folder):
         command = ["git", "-c", "user.name=a", "-c", "user.email=a@b.c", *arguments]
         return subprocess.run(
@@ -208,7 +208,7 @@ def test_the_commit_of_a_checkout_and_of_a_worktree_is_that_of_git(tmp_path):
         if packed:
             git("pack-refs", "--all", folder=main)
         for folder in (main, worktree):
-            assert record.commit_of(folder) == git("rev-parse", "HEAD", folder=folder).strip()
+            assert record.git_commit(folder) == git("rev-parse", "HEAD", folder=folder).strip()
     git("checkout", "--quiet", "--detach", folder=worktree)
-    assert record.commit_of(worktree) == git("rev-parse", "HEAD", folder=worktree).strip()
-    assert record.commit_of(tmp_path) is None
+    assert record.git_commit(worktree) == git("rev-parse", "HEAD", folder=worktree).strip()
+    assert record.git_commit(tmp_path) is None
