@@ -48,7 +48,7 @@ def test_the_earliest_step_that_will_do_is_found_by_halving(tmp_path, capsys):
     assert {path: path.stat().st_mtime_ns for path in probes.rglob("metadata.json")} == before
     assert hard.rows[0]["barrier"] == float(rows[1]["barrier"])
     assert (
-        analyse.main(["rewind", str(tmp_path), "--level=2", "--steps=0", "--alphas=2", *easy]) == 0
+        analyse.main(["rewind", str(tmp_path), "--level=2", "--steps=0", "--alphas=3", *easy]) == 0
     )
     assert steps_of(probes.parent / "level_02") == [0] and steps_of(probes) == [0, 2]
     assert columns_of(tmp_path / "analysis" / "rewind_level_01.csv") == rows

@@ -196,12 +196,12 @@ def test_a_run_with_every_control_is_branched_without_those_that_no_branch_can_t
     )  # fmt: skip
     run_ladder(config, tmp_path, console=quiet_console())
     console = quiet_console()
-    first = stability(tmp_path, controls=("shuffle_layers",), alphas=2, console=console)
+    first = stability(tmp_path, controls=("shuffle_layers",), alphas=3, console=console)
     assert [(row["level"], row["control"]) for row in first] == [
         (0, WINNING), (1, WINNING), (1, "shuffle_layers"),
     ]  # fmt: skip
     before = times_of_tickets(tmp_path / "orders")
-    rows = stability(tmp_path, alphas=2, console=console)
+    rows = stability(tmp_path, alphas=3, console=console)
     assert [row["control"] for row in rows] == [WINNING, WINNING, *others]
     assert [row for row in rows if row["control"] in (WINNING, "shuffle_layers")] == first
     after = times_of_tickets(tmp_path / "orders")
