@@ -8,6 +8,7 @@ augmentation and dropout. It is an ordinary transfer run with `config.train.orde
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,6 @@ from lottery_jax.analysis.opening import (
     measuring_experiment,
     open_run,
 )
-from lottery_jax.config import flatten
 from lottery_jax.errors import ConfigError, TicketError
 from lottery_jax.runs.directory import Row, Trial
 from lottery_jax.runs.ladder import run_ladder
@@ -158,11 +158,10 @@ def check_branches(name: str | Path, config: ConfigDict, orders: int) -> None:
     """
     if orders < 1:
         raise ConfigError(f"orders: {orders} is not 1 or more")
-    flat = flatten(config)
     for key, (needed, reason) in _BRANCHED_WITH.items():
-        if flat[key] != needed:
+        if (value := attrgetter(key)(config)) != needed:
             raise ConfigError(
-                f"{name}: has config.{key}={flat[key]!r}, with which no other order of the data can "
+                f"{name}: has config.{key}={value!r}, with which no other order of the data can "
                 f"be trained: {reason}; a run with {needed!r} can be analysed"
             )
 

@@ -80,7 +80,7 @@ def test_a_search_that_makes_no_sense_is_one_line(tmp_path, keys, arguments, mes
 @pytest.mark.parametrize(
     "keys, arguments, message",
     [
-        ({}, {"level": 1, "steps": (0, 1000)}, "'1000st' is step 1000, but training ends"),
+        ({}, {"level": 1, "steps": (0, 2, 1000)}, "'1000st' is step 1000, but training ends"),
         ({"ladder.sparsities": (0.5, 0.7)}, {"level": 3, "steps": (0,)}, "beyond the 2 levels"),
         ({}, {"level": 1, "orders": 0}, "orders: 0 is not 1 or more"),
         ({}, {"level": 1, "alphas": 1}, "alphas: 1 leave none"),
