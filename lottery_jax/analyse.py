@@ -84,16 +84,18 @@ def _rewind(args: argparse.Namespace, console: Console) -> None:
         alphas=args.alphas, console=console,
     )  # fmt: skip
     folder = args.run / "analysis"
-    files = [analyses.write_csv(folder / "rewind.csv", search.rows)]
+    name = f"rewind_level_{args.level:02d}"
+    files = [analyses.write_csv(folder / f"{name}.csv", search.rows)]
     limits = {
         "barrier": ("error barrier, %", args.stable_below),
-        "gap": ("test error above the dense network's, %", args.within),
+        "gap": (
+            "test error above the dense network's, %",
+            None if args.stable_only else args.within,
+        ),
     }
     title = f"{args.run.name}: level {args.level} by rewind step"
     _draw(
-        lambda: files.extend(
-            analyses.write_steps_figure(folder / "rewind", search.rows, title, limits)
-        )
+        lambda: files.extend(analyses.write_steps_figure(folder / name, search.rows, title, limits))
     )
     columns = {"barrier": ".2%", "gap": "+.2%", "stable": ".0f", "matches": ".0f"}
     console.print(analyses.table(search.rows, ("step",), columns))

@@ -63,7 +63,7 @@ def overlap(run_dirs: Sequence[str | Path]) -> list[Row]:
         TicketError: the runs are of different networks.
     """
     runs = _open(run_dirs)
-    rows = []
+    rows, found = [], 0
     before: dict[tuple[str, int], Ticket] = {}
     for level in range(1 + max(config.ladder.levels for _, config in runs.values())):
         here = {
@@ -81,7 +81,10 @@ def overlap(run_dirs: Sequence[str | Path]) -> list[Row]:
             rows += [
                 _pair(kind, (a, level, here[a]), (b, level, here[b])) for kind, a, b in _pairs(here)
             ]
+        found += len(here)
         before = here
+    if not found:
+        raise _nothing_complete(run_dirs)
     return rows
 
 
@@ -223,7 +226,11 @@ def _all_tickets(
                 dense = ticket
             yield name, trial, ticket, dense
     if not found:
-        raise ConfigError(f"{run_dirs[0]}: no ticket is complete; {NOT_COMPLETE}")
+        raise _nothing_complete(run_dirs)
+
+
+def _nothing_complete(run_dirs: Sequence[str | Path]) -> ConfigError:
+    return ConfigError(f"{run_dirs[0]}: no ticket is complete; {NOT_COMPLETE}")
 
 
 def _identity(name: str, trial: Trial) -> Row:

@@ -38,7 +38,13 @@ def open_run(run_dir: str | Path) -> tuple[Path, ConfigDict]:
 def choose_trials(
     workdir: Path, config: ConfigDict, levels: Sequence[int], controls: Sequence[str]
 ) -> list[Trial]:
-    """Return the trials of some levels, winning tickets and some controls; empty stands for all.
+    """Return the trials of some levels: winning tickets, and the controls that are named.
+
+    Args:
+        workdir: the run directory.
+        config: of the run.
+        levels: the levels; empty: all.
+        controls: the controls.
 
     Raises:
         ConfigError: the run has no such level or control, or a trial is not complete.
@@ -51,7 +57,7 @@ def choose_trials(
             f"{workdir}: has no control {unknown[0]!r}; it has "
             f"{', '.join(config.controls) or 'none'}"
         )
-    wanted = {WINNING, *(controls or config.controls)}
+    wanted = {WINNING, *controls}
     chosen = [
         trial
         for trial in list_trials(config, workdir)

@@ -16,9 +16,10 @@ from pathlib import Path
 from ml_collections import ConfigDict
 from rich.console import Console
 
+from lottery_jax.analysis import interpolation
 from lottery_jax.analysis.levels import MATCHING, matches, measured_error
 from lottery_jax.analysis.opening import make_console, open_run
-from lottery_jax.analysis.stability import stability
+from lottery_jax.analysis.stability import check_branches, stability
 from lottery_jax.curve import WINNING
 from lottery_jax.errors import ConfigError
 from lottery_jax.runs.directory import Row, Trial
@@ -79,7 +80,8 @@ def rewind(
         level: the level whose tickets are looked at.
         steps: the steps to choose from; default: 0, and from an eighth of an epoch on each twice
             the one before, up to half of the training.
-        workdir: where the probes are; default: `analysis/rewind` in the run.
+        workdir: where the probes are, each in `level_LEVEL/STEPst`; default: `analysis/rewind` in
+            the run.
         stable_below: a ticket is stable if the mean barrier over seeds and orders is below this.
         within: a ticket matches if its mean error over seeds is at most this above the dense
             network's; None: it need not match.
@@ -89,30 +91,40 @@ def rewind(
         given: the objects that the run was given in place of those that its config names.
 
     Raises:
-        ConfigError: the run is a transfer, or the level or a step is none of a ladder.
+        ConfigError: the run is a transfer or can't be branched, or the level or a step is none of
+            its ladder. Nothing is trained then.
     """
     console = make_console(console)
     if isinstance(run, ConfigDict):
         if workdir is None:
             raise ConfigError("workdir: name a directory for the probes of a config")
-        config = run
+        name, config = "rewind", run
     else:
         folder, config = open_run(run)
-        workdir = workdir or folder / "analysis" / "rewind"
+        name, workdir = str(folder), workdir or folder / "analysis" / "rewind"
     if config.source:
         raise ConfigError(
             "rewind: a transfer run has the rewind point of its source; name that one"
         )
     if level < 1:
         raise ConfigError(f"level: {level} is the dense network; name a level from 1 on")
-    chosen = sorted(set(steps)) or _default_steps(config, given)
+    check_branches(name, config, orders)
+    interpolation.line(alphas)  # raises where there is no line
+    chosen = _choose_steps(config, steps, level, given)
+    probes_dir = local_path(workdir) / f"level_{level:02d}"
     probes: dict[int, Row] = {}
     low, high = 0, len(chosen)  # whatever is before `low` fails, whatever is from `high` on will do
     while low < high:
         middle = (low + high) // 2
         step = chosen[middle]
-        row = _probe(
-            config, local_path(workdir) / f"{step}st", step, level, orders, alphas, console, given
+        row: Row = {"step": step, "level": level}
+        row |= _probe(
+            _probe_config(config, step, level),
+            probes_dir / f"{step}st",
+            orders,
+            alphas,
+            console,
+            given,
         )
         row["stable"] = row["barrier"] < stable_below
         row["matches"] = within is None or matches(row["gap"], 0.0, within)
@@ -127,36 +139,43 @@ def rewind(
         low, high = (low, middle) if will_do else (middle + 1, high)
     found = chosen[low] if low < len(chosen) else None
     search = RewindSearch(found, [probes[step] for step in sorted(probes)])
-    write_text(local_path(workdir) / "rewind.txt", f"{search.config_line}\n")
+    write_text(probes_dir / "rewind.txt", f"{search.config_line}\n")
     return search
 
 
-def _default_steps(config: ConfigDict, given: Parts) -> list[int]:
-    experiment = set_up(config, given=given)
+def _choose_steps(config: ConfigDict, steps: Sequence[int], level: int, given: Parts) -> list[int]:
+    """Return the steps to choose from, after setting up the probe of the last one as a check."""
+    experiment = set_up(_probe_config(config, max(steps, default=0), level), given=given)
+    if (levels := experiment.config.ladder.levels) < level:
+        raise ConfigError(
+            f"level: {level} is beyond the {levels} levels of config.ladder.sparsities; name one of "
+            "them"
+        )
+    if steps:
+        return sorted(set(steps))
     last = experiment.end_step // 2
-    steps, step = [0], max(1, experiment.program.steps_per_epoch // 8)
+    chosen, step = [0], max(1, experiment.program.steps_per_epoch // 8)
     while step <= last:
-        steps.append(step)
+        chosen.append(step)
         step *= 2
-    return steps
+    return chosen
 
 
-def _probe(
-    config: ConfigDict,
-    workdir: Path,
-    step: int,
-    level: int,
-    orders: int,
-    alphas: int,
-    console: Console,
-    given: Parts,
-) -> Row:
-    """Run a ladder with a rewind step, and a branch of it; return what is found at the level."""
+def _probe_config(config: ConfigDict, step: int, level: int) -> ConfigDict:
+    """Return the config of a ladder to a level with a rewind step, without controls."""
     probe = config.copy_and_resolve_references()
     with probe.unlocked(), probe.ignore_type():  # a step is text or 0
         probe.ladder.rewind = rewind_value(step)
         probe.ladder.levels = level
         probe.controls = probe.control_levels = ()
+    return probe
+
+
+def _probe(
+    probe: ConfigDict, workdir: Path, orders: int, alphas: int, console: Console, given: Parts
+) -> Row:
+    """Run a probe's ladder, and a branch of it; return what is found at its last level."""
+    level = probe.ladder.levels
     run_ladder(probe, workdir, console=console, **given._asdict())
     rows = stability(
         workdir, levels=(level,), orders=orders, alphas=alphas, console=console, given=given
@@ -168,8 +187,6 @@ def _probe(
     ]
     barriers = [row["barrier"] for row in rows]
     return {
-        "step": step,
-        "level": level,
         "density": statistics.fmean(row["density"] for row in rows),
         "seeds": len(gaps),
         "barrier": statistics.fmean(barriers),

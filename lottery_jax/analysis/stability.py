@@ -8,6 +8,7 @@ augmentation and dropout. It is an ordinary transfer run with `config.train.orde
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,17 @@ from lottery_jax.runs.ladder import run_ladder
 from lottery_jax.runs.parts import NOTHING_GIVEN, Parts
 from lottery_jax.tickets import Ticket, tree_hash
 
+# Controls that a branch can't train from their very start: each depends on trained networks or on
+# scores of the run, and the branch trains others and draws nothing.
+NOT_IN_BRANCHES = ("aligned", "unaligned", "invert", "replayed_random")
+# Keys with which a run has no branch: the value with which it has one, and the reason.
+_BRANCHED_WITH = {
+    "ladder.optimizer_state": ("fresh", "the optimizer state of its tickets is not kept"),
+    "ladder.retrain": ("weights", "its tickets start from trained weights, a branch's do not"),
+    "ladder.pretrained": ("", "a branch takes its weights from the run alone"),
+    "transfer.align": (False, "its masks match networks that it trains, and a branch has others"),
+}
+
 
 def stability(
     run_dir: str | Path,
@@ -46,7 +58,8 @@ def stability(
     Args:
         run_dir: a finished run.
         levels: the levels to look at; default: all, the dense network included.
-        controls: the controls to look at beside the winning tickets; default: all of the run.
+        controls: the controls to look at beside the winning tickets; default: all of the run but
+            those in `NOT_IN_BRANCHES`.
         orders: the number of other orders.
         alphas: the number of networks on each line, its ends included.
         console: where progress is shown; default: the terminal.
@@ -58,15 +71,19 @@ def stability(
         them, and the errors of the two ends.
 
     Raises:
-        ConfigError: it is no finished run, or has no such level or control.
+        ConfigError: it is no finished run, has no such level or control, or can't be branched.
         TicketError: a branch did not start from the very weights that the run started from.
     """
-    if orders < 1:
-        raise ConfigError(f"orders: {orders} is not 1 or more")
     points = interpolation.line(alphas)
     console = make_console(console)
     workdir, config = open_run(run_dir)
-    trials = choose_trials(workdir, config, levels, controls)
+    check_branches(workdir, config, orders)
+    if refused := [name for name in controls if name in NOT_IN_BRANCHES]:
+        raise ConfigError(
+            f"controls: {refused[0]} depends on networks or scores that another order of the data "
+            "does not have; leave it out"
+        )
+    trials = choose_trials(workdir, config, levels, controls or _branch_controls(config))
     branches = {
         order: train_branch(workdir, config, trials, order, console, given)
         for order in range(config.train.order + 1, config.train.order + 1 + orders)
@@ -116,21 +133,41 @@ def train_branch(
 def branch_config(workdir: Path, config: ConfigDict, order: int) -> ConfigDict:
     """Return the config of a run's branch: its own, with the run as the source, in another order.
 
-    Raises:
-        ConfigError: tickets of the run start with an optimizer state that is not kept.
+    It is the same whichever levels and controls are trained, so that later calls can add others.
     """
-    if config.ladder.optimizer_state == "restored":
-        raise ConfigError(
-            f"{workdir}: has config.ladder.optimizer_state 'restored', with which no other order "
-            "can be trained; a run with 'fresh' can be analysed"
-        )
     branch = config.copy_and_resolve_references()
     with branch.unlocked():
         branch.source = str(workdir)
+        branch.controls = _branch_controls(config)
         branch.transfer.head = "keep"
         branch.train.order = order
         branch.wandb.mode = "disabled"
     return branch
+
+
+def check_branches(name: str | Path, config: ConfigDict, orders: int) -> None:
+    """Check that a run can be trained in other orders of the data.
+
+    Args:
+        name: the start of a message.
+        config: of the run.
+        orders: the number of other orders.
+
+    Raises:
+        ConfigError: its tickets start from what a branch does not have.
+    """
+    if orders < 1:
+        raise ConfigError(f"orders: {orders} is not 1 or more")
+    for key, (needed, reason) in _BRANCHED_WITH.items():
+        if (value := attrgetter(key)(config)) != needed:
+            raise ConfigError(
+                f"{name}: has config.{key}={value!r}, with which no other order of the data can "
+                f"be trained: {reason}; a run with {needed!r} can be analysed"
+            )
+
+
+def _branch_controls(config: ConfigDict) -> tuple[str, ...]:
+    return tuple(name for name in config.controls if name not in NOT_IN_BRANCHES)
 
 
 def _compare(trial: Trial, other: Trial, order: int, line: Line, alphas: Any) -> Row:

@@ -92,7 +92,7 @@ def write_figure(
 
 
 def write_steps_figure(
-    stem: Path, rows: Sequence[Row], title: str, limits: Mapping[str, tuple[str, float]]
+    stem: Path, rows: Sequence[Row], title: str, limits: Mapping[str, tuple[str, float | None]]
 ) -> list[Path]:
     """Draw columns over the rewind step, each in axes of its own; return the files.
 
@@ -100,7 +100,8 @@ def write_steps_figure(
         stem: the path of the files without their suffix.
         rows: in the order of `step`, shares in the columns.
         title: the heading.
-        limits: by column, the label of its axis and the value of a horizontal line, both in percent.
+        limits: by column, the label of its axis and the value of a horizontal line or None, in
+            percent.
 
     Raises:
         FigureError: Matplotlib can't draw.

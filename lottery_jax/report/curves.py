@@ -114,7 +114,7 @@ class RunCurve:
     """The contents of one run's curve.csv and config.json.
 
     Attributes:
-        workdir: the run directory.
+        workdir: the run directory; of pooled runs that of the first.
         network: the network's name.
         data: the name of the data set trained on.
         optimizer: the optimizer's name in capitals.
@@ -125,6 +125,7 @@ class RunCurve:
         series: the points of `winning`, then of each control, by level and without level 0.
         seeds: the seeds that have at least one row.
         config: the whole config, nested.
+        folders: the run directory that has the tickets of each seed.
         metric: the metric of the run's task, whose values the points hold: in percent for
             accuracy, else as they are.
     """
@@ -140,6 +141,7 @@ class RunCurve:
     series: dict[str, list[Point]]
     seeds: tuple[int, ...]
     config: dict[str, Any]
+    folders: dict[int, Path]
     metric: str = ACCURACY
 
     @property
@@ -214,7 +216,7 @@ def read_run(workdir: Path) -> RunCurve:
     dense = points[WINNING, 0]
     return RunCurve(
         workdir, network, data, optimizer, method, source, counted_weights, dense, series, seeds,
-        config, metric_of(rows[0]),
+        config, dict.fromkeys(seeds, workdir), metric_of(rows[0]),
     )  # fmt: skip
 
 
@@ -231,7 +233,7 @@ def pooled(runs: Iterable[RunCurve]) -> list[RunCurve]:
 
 
 def _combine(runs: Sequence[RunCurve]) -> RunCurve:
-    """Return one run whose points have the seeds of all; `workdir` is that of the first run."""
+    """Return one run whose points have the seeds of all."""
 
     def join(points: Sequence[Point]) -> Point:
         seeds = {seed: a for p in reversed(points) for seed, a in p.accuracies.items()}
@@ -251,6 +253,7 @@ def _combine(runs: Sequence[RunCurve]) -> RunCurve:
         dense=join([run.dense for run in runs]),
         series=series,
         seeds=tuple(sorted({seed for run in runs for seed in run.seeds})),
+        folders={seed: folder for run in reversed(runs) for seed, folder in run.folders.items()},
     )
 
 

@@ -13,18 +13,19 @@ if TYPE_CHECKING:
 
 @matplotlib_defaults()
 def steps_figure(
-    rows: Sequence[Mapping[str, Any]], title: str, limits: Mapping[str, tuple[str, float]]
+    rows: Sequence[Mapping[str, Any]], title: str, limits: Mapping[str, tuple[str, float | None]]
 ) -> Figure:
     """Draw columns of shares over the column `step`, in percent, each in axes of its own.
 
     Args:
         rows: in the order of `step`; bands reach the deviation in the column `NAME_std`.
         title: the heading of the figure.
-        limits: by column, the label of its axis and the value of a horizontal line, in percent.
+        limits: by column, the label of its axis and the value of a horizontal line, in percent;
+            None: no line.
     """
     figure = new_figure(9.2, 3.8, title)
     steps = [row["step"] for row in rows]
-    for i, (column, (label, limit)) in enumerate(limits.items()):
+    for i, (column, (quantity, limit)) in enumerate(limits.items()):
         axes = figure.add_subplot(1, len(limits), i + 1)
         style_axes(axes)
         means = [100 * row[column] for row in rows]
@@ -33,12 +34,14 @@ def steps_figure(
             steps, means, yerr=spreads if any(spreads) else None, marker="o", markersize=4.5,
             linewidth=1.6, capsize=2.5, color=COLOURS[0],
         )  # fmt: skip
-        axes.axhline(limit, color="0.35", linewidth=1.1, linestyle=":", label=f"limit {limit:g}")
+        if limit is not None:
+            label = f"limit {limit:g}"
+            axes.axhline(limit, color="0.35", linewidth=1.1, linestyle=":", label=label)
+            axes.legend(frameon=False, fontsize=8)
         if max(steps) > 0:
             axes.set_xscale("symlog", linthresh=min(step for step in steps if step > 0))
         axes.set_xticks(steps, [str(step) for step in steps], fontsize=8)
         axes.set_xticks([], minor=True)
         axes.set_xlabel("rewind step")
-        axes.set_ylabel(label)
-        axes.legend(frameon=False, fontsize=8)
+        axes.set_ylabel(quantity)
     return figure

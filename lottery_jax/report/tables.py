@@ -59,8 +59,8 @@ def budget_markdown(runs: Sequence[RunCurve], costs: Sequence[Mapping[int, Cost]
         return ""
     explained = (
         "\nFrom nothing, the mean over seeds: every training that leads to the ticket (of a transfer: "
-        "those of the source, too), and its own. A step counts as three forward passes. Evaluations "
-        "and scores are not charged."
+        "those of the source, too), and its own. A step counts as three forward passes. Evaluations, "
+        "scores and a rewind point from elsewhere (`ladder.pretrained`) are not charged."
     )
     return "\n".join([*parts, explained]) + "\n"
 

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import math
 import statistics
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -48,6 +48,8 @@ def ticket_costs(run: RunCurve) -> dict[int, Cost]:
     - `init`, `init_nested`: the way to the rewind point, and its own.
     - A transferred ticket: what the source spent to draw its mask, and its own training on the
       target.
+    - A transferred ticket whose mask is aligned (`transfer.align`): both dense networks that are
+      matched, too.
 
     Not charged: evaluations, scores (a batch of images or a few for each round), controls, and the
     training of a rewind point that another run provides (`ladder.pretrained`).
@@ -60,11 +62,12 @@ def ticket_costs(run: RunCurve) -> dict[int, Cost]:
         ConfigError: config.json or a ticket's metadata can't be read.
     """
     levels = range(max(run.tickets) + 1)
-    own = _trainings(run.workdir, run.seeds, levels)
+    own = _trainings(run.folders, levels)
     if not run.config.get("source"):
         return _summed(own, own)
-    folder = source_dir(run.workdir, run.config)
-    return _summed(_trainings(folder, run.seeds, levels), own) if folder else {}
+    sources = {s: source_dir(folder, run.config) for s, folder in run.folders.items()}
+    there = {seed: folder for seed, folder in sources.items() if folder}
+    return _summed(_trainings(there, levels), own) if len(there) == len(sources) else {}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,24 +76,31 @@ class _Trainings:
 
     Attributes:
         draw: `ladder.draw`.
+        aligned: whether masks of another run are matched to the run's own dense network.
         way: the way to the rewind point; nothing if the run did not train it.
         by_level: the training of the winning ticket of each level. That of level 0 includes the way.
     """
 
     draw: str
+    aligned: bool
     way: Cost
     by_level: Mapping[int, Cost]
 
 
 def _summed(source: _Trainings | None, own: _Trainings | None) -> dict[int, Cost]:
     """Return the costs of tickets that `source` drew and `own` trained; both may be the same."""
-    if source is None or own is None:
+    if source is None or own is None or (own.aligned and 0 not in own.by_level):
         return {}
 
     def drawing(level: int) -> Cost:
+        if not own.aligned:
+            return mask(level)
+        return mask(level) + own.by_level[0] if level else Cost()
+
+    def mask(level: int) -> Cost:
         if level and source.draw == "iterative":
             return sum((source.by_level[earlier] for earlier in range(level)), Cost())
-        if level and source.draw == "oneshot":
+        if level and (source.draw == "oneshot" or own.aligned):
             return source.by_level[0]
         return Cost() if source is own and not level else source.way
 
@@ -98,8 +108,14 @@ def _summed(source: _Trainings | None, own: _Trainings | None) -> dict[int, Cost
     return {level: drawing(level) + own.by_level[level] for level in levels}
 
 
-def _trainings(folder: Path, seeds: Sequence[int], levels: Sequence[int]) -> _Trainings | None:
-    """Return the costs of a run's trainings, means over seeds; None if they were not recorded."""
+def _trainings(folders: Mapping[int, Path], levels: Sequence[int]) -> _Trainings | None:
+    """Return the costs of a run's trainings, means over seeds; None if they were not recorded.
+
+    Args:
+        folders: the run directory of each seed; their configs differ in seeds alone.
+        levels: the levels to read.
+    """
+    folder = next(iter(folders.values()))
     try:
         record = read_record(folder)
         if not (cost := record.get("cost")):
@@ -121,7 +137,8 @@ def _trainings(folder: Path, seeds: Sequence[int], levels: Sequence[int]) -> _Tr
         sparse = _PASSES * steps * batch * sum(n * used.get(k, 1.0) for k, n in forward.items())
         return Cost(steps / per_epoch, dense, sparse)
 
-    own_way = not config.get("source") and not ladder.get("pretrained")
+    aligned = bool(config.get("transfer", {}).get("align"))
+    own_way = (aligned or not config.get("source")) and not ladder.get("pretrained")
 
     def of_ticket(metadata: Mapping[str, Any]) -> tuple[Cost, Cost]:
         """Return the cost of the way to the rewind point, and of the ticket's training."""
@@ -131,12 +148,13 @@ def _trainings(folder: Path, seeds: Sequence[int], levels: Sequence[int]) -> _Tr
         # Steps beyond the end are those of fine-tuning, which repeats the last part.
         return way, charge(end - metadata["start_step"] % end, metadata["layers"])
 
-    read = list(_read_tickets(folder, seeds, levels, of_ticket))
+    read = list(_read_tickets(folders, levels, of_ticket))
     found: dict[int, list[Cost]] = {}
     for level, (_, training) in read:
         found.setdefault(level, []).append(training)
     way = read[0][1][0] if read else Cost()
-    return _Trainings(ladder.get("draw", "iterative"), way, {n: _mean(c) for n, c in found.items()})
+    by_level = {n: _mean(c) for n, c in found.items()}
+    return _Trainings(ladder.get("draw", "iterative"), aligned, way, by_level)
 
 
 def _mean(costs: Sequence[Cost]) -> Cost:
@@ -163,7 +181,7 @@ def layer_densities(run: RunCurve) -> dict[str, list[tuple[float, float]]]:
         return pairs
 
     found: dict[str, dict[int, list[tuple[float, float]]]] = {}
-    for level, pairs in _read_tickets(run.workdir, run.seeds, [*run.tickets], pairs_of):
+    for level, pairs in _read_tickets(run.folders, run.tickets, pairs_of):
         for name, pair in pairs.items():
             found.setdefault(name, {}).setdefault(level, []).append(pair)
 
@@ -175,17 +193,14 @@ def layer_densities(run: RunCurve) -> dict[str, list[tuple[float, float]]]:
 
 
 def _read_tickets(
-    folder: Path,
-    seeds: Sequence[int],
-    levels: Sequence[int],
-    read: Callable[[Mapping[str, Any]], T],
+    folders: Mapping[int, Path], levels: Iterable[int], read: Callable[[Mapping[str, Any]], T]
 ) -> Iterator[tuple[int, T]]:
     """Yield (level, what `read` makes of the metadata) of the winning tickets that there are.
 
     Raises:
         ConfigError: a ticket's metadata can't be read.
     """
-    for seed in seeds:
+    for seed, folder in folders.items():
         for level in levels:
             file = folder / f"seed_{seed}/level_{level:02d}/ticket/metadata.json"
             if not file.is_file():

@@ -102,8 +102,8 @@ def _budget_figure(runs: Sequence[RunCurve], costs: Sequence[Mapping[int, Cost]]
     panels = budget_panels(known, [cost for cost in costs if cost])
     title = known[0].title if len(known) == 1 else "Accuracy over the cost of the tickets"
     notes = [
-        "Charged: every training that leads to a ticket, and its own; not evaluations and scores. "
-        "Beside points: weights remaining."
+        "Charged: every training that leads to a ticket, and its own; not evaluations, scores and "
+        "rewind points from elsewhere. Beside points: weights remaining."
     ]
     return figures.accuracy_figure(panels, title, spread(known), counted_weights(known), notes)
 

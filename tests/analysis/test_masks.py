@@ -143,5 +143,6 @@ def test_controls_have_rows_of_their_own_and_no_pairs(tmp_path):
 
 def test_nothing_complete_is_one_line(tmp_path):
     record.record_config(tmp_path, make_tiny_config())
-    with pytest.raises(ConfigError, match="no ticket is complete; run it to its end first"):
-        analysis.densities([tmp_path])
+    for analyse in (analysis.densities, analysis.layers, analysis.overlap):
+        with pytest.raises(ConfigError, match="no ticket is complete; run it to its end first"):
+            analyse([tmp_path])

@@ -21,16 +21,22 @@ def steps_of(workdir):
 
 @pytest.mark.slow
 def test_the_earliest_step_that_will_do_is_found_by_halving(tmp_path, capsys):
-    """If little is asked for, the first step will do; if too much is, none."""
+    """If little is asked for, the first step will do; if too much is, none.
+
+    Another level is searched beside it.
+    """
     record.record_config(tmp_path, make_tiny_config(**TINY))
-    probes, asked = tmp_path / "analysis" / "rewind", ["--level=1", "--steps=2,0", "--alphas=3"]
+    probes, asked = (
+        tmp_path / "analysis/rewind/level_01",
+        ["--level=1", "--steps=2,0", "--alphas=3"],
+    )
     easy = ["--stable_only", "--stable_below=200"]
     assert analyse.main(["rewind", str(tmp_path), *asked, *easy]) == 0
     assert "config.ladder.rewind = 0\n" in capsys.readouterr().out
     assert (probes / "rewind.txt").read_text() == "config.ladder.rewind = 0\n"
-    rows = columns_of(tmp_path / "analysis" / "rewind.csv")
+    rows = columns_of(tmp_path / "analysis" / "rewind_level_01.csv")
     assert [row["step"] for row in rows] == ["0", "2"] and steps_of(probes) == [0, 2]
-    assert (tmp_path / "analysis" / "rewind.png").stat().st_size > 0
+    assert (tmp_path / "analysis" / "rewind_level_01.png").stat().st_size > 0
     before = {path: path.stat().st_mtime_ns for path in probes.rglob("metadata.json")}
     hard = rewind(
         tmp_path, level=1, steps=(0, 2), alphas=3, stable_below=-1.0, within=None,
@@ -41,6 +47,11 @@ def test_the_earliest_step_that_will_do_is_found_by_halving(tmp_path, capsys):
     assert [row["step"] for row in hard.rows] == [2]
     assert {path: path.stat().st_mtime_ns for path in probes.rglob("metadata.json")} == before
     assert hard.rows[0]["barrier"] == float(rows[1]["barrier"])
+    assert (
+        analyse.main(["rewind", str(tmp_path), "--level=2", "--steps=0", "--alphas=3", *easy]) == 0
+    )
+    assert steps_of(probes.parent / "level_02") == [0] and steps_of(probes) == [0, 2]
+    assert columns_of(tmp_path / "analysis" / "rewind_level_01.csv") == rows
 
 
 def test_the_answer_is_a_line_of_a_config():
@@ -64,6 +75,22 @@ def test_a_search_that_makes_no_sense_is_one_line(tmp_path, keys, arguments, mes
         rewind(config, workdir=tmp_path, console=quiet_console(), **arguments)
     with pytest.raises(ConfigError, match="name a directory for the probes"):
         rewind(config, console=quiet_console(), level=1)
+
+
+@pytest.mark.parametrize(
+    "keys, arguments, message",
+    [
+        ({}, {"level": 1, "steps": (0, 2, 1000)}, "'1000st' is step 1000, but training ends"),
+        ({"ladder.sparsities": (0.5, 0.7)}, {"level": 3, "steps": (0,)}, "beyond the 2 levels"),
+        ({}, {"level": 1, "orders": 0}, "orders: 0 is not 1 or more"),
+        ({}, {"level": 1, "alphas": 1}, "alphas: 1 leave none"),
+    ],
+)
+def test_a_search_that_must_fail_trains_nothing(tmp_path, keys, arguments, message):
+    config = make_tiny_config(**TINY, **keys)
+    with pytest.raises(ConfigError, match=message):
+        rewind(config, workdir=tmp_path, console=quiet_console(), **arguments)
+    assert not [*tmp_path.iterdir()]
 
 
 def columns_of(file):

@@ -1,5 +1,6 @@
 """Branches in another order of the data, and what is measured between them and the run."""
 
+import json
 import shutil
 
 import jax
@@ -9,12 +10,13 @@ import pytest
 from lottery_jax import tickets
 from lottery_jax.analysis import distance
 from lottery_jax.analysis.levels import levels
-from lottery_jax.analysis.stability import branch_config, stability, train_branch
+from lottery_jax.analysis.rewind import rewind
+from lottery_jax.analysis.stability import NOT_IN_BRANCHES, stability, train_branch
 from lottery_jax.curve import WINNING
 from lottery_jax.errors import ConfigError, TicketError
 from lottery_jax.parallel.mesh import to_mesh
 from lottery_jax.pruning.controls import UntrainedTicket
-from lottery_jax.runs import directory
+from lottery_jax.runs import directory, record
 from lottery_jax.runs.checkpoints import load_state
 from lottery_jax.runs.experiment import set_up
 from lottery_jax.runs.ladder import run_ladder
@@ -151,10 +153,59 @@ def test_mistakes_are_found_before_anything_is_trained(run, arguments, message):
         stability(workdir, console=quiet_console(), **arguments)
 
 
-def test_a_restored_optimizer_has_no_branch(run, tmp_path):
-    config = make_tiny_config(**{"ladder.optimizer_state": "restored"})
-    with pytest.raises(ConfigError, match="a run with 'fresh' can be analysed"):
-        branch_config(tmp_path, config, 1)
+@pytest.mark.parametrize(
+    "section, key, value, remedy",
+    [
+        ("ladder", "optimizer_state", "restored", "a run with 'fresh' can be analysed"),
+        ("ladder", "retrain", "lr", "a run with 'weights' can be analysed"),
+        ("ladder", "retrain", "finetune", "a run with 'weights' can be analysed"),
+        ("ladder", "pretrained", "elsewhere", "a run with '' can be analysed"),
+        ("transfer", "align", True, "a run with False can be analysed"),
+    ],
+)
+def test_runs_without_branches_are_refused_before_anything_is_trained(
+    tmp_path, section, key, value, remedy
+):
+    record.record_config(tmp_path, make_tiny_config())
+    stored = json.loads((tmp_path / "config.json").read_text())
+    stored["config"][section][key] = value
+    (tmp_path / "config.json").write_text(json.dumps(stored))
+    message = f"{tmp_path}: has config.{section}.{key}={value!r}.*{remedy}"
+    with pytest.raises(ConfigError, match=message):
+        stability(tmp_path, console=quiet_console())
+    with pytest.raises(ConfigError, match=message):
+        rewind(tmp_path, level=1, console=quiet_console())
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
+
+
+@pytest.mark.parametrize("control", NOT_IN_BRANCHES)
+def test_controls_that_no_branch_can_train_are_refused_if_named(tmp_path, control):
+    record.record_config(tmp_path, make_tiny_config(controls=(control, "reinit")))
+    with pytest.raises(ConfigError, match=f"controls: {control} depends on .*; leave it out"):
+        stability(tmp_path, controls=("reinit", control), console=quiet_console())
+
+
+@pytest.mark.slow
+def test_a_run_with_every_control_is_branched_without_those_that_no_branch_can_train(tmp_path):
+    """Whichever controls are asked for first, the branch is the same run, and others can follow."""
+    others = ("reinit", "shuffle_layers", "random", "random_preserved", "dense_sign", "noise_0.5",
+              "noise_3", "resample")  # fmt: skip
+    config = make_tiny_config(
+        **{"model.width": 0.1, "controls": (*NOT_IN_BRANCHES, *others), "train.epochs": 1,
+           "ladder.levels": 1, "ladder.rewind": "2st"},
+    )  # fmt: skip
+    run_ladder(config, tmp_path, console=quiet_console())
+    console = quiet_console()
+    first = stability(tmp_path, controls=("shuffle_layers",), alphas=3, console=console)
+    assert [(row["level"], row["control"]) for row in first] == [
+        (0, WINNING), (1, WINNING), (1, "shuffle_layers"),
+    ]  # fmt: skip
+    before = times_of_tickets(tmp_path / "orders")
+    rows = stability(tmp_path, alphas=3, console=console)
+    assert [row["control"] for row in rows] == [WINNING, WINNING, *others]
+    assert [row for row in rows if row["control"] in (WINNING, "shuffle_layers")] == first
+    after = times_of_tickets(tmp_path / "orders")
+    assert {path: after[path] for path in before} == before and len(after) == len(rows)
 
 
 def test_only_is_for_transfers(tmp_path):

@@ -10,6 +10,7 @@ from lottery_jax import report
 from lottery_jax.errors import ConfigError
 from lottery_jax.report.panels import COSTS, budget_panels
 from lottery_jax.report.tables import budget_markdown
+from lottery_jax.report.trained import layer_densities
 from tests.report.test_report import make_run, rows
 
 # Layer b is a convolution with 10 positions. Ten steps an epoch, three epochs, batches of 4.
@@ -83,6 +84,39 @@ def test_a_transferred_ticket_pays_for_its_source(tmp_path):
     ]
     (tmp_path / "source" / "config.json").unlink()
     assert report.ticket_costs(report.read_run(tmp_path / "target")) == {}
+
+
+@pytest.mark.parametrize(
+    "draw, drawing",
+    [("iterative", [3, 5.5]), ("oneshot", [3, 3]), ("init", [3, 3]), ("init_nested", [3, 3])],
+)
+def test_an_aligned_ticket_pays_for_the_two_dense_networks_that_are_matched(
+    tmp_path, draw, drawing
+):
+    """The target trains its own dense network: 3 epochs, the way to the rewind point included."""
+    begin(tmp_path / "source", draw)
+    more = {"source": str(tmp_path / "source"), "transfer": {"align": True}}
+    costs = report.ticket_costs(begin(tmp_path / "target", draw, **more))
+    assert [cost.epochs for cost in costs.values()] == [3, *(3 + 2.5 + cost for cost in drawing)]
+    assert costs[0].dense == 216_000 and costs[1].sparse == 216_000 + 216_000 + 45_000
+
+
+def test_pooled_runs_are_charged_and_drawn_as_one_run_of_their_seeds(tmp_path):
+    """The tickets of seed 1 lie in another folder, with other layers and costs."""
+    one = begin(tmp_path / "one", seeds=[0])
+    begin(tmp_path / "two", seeds=[1])
+    (tmp_path / "two/curve.csv").write_text(
+        (tmp_path / "two/curve.csv").read_text().replace("\n0,", "\n1,")
+    )
+    (tmp_path / "two/seed_0").rename(tmp_path / "two/seed_1")
+    file = tmp_path / "two/seed_1/level_01/ticket/metadata.json"
+    other = {"a": [30, 100], "b": [30, 50]}
+    file.write_text(json.dumps({**json.loads(file.read_text()), "layers": other}))
+    (both,) = report.pooled([one, report.read_run(tmp_path / "two")])
+    assert both.seeds == (0, 1)
+    costs = report.ticket_costs(both)
+    assert costs[1].sparse == pytest.approx(216_000 + (99_000 + 45_000) / 2)
+    assert layer_densities(both)["a"][1] == (50, pytest.approx((50 + 30) / 2))
 
 
 def test_several_seeds_are_charged_as_their_mean(tmp_path):

@@ -9,6 +9,7 @@ import pytest
 
 from lottery_jax.report import axes, figures
 from lottery_jax.report.panels import DenseLine, HeatCell, Line, Panel
+from lottery_jax.report.steps import steps_figure
 from tests.helpers import ROOT
 
 X = (100.0, 10.0)
@@ -50,6 +51,14 @@ def test_lines_bands_and_legend_of_one_panel():
     assert left > 100 and right < 0.1  # the published points lie inside
     assert axes.get_xlabel() == "weights remaining, % of weights (log scale)"
     assert figure.get_supxlabel() == "A note." and figure.get_suptitle() == "title"
+
+
+def test_steps_without_a_limit_have_no_line():
+    rows = [{"step": 0, "gap": 0.01, "gap_std": 0.0}, {"step": 2, "gap": 0.0, "gap_std": 0.0}]
+    for limit in (0.2, None):
+        (drawn,) = steps_figure(rows, "t", {"gap": ("error, %", limit)}).axes
+        levels = [line.get_ydata()[0] for line in drawn.get_lines() if len(line.get_ydata()) == 2]
+        assert (limit in levels, drawn.get_legend() is not None) == (limit == 0.2,) * 2
 
 
 def test_panels_share_one_legend():
