@@ -2,6 +2,7 @@
 
 import csv
 
+import jax
 import pytest
 
 from lottery_jax import analyse
@@ -13,6 +14,14 @@ from lottery_jax.runs.ladder import run_ladder
 from tests.helpers import make_tiny_config, quiet_console
 
 TINY = {"model.width": 0.1, "ladder.prune_fraction": 0.5, "train.epochs": 1, "ladder.rewind": "2st"}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_device_alone():
+    """A machine with one device: analyses and runs share their programs with other tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jax, "devices", lambda first=jax.devices()[:1]: first)
+        yield
 
 
 def steps_of(workdir):

@@ -26,6 +26,14 @@ from tests.helpers import assert_same, load_trained, make_tiny_config, quiet_con
 CONTROLS = ("reinit", "shuffle_layers")
 
 
+@pytest.fixture(autouse=True, scope="module")
+def one_device_alone():
+    """A machine with one device: analyses and runs share their programs with other tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jax, "devices", lambda first=jax.devices()[:1]: first)
+        yield
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """Two seeds, two levels, rewound into the middle of an epoch, with a momentum to be kept."""

@@ -13,8 +13,10 @@ from lottery_jax.reproduce.claim import READ, SECOND_HAND, Evidence
 from lottery_jax.reproduce.claims import all_claims, select
 from lottery_jax.reproduce.protocols import PROTOCOLS, SCALES, alone, protocol
 from lottery_jax.reproduce.verdict import Outcome
+from tests.faults import runs
 from tests.helpers import ROOT
 
+QUICK_TO_COMPILE = "--xla_backend_optimization_level=1 --xla_llvm_disable_expensive_passes=true"
 QUICK = select(["all"], "quick")
 
 
@@ -200,8 +202,10 @@ def test_the_page_has_every_claim():
 
 
 @pytest.mark.slow
-def test_a_run_ends_in_a_verdict_and_again_trains_nothing(tmp_path, capfd):
+def test_a_run_ends_in_a_verdict_and_again_trains_nothing(tmp_path, capfd, monkeypatch):
     """Claim 21, whose runs are short, of two seeds: train, decide, decide again from the disk."""
+    for name, value in runs.environment(XLA_FLAGS=QUICK_TO_COMPILE).items():
+        monkeypatch.setenv(name, value)  # for the children: one device
     run = ["run", "21", "--scale=quick", "--seeds=3,4", f"--workdir={tmp_path}"]
     assert command.main(run) == 0
     out = capfd.readouterr().out

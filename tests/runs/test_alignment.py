@@ -63,6 +63,7 @@ def workdir(config, tmp_path_factory):
     return workdir
 
 
+@pytest.mark.slow
 def test_only_aligned_adds_a_dense_training(config, workdir):
     def names(config):
         return [(t.level, t.control) for t in directory.list_trials(config, workdir) if t.seed == 3]
@@ -77,6 +78,7 @@ def test_only_aligned_adds_a_dense_training(config, workdir):
     assert (0, "reinit") not in names(config) and (0, "aligned") not in names(config)
 
 
+@pytest.mark.slow
 def test_masks_are_permuted_as_the_dense_networks_match(config, workdir):
     """Counts stay in each layer, and both controls start from the other rewind point's bits."""
     setup = experiment.set_up(config, jax.devices()[:1])
@@ -113,6 +115,7 @@ def trained_by_hand(setup, seed, until, state=None):
     return to_host(fit(setup.program, state, setup.train, Keys.of(seed).train, until=until))
 
 
+@pytest.mark.slow
 def test_the_other_dense_network_is_an_ordinary_training(config, workdir):
     """It has weights of its own, and the batches of its seed."""
     setup = experiment.set_up(config, jax.devices()[:1])
@@ -216,11 +219,16 @@ def test_two_processes_permute_the_same_mask(tmp_path):
     assert_same(aligned.params, jax.device_get(masks.apply(aligned.mask, dense[1].params)))
 
 
-def test_what_can_not_be_aligned_is_refused_at_once(workdir, tmp_path):
-    with pytest.raises(ConfigError, match=r"config.transfer.align: name the run"):
-        run(make_config(controls=(), **{"transfer.align": True}), tmp_path / "run")
+@pytest.mark.slow
+def test_a_transfer_that_aligns_has_no_aligned_control(workdir, tmp_path):
     with pytest.raises(ConfigError, match="leave 'aligned' out"):
         run(make_config(source=str(workdir), **{"transfer.align": True}), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_can_not_be_aligned_is_refused_at_once(tmp_path):
+    with pytest.raises(ConfigError, match=r"config.transfer.align: name the run"):
+        run(make_config(controls=(), **{"transfer.align": True}), tmp_path / "run")
     with pytest.raises(ConfigError, match="'unaligned' puts masks on .* add 'aligned'"):
         run(make_config(controls=("unaligned",)), tmp_path / "run")
     with pytest.raises(ConfigError, match=r"config.controls: 'aligned': no permutation symmetry"):

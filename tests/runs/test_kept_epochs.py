@@ -25,7 +25,7 @@ def config_of(**overrides):
     return make_tiny_config(
         controls=("reinit",),
         **{
-            "model.width": 0.2,
+            "model.width": 0.1,
             "train.epochs": 4,
             "train.keep_epochs": (1, -2),
             "ladder.levels": 1,

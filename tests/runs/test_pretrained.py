@@ -23,7 +23,7 @@ pytestmark = pytest.mark.slow
 
 def config_of(**overrides):
     return make_tiny_config(
-        **{"model.width": 0.2, "ladder.levels": 1, "ladder.rewind": "4st", **overrides}
+        **{"model.width": 0.1, "ladder.levels": 1, "ladder.rewind": "4st", **overrides}
     )
 
 

@@ -60,7 +60,7 @@ def assert_starts_from_trained(ticket, before):
 )
 def test_rates_are_rewound_and_weights_are_not(model, draw, tmp_path):
     overrides = {"ladder.draw": draw} if draw == "oneshot" else {}
-    width = {} if model == "vgg11" else {"model.width": 0.2}
+    width = {} if model == "vgg11" else {"model.width": 0.1}
     config = config_of("lr", model, **overrides, **width)
     train(config, tmp_path)
     for level in (1, 2):
@@ -74,6 +74,7 @@ def test_rates_are_rewound_and_weights_are_not(model, draw, tmp_path):
     assert_same(load(tmp_path, 0, 2).trained_batch_stats, state.batch_stats)
 
 
+@pytest.mark.slow
 def test_fine_tuning_keeps_the_last_rate_for_as_many_steps(tmp_path, monkeypatch):
     """The control has new weights, and so the whole schedule; nothing is compiled for it."""
     programs, real = [], experiment.make_program
@@ -84,7 +85,7 @@ def test_fine_tuning_keeps_the_last_rate_for_as_many_steps(tmp_path, monkeypatch
 
     with monkeypatch.context() as patch:
         patch.setattr(experiment, "make_program", make_program)
-        overrides = {"model.width": 0.2, "ladder.levels": 1}
+        overrides = {"model.width": 0.1, "ladder.levels": 1}
         train(config_of("finetune", controls=("reinit",), **overrides), tmp_path)
     (program,) = programs
     steps = (program.train_step, program.stacked.train_step)  # a run uses one of the two
@@ -101,7 +102,7 @@ def test_fine_tuning_keeps_the_last_rate_for_as_many_steps(tmp_path, monkeypatch
     # The same batches and a constant rate.
     constant = config_of("weights", **{
         "optimizer.schedule": "constant", "optimizer.learning_rate": 0.01, "train.epochs": 4,
-        "optimizer.milestones": (), "model.width": 0.2,
+        "optimizer.milestones": (), "model.width": 0.1,
     })  # fmt: skip
     state = by_hand(constant, load(tmp_path, 0, 1), END + REWIND, 2 * END)
     for ours, theirs in zip(
@@ -114,7 +115,7 @@ def test_fine_tuning_keeps_the_last_rate_for_as_many_steps(tmp_path, monkeypatch
 @pytest.mark.parametrize("retrain", ["finetune", pytest.param("lr", marks=pytest.mark.long)])
 def test_an_interrupted_run_goes_on_from_the_same_weights(retrain, tmp_path, monkeypatch):
     """A crash between levels, and one after a checkpoint of level 1."""
-    config = config_of(retrain, **{"model.width": 0.2})
+    config = config_of(retrain, **{"model.width": 0.1})
     train(config, tmp_path / "whole")
     write, seen = RunStore.write_rows, []
 
