@@ -2,7 +2,6 @@
 
 import csv
 
-import jax
 import pytest
 
 from lottery_jax import analyse
@@ -16,20 +15,12 @@ from tests.helpers import make_tiny_config, quiet_console
 TINY = {"model.width": 0.1, "ladder.prune_fraction": 0.5, "train.epochs": 1, "ladder.rewind": "2st"}
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_device_alone():
-    """A machine with one device: analyses and runs share their programs with other tests."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jax, "devices", lambda first=jax.devices()[:1]: first)
-        yield
-
-
 def steps_of(workdir):
     return sorted(int(path.name.removesuffix("st")) for path in workdir.glob("*st"))
 
 
-@pytest.mark.slow
-def test_the_earliest_step_that_will_do_is_found_by_halving(tmp_path, capsys):
+@pytest.mark.long
+def test_the_earliest_step_that_will_do_is_found_by_halving(alone, tmp_path, capsys):
     """If little is asked for, the first step will do; if too much is, none."""
     record.record_config(tmp_path, make_tiny_config(**TINY))
     probes, asked = tmp_path / "analysis" / "rewind", ["--level=1", "--steps=2,0", "--alphas=3"]
@@ -80,7 +71,7 @@ def columns_of(file):
         return list(csv.DictReader(lines))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_each_analysis_writes_a_table_and_a_figure(tmp_path, capsys):
     run = tmp_path / "run"
     config = make_tiny_config(**TINY, **{"ladder.levels": 1, "controls": ("reinit",)})

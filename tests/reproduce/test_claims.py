@@ -201,7 +201,7 @@ def test_the_page_has_every_claim():
         assert f"| {key} | {claim.statement} |" in page
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_run_ends_in_a_verdict_and_again_trains_nothing(tmp_path, capfd, monkeypatch):
     """Claim 21, whose runs are short, of two seeds: train, decide, decide again from the disk."""
     for name, value in runs.environment(XLA_FLAGS=QUICK_TO_COMPILE).items():

@@ -127,7 +127,7 @@ def test_the_other_dense_network_is_an_ordinary_training(config, workdir):
     assert len({tree_hash(load(workdir, seed, 0, name).params) for seed, name in names}) == 4
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_whatever_is_lost_is_made_again_to_the_bit(config, workdir, tmp_path):
     """Levels with their controls; the other dense network after its rewind point; and that one."""
     before, lines = hashes(config, workdir), (workdir / "metrics.jsonl").read_text().splitlines()
@@ -148,7 +148,7 @@ def test_whatever_is_lost_is_made_again_to_the_bit(config, workdir, tmp_path):
         shutil.rmtree(copy)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_seed_alone_has_the_same_bits(config, workdir, tmp_path):
     alone = make_config(seeds=(4,), **{"ladder.levels": 1})
     run(alone, tmp_path / "alone")
@@ -157,7 +157,7 @@ def test_a_seed_alone_has_the_same_bits(config, workdir, tmp_path):
         assert bits == together[name], name
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_restored_optimizer_state_is_that_of_the_other_rewind_point(tmp_path):
     config = make_config(seeds=(3,), **{"ladder.levels": 1, "ladder.optimizer_state": "restored"})
     run(config, tmp_path / "run")
@@ -169,7 +169,7 @@ def test_restored_optimizer_state_is_that_of_the_other_rewind_point(tmp_path):
     assert_same(trained_by_hand(setup, 3, setup.end_step, state).params, ticket.trained)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("data, classes", [("digits_b", 10), ("four", 4)])
 def test_a_transfer_aligns_the_sources_masks_with_its_own_weights(workdir, tmp_path, data, classes):
     """Other data and another number of classes are allowed; what is lost is made again."""

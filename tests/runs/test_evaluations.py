@@ -136,7 +136,7 @@ def test_results_have_the_step_of_the_smallest_validation_loss(run):
     assert masks.density(dense.mask) == 1 and dense.metadata["result"]["untrained_accuracy"] < 0.9
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_no_line_is_doubled_or_missing_after_a_stop_and_a_crash(tmp_path, monkeypatch):
     """A signal in the middle of an epoch, then a crash right after a line, then to the end."""
     config, workdir = evaluated_config(seeds=(0, 1)), tmp_path / "undisturbed"

@@ -50,12 +50,13 @@ def assert_starts_from_trained(ticket, before):
     assert masks.density(ticket.mask) < masks.density(before.mask)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "model, draw",
     [
-        pytest.param("lenet_300_100", "iterative", marks=pytest.mark.slow),
-        pytest.param("vgg11", "iterative", marks=pytest.mark.long),  # with BatchNorm
-        pytest.param("lenet_300_100", "oneshot", marks=pytest.mark.long),
+        ("lenet_300_100", "iterative"),
+        ("vgg11", "iterative"),  # with BatchNorm
+        ("lenet_300_100", "oneshot"),
     ],
 )
 def test_rates_are_rewound_and_weights_are_not(model, draw, tmp_path):
@@ -111,8 +112,8 @@ def test_fine_tuning_keeps_the_last_rate_for_as_many_steps(tmp_path, monkeypatch
         np.testing.assert_allclose(ours, theirs, atol=1e-6)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("retrain", ["finetune", pytest.param("lr", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("retrain", ["finetune", "lr"])
 def test_an_interrupted_run_goes_on_from_the_same_weights(retrain, tmp_path, monkeypatch):
     """A crash between levels, and one after a checkpoint of level 1."""
     config = config_of(retrain, **{"model.width": 0.1})
