@@ -151,7 +151,7 @@ def test_mistakes_are_found_before_anything_is_trained(run, arguments, message):
         stability(workdir, console=quiet_console(), **arguments)
 
 
-def test_a_restored_optimizer_has_no_branch(run, tmp_path):
+def test_a_restored_optimizer_has_no_branch(tmp_path):
     config = make_tiny_config(**{"ladder.optimizer_state": "restored"})
     with pytest.raises(ConfigError, match="a run with 'fresh' can be analysed"):
         branch_config(tmp_path, config, 1)

@@ -270,8 +270,10 @@ def test_a_wiring_that_does_not_fit_is_refused():
 
 @pytest.mark.parametrize(
     "network",
-    [networks.linen(own.MLP()), networks.nnx(lambda rngs: own.NNX(10, rngs=rngs))],
-    ids=["linen", "nnx"],
+    [
+        pytest.param(networks.linen(own.MLP()), id="linen"),
+        pytest.param(networks.nnx(lambda rngs: own.NNX(10, rngs=rngs)), id="nnx", marks=SLOW),
+    ],
 )
 def test_chains_of_ones_own_are_recognised(network):
     """With a normalisation after a hidden layer, in Linen and in NNX."""
