@@ -61,7 +61,10 @@ def variables_of(network, seed):
 
 @pytest.mark.parametrize(
     "momentum, ours, batch_size",
-    [(0.9, True, 60), (0.5, False, 20)],  # one big batch of everything, or three
+    [
+        (0.9, True, 20),
+        pytest.param(0.5, False, 60, marks=pytest.mark.long),
+    ],  # three batches, or one
 )
 def test_statistics_are_those_of_a_full_pass(momentum, ours, batch_size, one_device):
     """The mean over batches of their means and variances, whatever the momentum and the start."""

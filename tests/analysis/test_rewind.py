@@ -19,8 +19,8 @@ def steps_of(workdir):
     return sorted(int(path.name.removesuffix("st")) for path in workdir.glob("*st"))
 
 
-@pytest.mark.slow
-def test_the_earliest_step_that_will_do_is_found_by_halving(tmp_path, capsys):
+@pytest.mark.long
+def test_the_earliest_step_that_will_do_is_found_by_halving(alone, tmp_path, capsys):
     """If little is asked for, the first step will do; if too much is, none.
 
     Another level is searched beside it.
@@ -98,7 +98,7 @@ def columns_of(file):
         return list(csv.DictReader(lines))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_each_analysis_writes_a_table_and_a_figure(tmp_path, capsys):
     run = tmp_path / "run"
     config = make_tiny_config(**TINY, **{"ladder.levels": 1, "controls": ("reinit",)})

@@ -29,7 +29,7 @@ CONTROLS = ("reinit", "shuffle_layers")
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
+def run(alone, tmp_path_factory):
     """Two seeds, two levels, rewound into the middle of an epoch, with a momentum to be kept."""
     workdir = tmp_path_factory.mktemp("run") / "run"
     config = make_tiny_config(
@@ -85,7 +85,7 @@ def test_the_same_order_gives_the_same_bits(run):
     assert distance.l2(theirs, theirs) == 0
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_dense_network_goes_on_with_its_optimizer_state(run):
     """In another order from the rewind point on, which lies within an epoch."""
     config, workdir = run

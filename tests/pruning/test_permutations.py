@@ -7,7 +7,8 @@ import pytest
 from flax import nnx
 
 from lottery_jax.errors import ConfigError
-from lottery_jax.models import MODELS, build_model, networks
+from lottery_jax.models import MODELS, build_model, networks, resnet, vgg, vit
+from lottery_jax.models.layers import BatchNorm
 from lottery_jax.models.network import LinenNetwork, as_network
 from lottery_jax.models.xla_options import compiler_options
 from lottery_jax.pruning import masks
@@ -21,28 +22,45 @@ from lottery_jax.pruning.permutations import (
 from tests import own
 from tests.helpers import assert_same
 
-# name -> (width, shape of images); the others are compiled in slow tests.
+# Built by name, with the shape of images; the deep ones are compiled before releases.
 QUICK = {"lenet_300_100": (0.05, (6, 6, 1)), "conv2": (0.1, (8, 8, 2))}
-SLOW = {
+DEEP = {
     name: (0.03 if name.startswith(("vgg", "alexnet")) else 0.05, (32, 32, 3))
     for name in MODELS
     if name not in QUICK
 }
-NETWORKS = [
-    *((name, "", *how) for name, how in QUICK.items()),
-    *(pytest.param(name, "", *how, marks=pytest.mark.slow) for name, how in SLOW.items()),
-    pytest.param("resnet50", "imagenet", 0.05, (32, 32, 3), marks=pytest.mark.slow),
-]
 # How many groups there are: a layer each, or a stage each and what is within its blocks.
 GROUPS = {"lenet_300_100": 2, "conv2": 4, "conv4": 6, "conv6": 8, "vgg11": 8, "vgg13": 10,
           "vgg16": 13, "vgg19": 16, "alexnet": 7, "resnet20": 3 + 9, "resnet32": 3 + 15,
           "resnet56": 3 + 27, "resnet18": 4 + 8, "resnet34": 4 + 16, "resnet50": 5 + 32,
           "vit_tiny": 1 + 12}  # fmt: skip
+_PLAIN, _NECK = (((3, 5), (3, 5)), ((3, 8), (3, 8))), (((1, 4), (3, 4), (1, 8)),)
+# Few layers of each deep family: the network, the shape of images, the number of groups. In the first
+# ResNet two blocks share a stream and one projects it; the other has bottlenecks after a pooled stem.
+SHALLOW = {
+    "vgg": (vgg.VGG(10, ((6,), (8, 10))), (8, 8, 3), 3),
+    "resnet": (resnet.ResNet(10, "cifar", 5, ((_PLAIN[0],) * 2, _PLAIN[1:]), 0), (8, 8, 3), 2 + 3),
+    "bottleneck": (resnet.ResNet(10, "imagenet", 4, (_NECK * 2,), 1), (16, 16, 3), 2 + 4),
+    "vit": (vit.ViT(10, 12, 3, 1), (8, 8, 3), 1 + 1),
+}
+SLOW, LONG = pytest.mark.slow, pytest.mark.long
+NETWORKS = [
+    *QUICK,
+    *(pytest.param(f"shallow_{name}", marks=SLOW) for name in ("resnet", "bottleneck", "vit")),
+    *(pytest.param(name, marks=LONG) for name in ("shallow_vgg", *DEEP, "resnet50_imagenet")),
+]
 
 
-def make(name, stem, width, shape):
-    options = {"stem": stem} if stem else {}
-    return LinenNetwork(build_model(name, 10, width=width, **options), shape)
+def make(name, width=None, shape=None):
+    """A network by the name of a test, and the number of its groups."""
+    if name.startswith("shallow_"):
+        module, shape, groups = SHALLOW[name.removeprefix("shallow_")]
+        return LinenNetwork(module, shape), groups
+    name, imagenet, _ = name.partition("_imagenet")
+    options = {"stem": "imagenet"} if imagenet else {}
+    usual = (QUICK | DEEP)[name]
+    built = build_model(name, 10, width=width or usual[0], **options)
+    return LinenNetwork(built, shape or usual[1]), GROUPS[name]
 
 
 def random_variables(network, seed=0):
@@ -75,11 +93,11 @@ def examples(network, count, seed=1):
     return np.random.default_rng(seed).standard_normal(shape, np.float32)
 
 
-@pytest.mark.parametrize("name, stem, width, shape", NETWORKS)
-def test_the_permuted_network_computes_the_same(name, stem, width, shape):
-    network = make(name, stem, width, shape)
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_permuted_network_computes_the_same(name):
+    network, groups = make(name)
     symmetry = find_symmetry(network)
-    assert len(symmetry.units) == GROUPS[name]
+    assert len(symmetry.units) == groups
     variables, images = random_variables(network), examples(network, 4)
     permutations = random_permutations(symmetry, np.random.default_rng(2))
     permuted = permute(variables, symmetry, permutations)
@@ -93,15 +111,15 @@ def test_the_permuted_network_computes_the_same(name, stem, width, shape):
 
 
 @pytest.mark.parametrize(
-    "name, width, shape",
+    "name",
     [
-        pytest.param(name, *how, marks=() if name in (*QUICK, "resnet20") else pytest.mark.slow)
-        for name, how in (QUICK | SLOW).items()
+        pytest.param(name, marks=() if name in (*QUICK, "resnet20") else LONG)
+        for name in QUICK | DEEP
     ],
 )
-def test_a_mask_that_is_permuted_back_and_forth_is_itself(name, width, shape):
+def test_a_mask_that_is_permuted_back_and_forth_is_itself(name):
     """Each layer keeps its count, and layers of the output side keep their places."""
-    network = make(name, "", width, shape)
+    network, _ = make(name)
     symmetry, rng = find_symmetry(network), np.random.default_rng(3)
     shapes = network.abstract_variables()["params"]
     mask = jax.tree.map(lambda leaf: rng.random(leaf.shape) < 0.3, shapes)
@@ -117,10 +135,25 @@ def test_a_mask_that_is_permuted_back_and_forth_is_itself(name, width, shape):
     np.testing.assert_array_equal(permuted["head"]["bias"], mask["head"]["bias"])
 
 
-def recovered(network, noise, seed=4):
+def with_statistics(network, variables, images):
+    """The variables with BatchNorm's statistics of these images, so that no unit is dead."""
+    if not variables["batch_stats"]:
+        return variables
+    zeros = jax.tree.map(np.zeros_like, variables["batch_stats"])
+
+    def apply(params, images):
+        return network.apply_train(params, zeros, images, jax.random.key(0))[1]
+
+    options = compiler_options("cpu", run_once=True)
+    found = jax.jit(apply, compiler_options=options)(variables["params"], images)
+    stats = jax.tree.map(lambda s: np.asarray(s) / np.float32(1 - BatchNorm.momentum), found)
+    return {"params": variables["params"], "batch_stats": stats}
+
+
+def recovered(network, noise, seed=4, variables=None):
     """The permutation of a copy with noise, and the one that matching finds."""
     symmetry, rng = find_symmetry(network), np.random.default_rng(seed)
-    a = random_variables(network)
+    a = variables or random_variables(network)
     truth = random_permutations(symmetry, rng)
 
     def disturb(leaf):
@@ -132,46 +165,40 @@ def recovered(network, noise, seed=4):
     return truth, match_units(network, symmetry, a, b, batches)
 
 
-COPIES = {"lenet_300_100": (0.05, (6, 6, 1)), "conv2": (0.1, (8, 8, 2)), "vgg11": (0.1, (16, 16, 1)),
-          "resnet20": (0.25, (8, 8, 3)), "vit_tiny": (0.05, (8, 8, 3))}  # fmt: skip
+# Deep networks are wider here than above: more units can be mistaken for each other.
+COPIES = {"vgg11": (0.1, (16, 16, 1)), "resnet20": (0.25, (8, 8, 3)), "vit_tiny": (0.05, (8, 8, 3))}
 
 
 @pytest.mark.parametrize(
     "name",
     [
-        name if name in ("lenet_300_100", "conv2") else pytest.param(name, marks=pytest.mark.slow)
-        for name in COPIES
+        *QUICK,
+        pytest.param("shallow_vgg", marks=SLOW),
+        *(pytest.param(f"shallow_{name}", marks=LONG) for name in ("resnet", "bottleneck", "vit")),
+        *(pytest.param(name, marks=LONG) for name in COPIES),
     ],
 )
 def test_matching_finds_the_permutation_of_a_copy(name):
-    # In a deep network of random numbers the units of a layer become alike.
-    noise = 0.005 if name in QUICK else 1e-4
-    network = make(name, "", *COPIES[name])
-    truth, found = recovered(network, noise)
-    if name != "vgg11":
-        assert_same(found, truth)
-        return
-    # Dead units, of which random numbers make some in the last layers, match nothing.
-    a, images = (
-        random_variables(network),
-        np.concatenate([examples(network, 100, s) for s in (0, 1)]),
-    )
-    read = jax.device_get(network.layer_inputs(a["params"], a["batch_stats"], images))
-    for layer, group in find_symmetry(network).readers.items():
-        units = read[layer].reshape(-1, len(truth[group])).astype(np.float64)
-        alive = (units.std(0) > 1e-3 * units.std(0).max())[truth[group]]
-        assert alive.mean() > 0.4
-        np.testing.assert_array_equal(found[group][alive], truth[group][alive], layer)
+    """All units of all groups, with noise in all weights of the copy."""
+    network, _ = make(name, *COPIES.get(name, ()))
+    variables, noise = random_variables(network), 0.005
+    if (
+        name in COPIES
+    ):  # in a deep network of random numbers units die, and those of a layer are alike
+        images = np.concatenate([examples(network, 100, seed=s) for s in range(2)])
+        variables, noise = with_statistics(network, variables, images), 1e-4
+    truth, found = recovered(network, noise, variables=variables)
+    assert_same(found, truth)
 
 
 def test_matching_maximises_the_correlation_of_numpy():
     """Against `np.corrcoef` of all examples at once, with units that are constant."""
-    network = make("lenet_300_100", "", 0.03, (4, 4, 1))
+    network, _ = make("lenet_300_100", 0.03, (4, 4, 1))
     symmetry = find_symmetry(network)
     a, b = random_variables(network, 5), random_variables(network, 6)
     a["params"]["dense1"]["bias"][:3] = -100.0  # dead: zero for all examples
     b["params"]["dense1"]["kernel"][:, 4] = 0.0  # constant, and perhaps not zero
-    images = [examples(network, count, seed=count) for count in (50, 70, 3)]
+    images = [examples(network, count, seed=i) for i, count in enumerate((60, 60, 3))]
     found = match_units(network, symmetry, a, b, images)
     x = np.concatenate(images).reshape(-1, 16).astype(np.float64)
     for group, (first, second) in {
@@ -243,8 +270,10 @@ def test_a_wiring_that_does_not_fit_is_refused():
 
 @pytest.mark.parametrize(
     "network",
-    [networks.linen(own.MLP()), networks.nnx(lambda rngs: own.NNX(10, rngs=rngs))],
-    ids=["linen", "nnx"],
+    [
+        pytest.param(networks.linen(own.MLP()), id="linen"),
+        pytest.param(networks.nnx(lambda rngs: own.NNX(10, rngs=rngs)), id="nnx", marks=SLOW),
+    ],
 )
 def test_chains_of_ones_own_are_recognised(network):
     """With a normalisation after a hidden layer, in Linen and in NNX."""

@@ -19,8 +19,10 @@ from lottery_jax.reproduce.claim import READ, SECOND_HAND, Evidence
 from lottery_jax.reproduce.claims import all_claims, select
 from lottery_jax.reproduce.protocols import PROTOCOLS, SCALES, alone, protocol
 from lottery_jax.reproduce.verdict import Outcome, combine, judge
+from tests.faults import runs
 from tests.helpers import ROOT
 
+QUICK_TO_COMPILE = "--xla_backend_optimization_level=1 --xla_llvm_disable_expensive_passes=true"
 QUICK = select(["all"], "quick")
 
 
@@ -321,9 +323,11 @@ def test_an_interrupted_run_leaves_results_that_can_be_reported(tmp_path):
     assert command.main(["report", f"--workdir={tmp_path}"]) == 0
 
 
-@pytest.mark.slow
-def test_a_run_ends_in_a_verdict_and_again_trains_nothing(tmp_path, capfd):
+@pytest.mark.long
+def test_a_run_ends_in_a_verdict_and_again_trains_nothing(tmp_path, capfd, monkeypatch):
     """Claim 21, whose runs are short, of two seeds: train, decide, decide again from the disk."""
+    for name, value in runs.environment(XLA_FLAGS=QUICK_TO_COMPILE).items():
+        monkeypatch.setenv(name, value)  # for the children: one device
     run = ["run", "21", "--scale=quick", "--seeds=3,4", f"--workdir={tmp_path}"]
     assert command.main(run) == 0
     out = capfd.readouterr().out

@@ -63,6 +63,7 @@ def workdir(config, tmp_path_factory):
     return workdir
 
 
+@pytest.mark.slow
 def test_only_aligned_adds_a_dense_training(config, workdir):
     def names(config):
         return [(t.level, t.control) for t in directory.list_trials(config, workdir) if t.seed == 3]
@@ -77,6 +78,7 @@ def test_only_aligned_adds_a_dense_training(config, workdir):
     assert (0, "reinit") not in names(config) and (0, "aligned") not in names(config)
 
 
+@pytest.mark.slow
 def test_masks_are_permuted_as_the_dense_networks_match(config, workdir):
     """Counts stay in each layer, and both controls start from the other rewind point's bits."""
     setup = experiment.set_up(config, jax.devices()[:1])
@@ -113,6 +115,7 @@ def trained_by_hand(setup, seed, until, state=None):
     return to_host(fit(setup.program, state, setup.train, Keys.of(seed).train, until=until))
 
 
+@pytest.mark.slow
 def test_the_other_dense_network_is_an_ordinary_training(config, workdir):
     """It has weights of its own, and the batches of its seed."""
     setup = experiment.set_up(config, jax.devices()[:1])
@@ -124,7 +127,7 @@ def test_the_other_dense_network_is_an_ordinary_training(config, workdir):
     assert len({tree_hash(load(workdir, seed, 0, name).params) for seed, name in names}) == 4
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_whatever_is_lost_is_made_again_to_the_bit(config, workdir, tmp_path):
     """Levels with their controls; the other dense network after its rewind point; and that one."""
     before, lines = hashes(config, workdir), (workdir / "metrics.jsonl").read_text().splitlines()
@@ -145,7 +148,7 @@ def test_whatever_is_lost_is_made_again_to_the_bit(config, workdir, tmp_path):
         shutil.rmtree(copy)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_seed_alone_has_the_same_bits(config, workdir, tmp_path):
     alone = make_config(seeds=(4,), **{"ladder.levels": 1})
     run(alone, tmp_path / "alone")
@@ -154,7 +157,7 @@ def test_a_seed_alone_has_the_same_bits(config, workdir, tmp_path):
         assert bits == together[name], name
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_restored_optimizer_state_is_that_of_the_other_rewind_point(tmp_path):
     config = make_config(seeds=(3,), **{"ladder.levels": 1, "ladder.optimizer_state": "restored"})
     run(config, tmp_path / "run")
@@ -166,7 +169,7 @@ def test_restored_optimizer_state_is_that_of_the_other_rewind_point(tmp_path):
     assert_same(trained_by_hand(setup, 3, setup.end_step, state).params, ticket.trained)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("data, classes", [("digits_b", 10), ("four", 4)])
 def test_a_transfer_aligns_the_sources_masks_with_its_own_weights(workdir, tmp_path, data, classes):
     """Other data and another number of classes are allowed; what is lost is made again."""
@@ -216,11 +219,16 @@ def test_two_processes_permute_the_same_mask(tmp_path):
     assert_same(aligned.params, jax.device_get(masks.apply(aligned.mask, dense[1].params)))
 
 
-def test_what_can_not_be_aligned_is_refused_at_once(workdir, tmp_path):
-    with pytest.raises(ConfigError, match=r"config.transfer.align: name the run"):
-        run(make_config(controls=(), **{"transfer.align": True}), tmp_path / "run")
+@pytest.mark.slow
+def test_a_transfer_that_aligns_has_no_aligned_control(workdir, tmp_path):
     with pytest.raises(ConfigError, match="leave 'aligned' out"):
         run(make_config(source=str(workdir), **{"transfer.align": True}), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_can_not_be_aligned_is_refused_at_once(tmp_path):
+    with pytest.raises(ConfigError, match=r"config.transfer.align: name the run"):
+        run(make_config(controls=(), **{"transfer.align": True}), tmp_path / "run")
     with pytest.raises(ConfigError, match="'unaligned' puts masks on .* add 'aligned'"):
         run(make_config(controls=("unaligned",)), tmp_path / "run")
     with pytest.raises(ConfigError, match=r"config.controls: 'aligned': no permutation symmetry"):

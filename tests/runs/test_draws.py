@@ -273,7 +273,7 @@ def test_methods_differ_in_what_is_scored_and_in_nothing_else():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("draw", ["iterative", "oneshot"])
+@pytest.mark.parametrize("draw", ["iterative", pytest.param("oneshot", marks=pytest.mark.long)])
 def test_controls_get_the_lowest_scores_and_the_weights_of_the_level_before(tmp_path, draw):
     """By one stable sort of the parent's weights; the winning tickets are those without controls."""
     names = ("invert", "replayed_random", "noise_0.5", "smart_ratio")
@@ -310,7 +310,7 @@ def test_controls_get_the_lowest_scores_and_the_weights_of_the_level_before(tmp_
                 np.testing.assert_array_equal(kernel, expected)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_control_that_is_left_of_a_level_is_drawn_as_it_would_have_been(tmp_path):
     names = ("invert", "replayed_random")
     options = {"ladder.rewind": "5st", "ladder.levels": 2, "train.epochs": 1, "controls": names}

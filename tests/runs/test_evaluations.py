@@ -28,7 +28,7 @@ def config_of(**overrides):
     return make_tiny_config(
         controls=("reinit",),
         **{
-            "model.width": 0.2,
+            "model.width": 0.1,
             "data.validation_fraction": 0.1,
             "ladder.levels": 1,
             "ladder.rewind": "7st",
@@ -71,6 +71,7 @@ def setup():
     return experiment.set_up(evaluated_config(), jax.devices()[:1])
 
 
+@pytest.mark.slow
 def test_evaluation_changes_no_weight_and_no_row_of_an_epoch(run, tmp_path):
     workdir, _ = run
     train(config_of(), tmp_path / "without")
@@ -83,6 +84,7 @@ def test_evaluation_changes_no_weight_and_no_row_of_an_epoch(run, tmp_path):
     assert tuple(header.split(",")) == curve.CURVE_COLUMNS
 
 
+@pytest.mark.slow
 def test_rows_stand_at_multiples_and_at_the_end(run):
     workdir, _ = run
     rows = [row for row in lines_of(workdir) if row.get("kind") == "evaluation"]
@@ -94,6 +96,7 @@ def test_rows_stand_at_multiples_and_at_the_end(run):
     assert not any("epoch" in row for row in rows)
 
 
+@pytest.mark.slow
 def test_a_row_says_what_a_hand_written_training_gives_at_its_step(run, setup):
     workdir, _ = run
     ticket = load(workdir, 0, 1)
@@ -110,6 +113,7 @@ def test_a_row_says_what_a_hand_written_training_gives_at_its_step(run, setup):
     np.testing.assert_allclose(at_12["val_loss"], after.loss, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_results_have_the_step_of_the_smallest_validation_loss(run):
     workdir, rows = run
     with (workdir / "curve.csv").open() as file:
@@ -132,7 +136,7 @@ def test_results_have_the_step_of_the_smallest_validation_loss(run):
     assert masks.density(dense.mask) == 1 and dense.metadata["result"]["untrained_accuracy"] < 0.9
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_no_line_is_doubled_or_missing_after_a_stop_and_a_crash(tmp_path, monkeypatch):
     """A signal in the middle of an epoch, then a crash right after a line, then to the end."""
     config, workdir = evaluated_config(seeds=(0, 1)), tmp_path / "undisturbed"

@@ -25,7 +25,7 @@ def config_of(**overrides):
     return make_tiny_config(
         controls=("reinit",),
         **{
-            "model.width": 0.2,
+            "model.width": 0.1,
             "train.epochs": 4,
             "train.keep_epochs": (1, -2),
             "ladder.levels": 1,
@@ -96,6 +96,7 @@ def test_a_damaged_epoch_is_refused(run, tmp_path):
     assert tickets.load_epoch(tmp_path / "level_01" / "ticket", 2).metadata["result"] == {}
 
 
+@pytest.mark.long
 def test_a_crash_loses_no_kept_epoch_and_leaves_nothing_else(run, tmp_path, monkeypatch):
     """Right after an epoch's row, before it is kept; and right after it is kept."""
     workdir, _ = run

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.slow
 
 def config_of(**overrides):
     return make_tiny_config(
-        **{"model.width": 0.2, "ladder.levels": 1, "ladder.rewind": "4st", **overrides}
+        **{"model.width": 0.1, "ladder.levels": 1, "ladder.rewind": "4st", **overrides}
     )
 
 
@@ -101,6 +101,7 @@ def test_other_weights_are_not_mixed_into_a_run(source, run, tmp_path):
         train(elsewhere(moved, **options), begun)
 
 
+@pytest.mark.long
 def test_one_ticket_serves_all_seeds_with_a_new_head_for_other_classes(source, tmp_path):
     np.savez(tmp_path / "four.npz", **some_arrays(n=60, shape=(8, 8, 1)))
     folder = Trial(source, 0, 0, "winning").ticket_dir

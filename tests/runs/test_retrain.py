@@ -50,17 +50,18 @@ def assert_starts_from_trained(ticket, before):
     assert masks.density(ticket.mask) < masks.density(before.mask)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "model, draw",
     [
-        pytest.param("lenet_300_100", "iterative", marks=pytest.mark.slow),
-        pytest.param("vgg11", "iterative", marks=pytest.mark.long),  # with BatchNorm
-        pytest.param("lenet_300_100", "oneshot", marks=pytest.mark.long),
+        ("lenet_300_100", "iterative"),
+        ("vgg11", "iterative"),  # with BatchNorm
+        ("lenet_300_100", "oneshot"),
     ],
 )
 def test_rates_are_rewound_and_weights_are_not(model, draw, tmp_path):
     overrides = {"ladder.draw": draw} if draw == "oneshot" else {}
-    width = {} if model == "vgg11" else {"model.width": 0.2}
+    width = {} if model == "vgg11" else {"model.width": 0.1}
     config = config_of("lr", model, **overrides, **width)
     train(config, tmp_path)
     for level in (1, 2):
@@ -74,6 +75,7 @@ def test_rates_are_rewound_and_weights_are_not(model, draw, tmp_path):
     assert_same(load(tmp_path, 0, 2).trained_batch_stats, state.batch_stats)
 
 
+@pytest.mark.slow
 def test_fine_tuning_keeps_the_last_rate_for_as_many_steps(tmp_path, monkeypatch):
     """The control has new weights, and so the whole schedule; nothing is compiled for it."""
     programs, real = [], experiment.make_program
@@ -84,7 +86,7 @@ def test_fine_tuning_keeps_the_last_rate_for_as_many_steps(tmp_path, monkeypatch
 
     with monkeypatch.context() as patch:
         patch.setattr(experiment, "make_program", make_program)
-        overrides = {"model.width": 0.2, "ladder.levels": 1}
+        overrides = {"model.width": 0.1, "ladder.levels": 1}
         train(config_of("finetune", controls=("reinit",), **overrides), tmp_path)
     (program,) = programs
     steps = (program.train_step, program.stacked.train_step)  # a run uses one of the two
@@ -101,7 +103,7 @@ def test_fine_tuning_keeps_the_last_rate_for_as_many_steps(tmp_path, monkeypatch
     # The same batches and a constant rate.
     constant = config_of("weights", **{
         "optimizer.schedule": "constant", "optimizer.learning_rate": 0.01, "train.epochs": 4,
-        "optimizer.milestones": (), "model.width": 0.2,
+        "optimizer.milestones": (), "model.width": 0.1,
     })  # fmt: skip
     state = by_hand(constant, load(tmp_path, 0, 1), END + REWIND, 2 * END)
     for ours, theirs in zip(
@@ -110,11 +112,11 @@ def test_fine_tuning_keeps_the_last_rate_for_as_many_steps(tmp_path, monkeypatch
         np.testing.assert_allclose(ours, theirs, atol=1e-6)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("retrain", ["finetune", pytest.param("lr", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("retrain", ["finetune", "lr"])
 def test_an_interrupted_run_goes_on_from_the_same_weights(retrain, tmp_path, monkeypatch):
     """A crash between levels, and one after a checkpoint of level 1."""
-    config = config_of(retrain, **{"model.width": 0.2})
+    config = config_of(retrain, **{"model.width": 0.1})
     train(config, tmp_path / "whole")
     write, seen = RunStore.write_rows, []
 
