@@ -272,7 +272,7 @@ def test_a_wiring_that_does_not_fit_is_refused():
     "network",
     [
         pytest.param(networks.linen(own.MLP()), id="linen"),
-        pytest.param(networks.nnx(lambda rngs: own.NNX(10, rngs=rngs)), id="nnx", marks=SLOW),
+        pytest.param(networks.nnx(lambda rngs: own.NNX(10, rngs=rngs)), id="nnx", marks=LONG),
     ],
 )
 def test_chains_of_ones_own_are_recognised(network):

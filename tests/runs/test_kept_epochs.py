@@ -18,8 +18,6 @@ from lottery_jax.training.program import init_device_state
 from tests.helpers import assert_same, make_tiny_config, quiet_console
 from tests.helpers import load_trained as load
 
-pytestmark = pytest.mark.slow
-
 
 def config_of(**overrides):
     return make_tiny_config(
@@ -45,6 +43,7 @@ def run(tmp_path_factory):
     return workdir, train(config_of(), workdir)
 
 
+@pytest.mark.slow
 def test_the_epochs_that_a_training_reaches_are_kept(run):
     """Tickets start at the end of epoch 1; the last epoch has the weights of the ticket itself."""
     workdir, _ = run
@@ -63,6 +62,7 @@ def test_the_epochs_that_a_training_reaches_are_kept(run):
         )
 
 
+@pytest.mark.slow
 def test_a_kept_epoch_is_that_of_a_hand_written_training(run):
     workdir, _ = run
     setup = experiment.set_up(config_of(), jax.devices()[:1])
@@ -73,6 +73,7 @@ def test_a_kept_epoch_is_that_of_a_hand_written_training(run):
     assert_same(open_run(workdir).ticket(0, 1, epoch=2).trained, state.params)
 
 
+@pytest.mark.slow
 def test_evaluate_measures_a_kept_epoch(run, capsys):
     workdir, _ = run
     folder = Trial(workdir, 0, 1, "winning").ticket_dir
@@ -83,6 +84,7 @@ def test_evaluate_measures_a_kept_epoch(run, capsys):
     assert "epoch 3 was not kept; kept epochs: 2, 4" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_damaged_epoch_is_refused(run, tmp_path):
     """A bit of the weights, in the largest file, is another."""
     shutil.copytree(run[0] / "seed_0" / "level_01", tmp_path / "level_01")

@@ -18,8 +18,6 @@ from lottery_jax.training.program import init_device_state
 from tests.helpers import assert_same, make_tiny_config, quiet_console, some_arrays
 from tests.helpers import load_trained as load
 
-pytestmark = pytest.mark.slow
-
 
 def config_of(**overrides):
     return make_tiny_config(
@@ -58,6 +56,7 @@ def run(source, tmp_path_factory):
     return workdir
 
 
+@pytest.mark.slow
 def test_tickets_start_from_the_other_weights_under_their_own_masks(source, run):
     theirs = load(source, 0, 0)
     for level in (0, 1):
@@ -77,6 +76,7 @@ def test_tickets_start_from_the_other_weights_under_their_own_masks(source, run)
     assert (control.params["head"]["kernel"][control.mask["head"]["kernel"]] != 0).all()
 
 
+@pytest.mark.slow
 def test_the_dense_network_is_trained_from_them_on_these_data(source, run):
     setup = experiment.set_up(elsewhere(source), jax.devices()[:1])
     variables = load(source, 0, 0).variables
@@ -86,6 +86,7 @@ def test_the_dense_network_is_trained_from_them_on_these_data(source, run):
     assert_same(load(run, 0, 0).trained, jax.device_get(state.params))
 
 
+@pytest.mark.slow
 def test_other_weights_are_not_mixed_into_a_run(source, run, tmp_path):
     """The path may change, the weights may not."""
     moved, begun = tmp_path / "moved", tmp_path / "run"
@@ -120,6 +121,7 @@ def test_one_ticket_serves_all_seeds_with_a_new_head_for_other_classes(source, t
     assert not np.array_equal(first.trained["head"]["kernel"], second.trained["head"]["kernel"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "overrides, says",
     [
@@ -138,12 +140,14 @@ def test_weights_that_can_not_be_had_are_refused(source, overrides, says, tmp_pa
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_pruned_ticket_is_no_rewind_point(source, tmp_path):
     folder = Trial(source, 0, 1, "winning").ticket_dir
     with pytest.raises(ConfigError, match="is pruned, .*; name a dense ticket"):
         train(elsewhere(folder), tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_config_json_says_which_weights_they_are(run):
     record = json.loads((run / "config.json").read_text())
     assert record["config"]["ladder"]["pretrained"] and len(record["source_fingerprint"]) == 64
