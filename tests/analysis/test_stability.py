@@ -185,7 +185,7 @@ def test_controls_that_no_branch_can_train_are_refused_if_named(tmp_path, contro
         stability(tmp_path, controls=("reinit", control), console=quiet_console())
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_run_with_every_control_is_branched_without_those_that_no_branch_can_train(tmp_path):
     """Whichever controls are asked for first, the branch is the same run, and others can follow."""
     others = ("reinit", "shuffle_layers", "random", "random_preserved", "dense_sign", "noise_0.5",
