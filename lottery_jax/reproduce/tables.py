@@ -19,6 +19,8 @@ _MARKDOWN_HEADER = (
     "claim", "source", "published", "measured (95 % interval)", "sign test", "rule", "verdict",
     "seeds", "weights",
 )  # fmt: skip
+# Units of quantities that are no differences.
+_WITHOUT_SIGN = ("ratio", "share", "accuracy, %")
 
 
 def interval(each: Measured) -> str:
@@ -32,8 +34,11 @@ def interval(each: Measured) -> str:
     verdict = each.verdict
     if math.isnan(verdict.mean):
         return "nothing yet"
-    ends = f" ({verdict.low:+.2f} to {verdict.high:+.2f})" if math.isfinite(verdict.low) else ""
-    return f"{verdict.mean:+.2f}{ends} {each.unit}"
+    sign = "" if each.unit in _WITHOUT_SIGN else "+"
+    ends = ""
+    if math.isfinite(verdict.low):
+        ends = f" ({verdict.low:{sign}.2f} to {verdict.high:{sign}.2f})"
+    return f"{verdict.mean:{sign}.2f}{ends} {each.unit}"
 
 
 def _verdict(each: Measured) -> str:
