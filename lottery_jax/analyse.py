@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from lottery_jax.errors import FigureError, one_line
 from lottery_jax.system import signals
-from lottery_jax.system.command_line import CommandParser, exit_status, path_argument
+from lottery_jax.system.command_line import CommandParser, exit_status_of_runs, path_argument
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -250,6 +250,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
 
     def command() -> None:
+        signals.raise_when_asked_to_stop()
         with signals.defer_signals():
             from rich.console import Console
 
@@ -259,12 +260,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         set_up_process(read_config(runs[0]))
         args.function(args, Console(soft_wrap=True))
 
-    try:
-        signals.raise_when_asked_to_stop()
-        return exit_status(command)
-    except KeyboardInterrupt as interrupt:
-        print("stopped; run the same command again to resume", file=sys.stderr)
-        return signals.exit_status(interrupt)
+    return exit_status_of_runs(command)
 
 
 if __name__ == "__main__":

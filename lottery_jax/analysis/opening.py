@@ -74,7 +74,7 @@ def measuring_experiment(
 ) -> Experiment:
     """Return the experiment of a run as it is needed to measure: on one device, not augmented.
 
-    It does not need the source of a transfer run.
+    It does not need the run from which weights or masks came.
 
     Args:
         trial: a complete trial, whose ticket says which inputs the network takes.
@@ -86,7 +86,8 @@ def measuring_experiment(
     with changed.unlocked():
         if config.source and len(shape) == 3:
             changed.data.input_shape = shape
-        changed.source = ""
+        changed.source = changed.ladder.pretrained = ""
+        changed.transfer.align = False
         changed.data.augment = "none"
         changed.train.together = 1
     return set_up(changed, find_devices()[:1], given)

@@ -23,10 +23,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lottery_jax.errors import ConfigError, lookup, one_line
-from lottery_jax.system import signals
-from lottery_jax.system.command_line import CommandParser, exit_status, path_argument
-from lottery_jax.system.terminal import may_be_closed
+from lottery_jax.errors import ConfigError, lookup
+from lottery_jax.system.command_line import CommandParser, exit_status_of_runs, path_argument
 
 if TYPE_CHECKING:
     from lottery_jax.reproduce.claim import Claim
@@ -49,15 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         else:
             _analyse(args)
 
-    with may_be_closed():
-        try:
-            status = exit_status(command)
-        except KeyboardInterrupt as interrupt:
-            print("stopped; run the same command again to resume", file=sys.stderr)
-            return signals.exit_status(interrupt)
-        for line in failures:
-            print(f"error: {one_line(line)}", file=sys.stderr)
-        return status or int(bool(failures))
+    return exit_status_of_runs(command, failures)
 
 
 def _parser() -> CommandParser:

@@ -22,10 +22,7 @@ import functools
 import sys
 from collections.abc import Sequence
 
-from lottery_jax.errors import one_line
-from lottery_jax.system import signals
-from lottery_jax.system.command_line import CommandParser, exit_status, path_argument
-from lottery_jax.system.terminal import may_be_closed
+from lottery_jax.system.command_line import CommandParser, exit_status_of_runs, path_argument
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -49,15 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         else:
             commands.draw_report(args.workdir, args.out)
 
-    with may_be_closed():
-        try:
-            status = exit_status(command)
-        except KeyboardInterrupt as interrupt:
-            print("stopped; run the same command again to resume", file=sys.stderr)
-            return signals.exit_status(interrupt)
-        for line in failures:
-            print(f"error: {one_line(line)}", file=sys.stderr)
-        return status or int(bool(failures))
+    return exit_status_of_runs(command, failures)
 
 
 def _parser() -> CommandParser:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from lottery_jax.errors import ConfigError, LotteryError, one_line
+from lottery_jax.system import signals
 from lottery_jax.system.files import local_path
 from lottery_jax.system.terminal import may_be_closed
 
@@ -48,6 +49,27 @@ def exit_status(command: Callable[[], None]) -> int:
             print(f"error: {one_line(error)}", file=sys.stderr)
             return 2
         return 0
+
+
+def exit_status_of_runs(command: Callable[[], None], failures: Sequence[str] = ()) -> int:
+    """Return the exit status of a command that can be stopped and resumed.
+
+    Args:
+        command: as for `exit_status`; a signal raises KeyboardInterrupt in it.
+        failures: filled by the command: a line for each run that failed, which are printed.
+
+    Returns:
+        128 plus the number of a signal; else that of `exit_status`, or 1 if a run failed.
+    """
+    with may_be_closed():
+        try:
+            status = exit_status(command)
+        except KeyboardInterrupt as interrupt:
+            print("stopped; run the same command again to resume", file=sys.stderr)
+            return signals.exit_status(interrupt)
+        for line in failures:
+            print(f"error: {one_line(line)}", file=sys.stderr)
+        return status or int(bool(failures))
 
 
 def path_argument(text: str) -> Path:

@@ -6,6 +6,7 @@ from ml_collections import ConfigDict
 
 from lottery_jax import tickets
 from lottery_jax.analysis import masks as analysis
+from lottery_jax.analysis.opening import measuring_experiment
 from lottery_jax.curve import WINNING
 from lottery_jax.errors import ConfigError
 from lottery_jax.runs import record
@@ -146,3 +147,13 @@ def test_nothing_complete_is_one_line(tmp_path):
     for analyse in (analysis.densities, analysis.layers, analysis.overlap):
         with pytest.raises(ConfigError, match="no ticket is complete; run it to its end first"):
             analyse([tmp_path])
+
+
+def test_a_run_is_measured_without_the_run_that_its_tickets_came_from(tmp_path):
+    """Masks that a transfer aligned, and weights from elsewhere, are in its own tickets."""
+    ticket = synthetic_ticket("lenet_300_100", SHAPE, 1.0, width=0.02)
+    config = write_run(tmp_path, lambda seed, level, control: ticket, seeds=(0,), levels=0)
+    with config.unlocked():
+        config.source, config.transfer.align, config.ladder.pretrained = "nowhere", True, "nowhere"
+    measured = measuring_experiment(Trial(tmp_path, 0, 0, WINNING), config).config
+    assert (measured.source, measured.transfer.align, measured.ladder.pretrained) == ("", False, "")
