@@ -5,7 +5,8 @@ python -m lottery_jax.analyse levels RUN
 python -m lottery_jax.analyse rewind RUN --level=8 --steps=0,100,500
 python -m lottery_jax.analyse masks RUN [RUN ...]
 
-Each analysis writes RUN/analysis/NAME.csv and a figure beside it, and prints a table. docs/analysis.md
+Each analysis writes RUN/analysis/NAME.csv and a figure beside it, and prints a table. With --epoch=N
+all but `rewind` look at the weights after an epoch that config.train.keep_epochs kept. docs/analysis.md
 has the definitions. What has to be trained is resumed by the same command. Exit status: as of
 `python -m lottery_jax.main`.
 """
@@ -35,7 +36,7 @@ def _stability(args: argparse.Namespace, console: Console) -> None:
 
     rows = stability(
         args.run, levels=args.levels, controls=args.controls, orders=args.orders,
-        alphas=args.alphas, console=console,
+        alphas=args.alphas, epoch=args.epoch, console=console,
     )  # fmt: skip
     panels = [
         analyses.panel(rows, "l2", "L2 distance", title="distance"),
@@ -45,7 +46,7 @@ def _stability(args: argparse.Namespace, console: Console) -> None:
         "Each network and the same start trained in another order of the data. The barrier is the "
         "largest test error on the line between the two less the mean of the ends."
     ]
-    _write(args.run / "analysis", "stability", rows, panels, notes, console)
+    _write(args.run / "analysis", _named("stability", args.epoch), rows, panels, notes, console)
     columns = {"density": ".2%", "l2": ".3g", "cosine": ".2g", "barrier": ".2%", "error_a": ".2%"}
     console.print(analyses.table(rows, ("level", "control"), columns))
 
@@ -54,7 +55,9 @@ def _levels(args: argparse.Namespace, console: Console) -> None:
     from lottery_jax.analysis.levels import levels
     from lottery_jax.report import analyses
 
-    rows = levels(args.run, alphas=args.alphas, within=args.within / 100, console=console)
+    rows = levels(
+        args.run, alphas=args.alphas, within=args.within / 100, epoch=args.epoch, console=console
+    )
     named = [
         {**row, "control": "winning", "above": row["next_error"] - row["dense_error"]}
         for row in rows
@@ -69,7 +72,7 @@ def _levels(args: argparse.Namespace, console: Console) -> None:
         ),
     ]  # fmt: skip
     notes = ["The trained tickets of each level and the next, without any more training."]
-    _write(args.run / "analysis", "levels", rows, panels, notes, console)
+    _write(args.run / "analysis", _named("levels", args.epoch), rows, panels, notes, console)
     columns = {"density": ".2%", "barrier": ".2%", "next_error": ".2%", "matches": ".0%"}
     console.print(analyses.table(rows, ("level", "next_level"), columns))
 
@@ -108,7 +111,8 @@ def _masks(args: argparse.Namespace, console: Console) -> None:
     from lottery_jax.report import analyses
 
     folder = args.run[0] / "analysis"
-    measured, overlaps = masks.densities(args.run), masks.overlap(args.run)
+    measured = masks.densities(args.run, epoch=args.epoch)
+    overlaps = masks.overlap(args.run, epoch=args.epoch)
     layers = masks.layers(args.run)
     # Several runs are a line each, without their controls.
     series = "run" if len(args.run) > 1 else "control"
@@ -132,8 +136,8 @@ def _masks(args: argparse.Namespace, console: Console) -> None:
         ]  # fmt: skip
     files = [analyses.write_csv(folder / "layers.csv", layers)]
     if overlaps:
-        files.append(analyses.write_csv(folder / "overlap.csv", overlaps))
-    _write(folder, "masks", measured, panels, [], console)
+        files.append(analyses.write_csv(folder / f"{_named('overlap', args.epoch)}.csv", overlaps))
+    _write(folder, _named("masks", args.epoch), measured, panels, [], console)
     _print_files(files, console)
     columns = {
         "density": ".2%",
@@ -146,6 +150,11 @@ def _masks(args: argparse.Namespace, console: Console) -> None:
     if compared:
         columns = {"jaccard": ".3f", "over_chance": ".2f", "over_chance_within_layers": ".2f"}
         console.print(analyses.table(compared, ("pair", "level"), columns))
+
+
+def _named(name: str, epoch: int | None) -> str:
+    """Return the name of an analysis' files."""
+    return name if epoch is None else f"{name}_epoch_{epoch:05}"
 
 
 def _write(
@@ -212,6 +221,11 @@ def _parser() -> CommandParser:
             made.add_argument("--orders", type=int, default=1, metavar="N",
                               help="other orders of the data to train in; default: 1")  # fmt: skip
 
+    def add_epoch(made: CommandParser) -> None:
+        made.add_argument("--epoch", type=int, metavar="N",
+                          help="look at the weights after this epoch (config.train.keep_epochs); "
+                          "default: at the end of the training")  # fmt: skip
+
     def add_within(made: CommandParser) -> None:
         made.add_argument("--within", type=float, default=0.2, metavar="POINTS",
                           help="how much more error than the dense network a ticket that matches it "
@@ -224,10 +238,12 @@ def _parser() -> CommandParser:
     a.add_argument("--controls", type=_names, default=(), metavar="NAME,NAME",
                    help="controls of the run beside the tickets; default: all")  # fmt: skip
     add_line(a, trains=True)
+    add_epoch(a)
     a = command("levels", _levels, "Measure error barriers between the trained tickets of successive "
                 "levels; nothing is trained.")  # fmt: skip
     add_within(a)
     add_line(a, trains=False)
+    add_epoch(a)
     a = command("rewind", _rewind, "Search for the earliest rewind step at which the tickets of a "
                 "level are stable and match the dense network; trains a ladder for each step that is "
                 "tried.")  # fmt: skip
@@ -240,8 +256,9 @@ def _parser() -> CommandParser:
     a.add_argument("--stable_only", action="store_true", help="tickets need not match")
     add_within(a)
     add_line(a, trains=True)
-    command("masks", _masks, "Describe masks: overlap against chance, effective density, fan-in and "
+    a = command("masks", _masks, "Describe masks: overlap against chance, effective density, fan-in and "
             "fan-out, signs; nothing is trained.", nargs="+")  # fmt: skip
+    add_epoch(a)
     return parser
 
 

@@ -7,6 +7,7 @@ only if they match the dense network.
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 from rich.console import Console
@@ -16,6 +17,7 @@ from lottery_jax.analysis import distance, interpolation
 from lottery_jax.analysis.line import Line, error_of
 from lottery_jax.analysis.opening import (
     NOT_COMPLETE,
+    load,
     make_console,
     make_progress,
     measuring_experiment,
@@ -34,6 +36,7 @@ def levels(
     *,
     alphas: int = 30,
     within: float = MATCHING,
+    epoch: int | None = None,
     console: Console | None = None,
     given: Parts = NOTHING_GIVEN,
 ) -> list[Row]:
@@ -43,6 +46,8 @@ def levels(
         run_dir: a run of which at least two levels of a seed are complete.
         alphas: the number of networks on each line, its ends included.
         within: how much more error than the dense network a ticket that matches it may have.
+        epoch: look at the weights after this epoch of each training, one of
+            `config.train.keep_epochs`; default: at its end.
         console: where progress is shown; default: the terminal.
         given: the objects that the run was given in place of those that its config names.
 
@@ -50,10 +55,12 @@ def levels(
         A row for each seed and level but the last: the `barrier` of the test error on the line to
         the next level, and whether the sparser of the two `matches` the dense network of its seed.
         `error_a` and `error_b` are the ends of the line, with BatchNorm's statistics recomputed;
-        `error`, `next_error` and `dense_error` were measured after training.
+        `error`, `next_error` and `dense_error` were measured after training, or are measured with
+        the weights of `epoch`.
 
     Raises:
         ConfigError: it is no run, or no two successive levels are complete.
+        TicketError: a ticket is damaged, or its weights after `epoch` were not kept.
     """
     points = interpolation.line(alphas)
     workdir, config = open_run(run_dir)
@@ -69,13 +76,20 @@ def levels(
             f"{workdir}: has no two successive levels that are complete; {NOT_COMPLETE}"
         )
     line = Line(measuring_experiment(pairs[0][0], config, given))
+
+    @functools.cache
+    def error_after(trial: Trial) -> float:
+        if epoch is None:
+            return measured_error(trial)
+        return line.error(load(trial, epoch).trained_variables)
+
     rows: list[Row] = []
     with make_progress(make_console(console)) as progress:
         for first, second in progress.track(pairs, description="lines between levels"):
-            a, b = tickets.load_ticket(first.ticket_dir), tickets.load_ticket(second.ticket_dir)
+            a, b = load(first, epoch), load(second, epoch)
             errors = line.errors(a.trained_variables, b.trained_variables, points)
             dense, error, next_error = map(
-                measured_error, (Trial(workdir, first.seed, 0, WINNING), first, second)
+                error_after, (Trial(workdir, first.seed, 0, WINNING), first, second)
             )
             rows.append(
                 {

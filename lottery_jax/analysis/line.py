@@ -76,6 +76,15 @@ class Line:
             errors.append(error_of(float(measured.accuracy), program.task.metric))
         return errors
 
+    def error(self, variables: PyTree) -> float:
+        """Return the error of a network with its own statistics of BatchNorm, 0 to 1 for a share."""
+        program = self._experiment.program
+        params, batch_stats = to_mesh(program.mesh, (variables["params"], variables["batch_stats"]))
+        size = max(_EVAL_BATCH, program.batch_size)
+        points = (params, params, np.float32(0))
+        measured = evaluate(self._errors_at, size, points, batch_stats, self._experiment.test)
+        return error_of(float(measured.accuracy), program.task.metric)
+
     def _statistics(self, points: Any, variables: PyTree) -> PyTree:
         """Return BatchNorm's statistics of a point, from a pass over the whole training set."""
         zeros = jax.tree.map(np.zeros_like, variables["batch_stats"])

@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from lottery_jax import tickets
-from lottery_jax.analysis.opening import NOT_COMPLETE, open_run
+from lottery_jax.analysis.opening import NOT_COMPLETE, load, open_run
 from lottery_jax.curve import WINNING
 from lottery_jax.errors import ConfigError
 from lottery_jax.pruning import masks
@@ -44,11 +43,13 @@ def fan_out(kernel: Any) -> Any:
     return np.count_nonzero(kernel, axis=axes)
 
 
-def overlap(run_dirs: Sequence[str | Path]) -> list[Row]:
+def overlap(run_dirs: Sequence[str | Path], *, epoch: int | None = None) -> list[Row]:
     """Compare the winning tickets of levels, of seeds and of runs in pairs.
 
     Args:
         run_dirs: runs of one network, which may be on different data.
+        epoch: look at the weights after this epoch of each training, one of
+            `config.train.keep_epochs`; default: at its end.
 
     Returns:
         A row for each pair: of successive levels of a seed (`kind` is `levels`), of two seeds at
@@ -60,14 +61,14 @@ def overlap(run_dirs: Sequence[str | Path]) -> list[Row]:
 
     Raises:
         ConfigError: a directory is not a run, or nothing is complete.
-        TicketError: the runs are of different networks.
+        TicketError: the runs are of different networks, or the weights after `epoch` were not kept.
     """
     runs = _open(run_dirs)
     rows, found = [], 0
     before: dict[tuple[str, int], Ticket] = {}
     for level in range(1 + max(config.ladder.levels for _, config in runs.values())):
         here = {
-            (name, seed): tickets.load_ticket(trial.ticket_dir)
+            (name, seed): load(trial, epoch)
             for name, (workdir, config) in runs.items()
             for seed in config.seeds
             if (trial := Trial(workdir, seed, level, WINNING)).is_complete
@@ -128,8 +129,13 @@ def _total(layers: dict[str, Overlap]) -> Overlap:
     return Overlap(*map(sum, columns))
 
 
-def densities(run_dirs: Sequence[str | Path]) -> list[Row]:
+def densities(run_dirs: Sequence[str | Path], *, epoch: int | None = None) -> list[Row]:
     """Measure how dense each ticket is, directly and effectively, and which signs it keeps.
+
+    Args:
+        run_dirs: the runs.
+        epoch: the epoch whose weights count as trained, one of `config.train.keep_epochs`; default:
+            the last.
 
     Returns:
         A row for each complete ticket and control. `effective_density` counts only weights on a
@@ -141,9 +147,10 @@ def densities(run_dirs: Sequence[str | Path]) -> list[Row]:
 
     Raises:
         ConfigError: a directory is not a run, or nothing is complete.
+        TicketError: a ticket is damaged, or its weights after `epoch` were not kept.
     """
     rows = []
-    for name, trial, ticket, dense in _all_tickets(run_dirs):
+    for name, trial, ticket, dense in _all_tickets(run_dirs, epoch):
         kept = masks.kernels(ticket.mask)
         trained, start = masks.kernels(ticket.trained), masks.kernels(ticket.params)
         effective = effective_density(ticket)
@@ -209,7 +216,7 @@ def _open(run_dirs: Sequence[str | Path]) -> dict[str, tuple[Path, Any]]:
 
 
 def _all_tickets(
-    run_dirs: Sequence[str | Path],
+    run_dirs: Sequence[str | Path], epoch: int | None = None
 ) -> Iterator[tuple[str, Trial, Ticket, Ticket | None]]:
     """Yield the name of the run, the trial, its ticket, and the dense ticket of its seed."""
     found = 0
@@ -221,7 +228,7 @@ def _all_tickets(
             if not trial.is_complete:
                 continue
             found += 1
-            ticket = tickets.load_ticket(trial.ticket_dir)
+            ticket = load(trial, epoch)
             if trial.level == 0:
                 dense = ticket
             yield name, trial, ticket, dense

@@ -18,6 +18,7 @@ from lottery_jax.runs.experiment import Experiment, set_up
 from lottery_jax.runs.parts import NOTHING_GIVEN, Parts
 from lottery_jax.runs.record import read_config
 from lottery_jax.system.files import local_path
+from lottery_jax.tickets import Ticket, load_epoch
 
 NOT_COMPLETE = "run it to its end first"
 
@@ -67,6 +68,21 @@ def choose_trials(
         if not trial.is_complete:
             raise ConfigError(f"{workdir}: {trial}: is not complete; {NOT_COMPLETE}")
     return chosen
+
+
+def load(trial: Trial, epoch: int | None = None) -> Ticket:
+    """Load the ticket of a trial, with the weights that it had after an epoch of its training.
+
+    Args:
+        trial: a complete trial.
+        epoch: one of `config.train.keep_epochs`; None: the end of the training.
+
+    Raises:
+        TicketError: the ticket is damaged, or the epoch was not kept.
+    """
+    if epoch is None:
+        return tickets.load_ticket(trial.ticket_dir)
+    return load_epoch(trial.ticket_dir, epoch)
 
 
 def measuring_experiment(

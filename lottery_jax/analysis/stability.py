@@ -15,11 +15,11 @@ from typing import Any
 from ml_collections import ConfigDict
 from rich.console import Console
 
-from lottery_jax import tickets
 from lottery_jax.analysis import distance, interpolation
 from lottery_jax.analysis.line import Line
 from lottery_jax.analysis.opening import (
     choose_trials,
+    load,
     make_console,
     make_progress,
     measuring_experiment,
@@ -50,6 +50,7 @@ def stability(
     controls: Sequence[str] = (),
     orders: int = 1,
     alphas: int = 30,
+    epoch: int | None = None,
     console: Console | None = None,
     given: Parts = NOTHING_GIVEN,
 ) -> list[Row]:
@@ -62,6 +63,8 @@ def stability(
             those in `NOT_IN_BRANCHES`.
         orders: the number of other orders.
         alphas: the number of networks on each line, its ends included.
+        epoch: compare the weights after this epoch of each training, one of
+            `config.train.keep_epochs`; default: at its end.
         console: where progress is shown; default: the terminal.
         given: the objects that the run was given in place of those that its config names.
 
@@ -72,7 +75,8 @@ def stability(
 
     Raises:
         ConfigError: it is no finished run, has no such level or control, or can't be branched.
-        TicketError: a branch did not start from the very weights that the run started from.
+        TicketError: a branch did not start from the very weights that the run started from,
+            or the weights after `epoch` were not kept.
     """
     points = interpolation.line(alphas)
     console = make_console(console)
@@ -94,7 +98,7 @@ def stability(
         for order, branch in branches.items():
             for trial in progress.track(trials, description=f"lines to order {order}"):
                 other = Trial(branch, trial.seed, trial.level, trial.control)
-                rows.append(_compare(trial, other, order, line, points))
+                rows.append(_compare(trial, other, order, line, points, epoch))
     return rows
 
 
@@ -170,9 +174,11 @@ def _branch_controls(config: ConfigDict) -> tuple[str, ...]:
     return tuple(name for name in config.controls if name not in NOT_IN_BRANCHES)
 
 
-def _compare(trial: Trial, other: Trial, order: int, line: Line, alphas: Any) -> Row:
+def _compare(
+    trial: Trial, other: Trial, order: int, line: Line, alphas: Any, epoch: int | None
+) -> Row:
     """Return the row of a trial and the same one in another order."""
-    a, b = tickets.load_ticket(trial.ticket_dir), tickets.load_ticket(other.ticket_dir)
+    a, b = load(trial, epoch), load(other, epoch)
     if _start(a) != _start(b):
         raise TicketError(
             f"{other.ticket_dir}: does not start from the mask and the weights of "

@@ -1,5 +1,6 @@
 """The structure of masks, counted by hand."""
 
+import jax
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
@@ -8,9 +9,10 @@ from lottery_jax import tickets
 from lottery_jax.analysis import masks as analysis
 from lottery_jax.analysis.opening import measuring_experiment
 from lottery_jax.curve import WINNING
-from lottery_jax.errors import ConfigError
+from lottery_jax.errors import ConfigError, TicketError
 from lottery_jax.runs import record
 from lottery_jax.runs.directory import Trial
+from lottery_jax.tickets.epochs import save_epoch
 from tests.helpers import make_tiny_config, synthetic_ticket
 
 SHAPE = (2, 2, 1)
@@ -133,6 +135,26 @@ def test_signs_are_compared_among_the_weights_that_are_kept(tmp_path):
     dense, pruned = analysis.densities([tmp_path])
     assert dense["start_sign"] == dense["dense_sign"] == 1
     assert pruned["start_sign"] == pruned["dense_sign"] == 0.75
+
+
+def test_signs_after_a_kept_epoch_are_those_of_its_weights(tmp_path):
+    """All signs of the second layer are turned after epoch 1, and none at the end."""
+    ticket = lenet(1.0)
+    for name in ("dense1", "dense2", "head"):
+        ticket.trained[name]["kernel"][...] = ticket.params[name]["kernel"]
+    write_run(tmp_path, lambda seed, level, control: ticket, seeds=(0,))
+    turned = jax.tree.map(np.copy, ticket.trained)
+    turned["dense2"]["kernel"] *= -1
+    for level in (0, 1):
+        save_epoch(Trial(tmp_path, 0, level, WINNING).ticket_dir, 1, turned, ticket.batch_stats)
+    sizes = [ticket.params[name]["kernel"].size for name in ("dense1", "dense2", "head")]
+    after, end = analysis.densities([tmp_path], epoch=1), analysis.densities([tmp_path])
+    assert [row["start_sign"] for row in end] == [1, 1]
+    assert [row["start_sign"] for row in after] == [pytest.approx(1 - sizes[1] / sum(sizes))] * 2
+    assert [row["dense_sign"] for row in after] == [1, 1]  # the dense network after the same epoch
+    assert analysis.overlap([tmp_path], epoch=1)[0]["same_trained"] == 1
+    with pytest.raises(TicketError, match="epoch 2 was not kept; kept epochs: 1"):
+        analysis.densities([tmp_path], epoch=2)
 
 
 def test_controls_have_rows_of_their_own_and_no_pairs(tmp_path):

@@ -14,6 +14,7 @@ from lottery_jax.analysis.rewind import rewind
 from lottery_jax.analysis.stability import NOT_IN_BRANCHES, stability, train_branch
 from lottery_jax.curve import WINNING
 from lottery_jax.errors import ConfigError, TicketError
+from lottery_jax.evaluate import evaluate_ticket
 from lottery_jax.parallel.mesh import to_mesh
 from lottery_jax.pruning.controls import UntrainedTicket
 from lottery_jax.runs import directory, record
@@ -34,7 +35,7 @@ def run(alone, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("run") / "run"
     config = make_tiny_config(
         **{"model.width": 0.1, "seeds": (0, 1), "controls": CONTROLS, "control_levels": (2,),
-           "ladder.rewind": "5st", "ladder.prune_fraction": 0.5},
+           "ladder.rewind": "5st", "ladder.prune_fraction": 0.5, "train.keep_epochs": (-1,)},
     )  # fmt: skip
     run_ladder(config, workdir, console=quiet_console())
     return config, workdir
@@ -59,6 +60,21 @@ def test_a_branch_trains_what_is_asked_for_once(run):
     after = times_of_tickets(branch)
     assert {path: after[path] for path in before} == before and len(after) == 6
     assert [row for row in again if row["level"] == 2] == rows
+    earlier, end = (
+        stability(
+            workdir, levels=(2,), controls=("reinit",), alphas=3, epoch=epoch,
+            console=quiet_console(),
+        )
+        for epoch in (1, 2)
+    )  # fmt: skip
+    assert end == rows  # epoch 2 is the last
+    for row in earlier:
+        ours, theirs = (
+            tickets.load_epoch(directory.Trial(f, row["seed"], 2, row["control"]).ticket_dir, 1)
+            for f in (workdir, branch)
+        )
+        assert row["l2"] == distance.l2(ours.trained, theirs.trained) > 0
+        assert row["error_a"] == pytest.approx(1 - evaluate_ticket(ours).accuracy)
     for row in rows:
         ours, theirs = (
             load_trained(folder, row["seed"], 2, row["control"]) for folder in (workdir, branch)
@@ -231,3 +247,16 @@ def test_levels_are_compared_from_their_tickets(run):
             following
         )
         assert row["matches"] == (following - dense <= 0.05 + 1e-9)
+    assert levels(workdir, alphas=3, within=0.05, epoch=2, console=quiet_console()) == [
+        {key: approx_if_number(value) for key, value in row.items()} for row in rows
+    ]
+    for row in levels(workdir, alphas=3, epoch=1, console=quiet_console()):
+        for column, level in {"error": row["level"], "next_error": row["next_level"]}.items():
+            kept = tickets.load_epoch(
+                directory.Trial(workdir, row["seed"], level, WINNING).ticket_dir, 1
+            )
+            assert row[column] == pytest.approx(1 - evaluate_ticket(kept).accuracy)
+
+
+def approx_if_number(value):
+    return pytest.approx(value) if isinstance(value, float) else value
