@@ -145,6 +145,8 @@ def rewind(
 
 def _choose_steps(config: ConfigDict, steps: Sequence[int], level: int, given: Parts) -> list[int]:
     """Return the steps to choose from, after setting up the probe of the last one as a check."""
+    if min(steps, default=0) < 0:
+        raise ConfigError(f"steps: {min(steps)} is not 0 or more")
     experiment = set_up(_probe_config(config, max(steps, default=0), level), given=given)
     if (levels := experiment.config.ladder.levels) < level:
         raise ConfigError(

@@ -47,7 +47,7 @@ def ticket_costs(run: RunCurve) -> dict[int, Cost]:
     - `oneshot`: the training of the dense network, and its own.
     - `init`, `init_nested`: the way to the rewind point, and its own.
     - A transferred ticket: what the source spent to draw its mask, and its own training on the
-      target.
+      target. If the source has its tickets from another run, too, that one drew the mask.
     - A transferred ticket whose mask is aligned (`transfer.align`): both dense networks that are
       matched, too.
 
@@ -56,7 +56,7 @@ def ticket_costs(run: RunCurve) -> dict[int, Cost]:
 
     Returns:
         Costs by level; empty if the run, or the source of its tickets, is of a version that did not
-        record what is needed.
+        record what is needed, or if the source aligned its masks.
 
     Raises:
         ConfigError: config.json or a ticket's metadata can't be read.
@@ -65,9 +65,29 @@ def ticket_costs(run: RunCurve) -> dict[int, Cost]:
     own = _trainings(run.folders, levels)
     if not run.config.get("source"):
         return _summed(own, own)
-    sources = {s: source_dir(folder, run.config) for s, folder in run.folders.items()}
-    there = {seed: folder for seed, folder in sources.items() if folder}
-    return _summed(_trainings(there, levels), own) if len(there) == len(sources) else {}
+    drew = {seed: _drawing_run(folder, run.config) for seed, folder in run.folders.items()}
+    there = {seed: folder for seed, folder in drew.items() if folder}
+    return _summed(_trainings(there, levels), own) if len(there) == len(drew) else {}
+
+
+def _drawing_run(folder: Path, config: Mapping[str, Any]) -> Path | None:
+    """Return the run that drew the masks of a transfer run: the source, or that one's.
+
+    None if it is not there, or if masks were aligned on the way.
+    """
+    place, seen = source_dir(folder, config), set()
+    while place and place not in seen:
+        seen.add(place)
+        try:
+            config = read_record(place)["config"]
+        except UNREADABLE as error:
+            raise ConfigError(f"{place}: is not a run that can be reported on: {error}") from error
+        if not config.get("source"):
+            return place
+        if config.get("transfer", {}).get("align"):
+            return None
+        place = source_dir(place, config)
+    return None
 
 
 @dataclasses.dataclass(frozen=True)

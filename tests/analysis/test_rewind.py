@@ -82,6 +82,7 @@ def test_a_search_that_makes_no_sense_is_one_line(tmp_path, keys, arguments, mes
     [
         ({}, {"level": 1, "steps": (0, 2, 1000)}, "'1000st' is step 1000, but training ends"),
         ({"ladder.sparsities": (0.5, 0.7)}, {"level": 3, "steps": (0,)}, "beyond the 2 levels"),
+        ({}, {"level": 1, "steps": (-5, 0)}, "steps: -5 is not 0 or more"),
         ({}, {"level": 1, "orders": 0}, "orders: 0 is not 1 or more"),
         ({}, {"level": 1, "alphas": 1}, "alphas: 1 leave none"),
     ],

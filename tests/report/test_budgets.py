@@ -86,6 +86,20 @@ def test_a_transferred_ticket_pays_for_its_source(tmp_path):
     assert report.ticket_costs(report.read_run(tmp_path / "target")) == {}
 
 
+def test_a_ticket_of_a_transferred_ticket_pays_for_the_run_that_drew_it(tmp_path):
+    """The run between the two trained the same tickets, too, and nothing depends on that."""
+    begin(tmp_path / "first")
+    begin(tmp_path / "between", source=str(tmp_path / "first"), per_epoch=7)
+    direct = begin(tmp_path / "direct", source=str(tmp_path / "first"))
+    last = begin(tmp_path / "last", source=str(tmp_path / "between"))
+    assert report.ticket_costs(last) == report.ticket_costs(direct) != {}
+    begin(tmp_path / "a", source=str(tmp_path / "b"))
+    begin(tmp_path / "b", source=str(tmp_path / "a"))
+    assert report.ticket_costs(report.read_run(tmp_path / "a")) == {}
+    begin(tmp_path / "between_2", source=str(tmp_path / "first"), transfer={"align": True})
+    assert report.ticket_costs(begin(tmp_path / "z", source=str(tmp_path / "between_2"))) == {}
+
+
 @pytest.mark.parametrize(
     "draw, drawing",
     [("iterative", [3, 5.5]), ("oneshot", [3, 3]), ("init", [3, 3]), ("init_nested", [3, 3])],
