@@ -403,3 +403,19 @@ def test_of_a_tuple_given_twice_the_last_one_wins(arguments, seeds, controls, mo
     # Of others the library itself takes the last one.
     values(levels)
     assert holder.value.ladder.levels == 2
+
+
+def test_a_tuple_that_is_given_nothing_is_empty(monkeypatch):
+    def parsed(*arguments):
+        monkeypatch.setattr(sys, "argv", ["main", *arguments])
+        values = flags.FlagValues()
+        config = default_config()
+        config.controls, config.control_levels = ("random",), (1, 2)
+        holder = config_flags.DEFINE_config_dict("config", config, flag_values=values)
+        values(["main", *arguments])
+        return holder.value
+
+    checked = validate(parsed("--config.control_levels=", "--config.controls="))
+    assert checked.control_levels == () and checked.controls == ()
+    with pytest.raises(ConfigError, match="config.seeds"):
+        validate(parsed("--config.seeds="))

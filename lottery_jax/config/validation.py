@@ -32,6 +32,8 @@ def validate(config: ConfigDict) -> ConfigDict:
         if rule is NAMES and isinstance(value, tuple):
             # The command line reads --config.controls=reinit,random as one string in a tuple.
             value = tuple(filter(None, map(str.strip, ",".join(map(str, value)).split(","))))
+        elif value == ("",):
+            value = ()  # the command line reads --config.control_levels= as one empty string
         rule.check(name, value)
         flat[name] = value
     for name in ("data.dir", "ladder.pretrained", "source"):
