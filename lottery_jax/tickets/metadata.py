@@ -71,6 +71,7 @@ def _is_leaves(value: Any) -> bool:
             all(path.split("/"))
             and isinstance(leaf, list)
             and len(leaf) == 2
+            and isinstance(leaf[0], str)
             and leaf[0] in _DTYPES
             and isinstance(leaf[1], list)
             and len(leaf[1]) <= _MOST_AXES_OF_LEAF

@@ -211,6 +211,17 @@ json.dump(metadata, open("read.json", "w"))
     assert json.loads((tmp_path / "read.json").read_text()) == saved.metadata
 
 
+def test_the_page_lists_all_that_a_file_has(tmp_path):
+    """Its fields, and the ways in which leaves are stored."""
+    tickets.save_portable(tmp_path / "a.safetensors", example())
+    content = (tmp_path / "a.safetensors").read_bytes()
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    entry = json.loads(header["__metadata__"]["ticket"])
+    words = [*entry, *PARTS, *{leaf["stored"] for leaf in entry["leaves"]}]
+    assert len(words) == 7 + 5 + 4
+    assert not [word for word in words if f"\n| `{word}` |" not in PAGE]
+
+
 @pytest.mark.parametrize(
     "weights, parts",
     [
