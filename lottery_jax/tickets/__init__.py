@@ -3,7 +3,8 @@
     python -m lottery_jax.tickets --help
 
 A ticket is kept in a directory (`store.py`, with Orbax) or in one small file (`portable.py`, with
-safetensors); `load_ticket` reads both. `pytorch.py` imports and exports weights of PyTorch.
+safetensors); `load_ticket` reads both. `plain.py` exports whole arrays; `pytorch.py` imports and exports
+weights of PyTorch.
 """
 
 from __future__ import annotations
