@@ -78,3 +78,14 @@ def path_argument(text: str) -> Path:
         return local_path(text)
     except ConfigError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def check_free(path: Path, force: bool) -> None:
+    """Check that a command may write `path`: nothing is there, or it may be replaced.
+
+    Raises:
+        ConfigError: a file or a folder that is not empty is there, and `force` is not given.
+    """
+    taken = any(path.iterdir()) if path.is_dir() else path.exists()
+    if taken and not force:
+        raise ConfigError(f"{path}: is there already; --force replaces it")

@@ -5,6 +5,7 @@
     python -m lottery_jax.tickets verify runs/quickstart
     python -m lottery_jax.tickets compare runs/quickstart/seed_{0,1}/level_09/ticket
     python -m lottery_jax.tickets export runs/quickstart/seed_0/level_09/ticket ticket.safetensors
+    python -m lottery_jax.tickets export runs/quickstart/seed_0/level_09/ticket a.safetensors --dense
     python -m lottery_jax.tickets import ticket.safetensors tickets/mine
     python -m lottery_jax.tickets import vgg19.pth tickets/theirs --model=vgg19 --data=cifar10
 
@@ -23,12 +24,11 @@ from pathlib import Path
 from rich.console import Console, RenderableType
 
 from lottery_jax.errors import ConfigError, TicketError, one_line
-from lottery_jax.system.command_line import CommandParser, exit_status, path_argument
+from lottery_jax.system.command_line import CommandParser, check_free, exit_status, path_argument
 from lottery_jax.system.files import is_clutter, is_temporary
 from lottery_jax.tickets import compare, display, portable, pytorch, store
+from lottery_jax.tickets.commands import export
 from lottery_jax.tickets.ticket import Ticket
-
-_PYTORCH = (".pth", ".pt")
 
 
 def find(paths: Sequence[Path]) -> list[Path]:
@@ -118,26 +118,9 @@ def verify(paths: Sequence[Path], *, allow_nonfinite: bool = False) -> bool:
     return good
 
 
-def export(
-    path: Path, file: Path, weights: str | None, *, force: bool, allow_nonfinite: bool = False
-) -> None:
-    """Write a ticket to a portable file, or its weights to a PyTorch file."""
-    if file.suffix not in (portable.SUFFIX, *_PYTORCH):
-        raise ConfigError(f"{file}: must end in .safetensors (portable), or .pth or .pt (PyTorch)")
-    if weights and file.suffix not in _PYTORCH:
-        raise ConfigError("--weights is for .pth and .pt; a portable file has all of a ticket")
-    _check_free(file, force)
-    ticket = store.load_ticket(path, allow_nonfinite=allow_nonfinite)
-    if file.suffix in _PYTORCH:
-        pytorch.export_pytorch(file, ticket, weights or "trained")
-    else:
-        portable.save_portable(file, ticket)
-    print(f"wrote {file}, {file.stat().st_size} bytes")
-
-
 def import_(args: argparse.Namespace) -> None:
     """Make a ticket directory of a portable file or of a PyTorch file."""
-    _check_free(args.ticket, args.force)
+    check_free(args.ticket, args.force)
     is_ticket = args.file.suffix == portable.SUFFIX and portable.is_portable(args.file)
     given = [n for n in ("model", "data", "stem", "start", "mean", "std") if getattr(args, n)]
     if is_ticket and given:
@@ -170,12 +153,6 @@ def _from_pytorch(args: argparse.Namespace) -> Ticket:
         start=args.start,
         allow_nonfinite=args.allow_nonfinite,
     )
-
-
-def _check_free(path: Path, force: bool) -> None:
-    taken = any(path.iterdir()) if path.is_dir() else path.exists()
-    if taken and not force:
-        raise ConfigError(f"{path}: is there already; --force replaces it")
 
 
 def _print(what: RenderableType) -> None:
@@ -217,14 +194,7 @@ def _parser() -> argparse.ArgumentParser:
     a.add_argument("a", type=path_argument, metavar="A")
     a.add_argument("b", type=path_argument, metavar="B")
     allow_nonfinite(a)
-    a = command("export", "write a ticket to a portable file or its weights to a PyTorch file")
-    a.add_argument("ticket", type=path_argument, metavar="TICKET")
-    a.add_argument(
-        "file", type=path_argument, metavar="FILE", help="ends in .safetensors, .pth or .pt"
-    )
-    a.add_argument("--weights", choices=pytorch.WEIGHTS, help="for PyTorch; default: trained")
-    a.add_argument("--force", action="store_true", help="replace FILE")
-    allow_nonfinite(a)
+    allow_nonfinite(export.add_parser(command))
     a = command("import", "make a ticket directory of a portable or a PyTorch file")
     a.add_argument("file", type=path_argument, metavar="FILE")
     a.add_argument("ticket", type=path_argument, metavar="TICKET_DIR")
@@ -266,13 +236,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             )
             _print(display.comparison(compare.compare_tickets(a, b)))
         elif args.command == "export":
-            export(
-                args.ticket,
-                args.file,
-                args.weights,
-                force=args.force,
-                allow_nonfinite=args.allow_nonfinite,
-            )
+            export.run(args)
         else:
             import_(args)
 

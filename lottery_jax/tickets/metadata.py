@@ -24,6 +24,7 @@ _HASHES = (*PARTS, "metadata")
 # image, and a convolution takes an image of any size.
 _LARGEST_IMAGE = 2**24
 _MOST_AXES = 8
+_MOST_AXES_OF_LEAF = 32  # NumPy has at most 64
 
 
 def _is_names(value: Any) -> bool:
@@ -70,9 +71,13 @@ def _is_leaves(value: Any) -> bool:
             all(path.split("/"))
             and isinstance(leaf, list)
             and len(leaf) == 2
+            and isinstance(leaf[0], str)
             and leaf[0] in _DTYPES
             and isinstance(leaf[1], list)
+            and len(leaf[1]) <= _MOST_AXES_OF_LEAF
             and all(type(n) is int and n >= 0 for n in leaf[1])
+            # An array without numbers takes no room in a file, but NumPy multiplies its axes.
+            and (0 not in leaf[1] or math.prod(n or 1 for n in leaf[1]) < 2**40)
         )
 
     return (

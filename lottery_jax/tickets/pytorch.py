@@ -39,7 +39,7 @@ from lottery_jax.types import PyTree
 Array = np.ndarray[Any, np.dtype[Any]]
 StateDict = dict[str, Array]
 
-WEIGHTS = ("trained", "start")
+WEIGHTS = ("trained", "start", "mask")
 # The matrix of the output layer, under any prefix; its rows are the classes.
 _HEAD = re.compile(r"(^|\.)(fc|head|head\.fc|classifier|classifier\.[016])\.weight(_orig)?$")
 
@@ -324,14 +324,16 @@ def export_pytorch(path: str | os.PathLike[str], ticket: Ticket, weights: str = 
     Args:
         path: the file to write.
         ticket: a trained ticket.
-        weights: `trained`, or `start` for the weights to start from.
+        weights: `trained`; `start` for the weights to start from; or `mask`: bool, True where a
+            weight remains, by the names of the weights.
 
     Raises:
         ConfigError: no PyTorch layout is known for the network.
         TicketError: PyTorch is not installed.
     """
     torch = import_torch(path)
-    variables = {"trained": ticket.trained_variables, "start": ticket.variables}
+    variables = {"trained": ticket.trained_variables, "start": ticket.variables,
+                 "mask": {"params": ticket.mask, "batch_stats": {}}}  # fmt: skip
     chosen = lookup(variables, weights, "weights")
     name, shape = ticket.metadata["model"]["name"], ticket.metadata["input_shape"]
     state = from_flax(chosen, name, shape)

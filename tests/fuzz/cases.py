@@ -7,6 +7,7 @@ value finite.
 """
 
 import dataclasses
+import hashlib
 import io
 import json
 import os
@@ -31,6 +32,7 @@ from lottery_jax.tickets.ticket import leaves
 from tests.fuzz.mutations import damaged_bytes, damaged_json, damaged_text, dumps
 from tests.helpers import synthetic_ticket
 
+VERSION_1 = Path(__file__).parent.parent / "tickets" / "data"
 TICKETS = {"lenet": ("lenet_300_100", (4, 4, 1), 0.02), "vgg": ("vgg11", (16, 16, 1), 0.001)}
 
 
@@ -56,6 +58,16 @@ def example(name):
     ticket = synthetic_ticket(network, shape, 0.5, width=width)
     more = {"seed": 0, "level": 3, "control": "winning", "result": {"test_accuracy": 0.9876}}
     return dataclasses.replace(ticket, metadata={**ticket.metadata, **more})
+
+
+def own():
+    """Return a ticket of a network that this package does not have."""
+    mask = {"a": {"w": np.tile([True, False, True], (3, 1)), "b": np.ones(3, bool)},
+            "c": {"0": {"kernel": {"value": np.eye(5, dtype=bool)}}}}  # fmt: skip
+    params = jax.tree.map(lambda leaf: leaf.astype(np.float32), mask)
+    stats = {"n": np.arange(4, dtype=np.int32)}
+    metadata = {**example("lenet").metadata, "model": {"name": "mine"}, "layer_order": ["a", "c/0"]}
+    return tickets.Ticket(mask, params, stats, metadata, params, stats)
 
 
 def hashes(ticket):
@@ -294,21 +306,43 @@ def damaged_safetensors(rng, content):
     return safetensors_of(text, data), f"header: {says}"
 
 
+def resealed(content):
+    """Return a portable ticket with the hash of its contents made to match, where that can be."""
+    try:
+        header, data = parts_of(content)
+        entry = json.loads(header["__metadata__"]["ticket"])
+        digest = hashlib.sha256()
+        for leaf in entry["leaves"]:
+            name, dtype, shape, stored = leaf.values()
+            begin, end = header.get(name, {"data_offsets": (0, 0)})["data_offsets"]
+            digest.update(f"{name} {dtype} {shape} {stored}\n".encode() + data[begin:end])
+        entry["sha256"] = digest.hexdigest()
+        header["__metadata__"]["ticket"] = json.dumps(entry)
+        return safetensors_of(header, data)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, struct.error):
+        return content
+
+
 class Portable:
-    """Portable tickets."""
+    """Portable tickets, one of them of a network that this package does not have."""
+
+    chances = (70, 10, 20)  # of each original
 
     def __init__(self, scratch):
         self.originals = []
-        for name in TICKETS:
-            path = scratch / "originals" / f"{name}.safetensors"
-            path.parent.mkdir(exist_ok=True)
-            self.originals.append((path.read_bytes, tickets.save_portable(path, example(name))))
+        folder = scratch / "originals"
+        folder.mkdir(exist_ok=True)
+        for name, ticket in [*((name, example(name)) for name in TICKETS), ("own", own())]:
+            path = folder / f"{name}.safetensors"
+            self.originals.append((path.read_bytes, tickets.save_portable(path, ticket)))
 
     def damage(self, rng, folder):
-        read, self.whole = self.originals[rng.random() < 0.1]
+        ((read, self.whole),) = rng.choices(self.originals, self.chances)
         path = folder / "ticket.safetensors"
         if rng.random() < 0.5:
             content, says = damaged_safetensors(rng, read())
+            if rng.random() < 0.5:
+                content, says = resealed(content), f"{says}, sealed"
             path.write_bytes(content)
             return Damage(says, path)
         header, data = parts_of(read())
@@ -331,6 +365,17 @@ class Portable:
     def check(self, ticket, damage):
         assert hashes(ticket) == hashes(self.whole)
         check_metadata(ticket.metadata, self.whole.metadata, damage)
+
+
+class PortableFirst(Portable):
+    """Portable tickets of the first version of the format."""
+
+    chances = (80, 20)
+
+    def __init__(self, scratch):
+        self.originals = []
+        for path in sorted(VERSION_1.glob("version_1_*.safetensors")):
+            self.originals.append((path.read_bytes, tickets.load_ticket(path)))
 
 
 class Metadata:
@@ -538,6 +583,7 @@ class Safetensors(Torch):
 LOADERS = {
     "directory": Directory,
     "portable": Portable,
+    "portable_1": PortableFirst,
     "metadata": Metadata,
     "torch": Torch,
     "legacy": Legacy,

@@ -15,7 +15,8 @@ ROOT = Path(__file__).parent.parent.parent
 # The number of cases in every run of the tests, and of further ones in the long run.
 CASES = {
     "directory": (60, 1000),
-    "portable": (60, 1000),
+    "portable": (60, 2000),
+    "portable_1": (20, 300),
     "metadata": (50, 800),
     "torch": (30, 400),
     "legacy": (30, 400),
@@ -65,7 +66,7 @@ def test_a_few_of_each(tmp_path):
 @pytest.mark.long
 @pytest.mark.parametrize("name", CASES)
 def test_many_of_each(tmp_path, name, record_property):
-    assert sum(many for _, many in CASES.values()) >= 1700
+    assert sum(many for _, many in CASES.values()) >= 1700 and CASES["portable"][1] >= 2000
     if name in WITH_TORCH:
         pytest.importorskip("torch")
     few, many = CASES[name]

@@ -4,7 +4,10 @@ import dataclasses
 import json
 import shutil
 
+import jax
+import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from lottery_jax import tickets
 from lottery_jax.tickets.__main__ import main
@@ -238,6 +241,43 @@ def test_a_ticket_is_exported_and_imported_whole(run_directory, tmp_path, call, 
     assert "seed" not in tickets.load_ticket(directory).metadata
 
 
+def test_whole_arrays_are_exported(run_directory, tmp_path, call, refused):
+    ticket, file = tickets.load_ticket(run_directory / TICKET), tmp_path / "a.safetensors"
+    status, out, _ = call("export", run_directory / TICKET, file, "--dense")
+    assert status == 0 and out == f"wrote {file}, {file.stat().st_size} bytes\n"
+    found = load_file(file)
+    assert np.array_equal(found["dense1/kernel"], ticket.trained["dense1"]["kernel"])
+    refused("--force replaces it", "export", run_directory / TICKET, file, "--dense")
+    for weights, tree in (("start", ticket.params), ("mask", ticket.mask)):
+        more = ("--dense", f"--weights={weights}", "--force")
+        assert call("export", run_directory / TICKET, file, *more)[0] == 0
+        found = load_file(file)
+        assert found["head/kernel"].dtype == tree["head"]["kernel"].dtype
+        assert np.array_equal(found["head/kernel"], tree["head"]["kernel"])
+    refused("is not a ticket", "show", file)
+
+
+@pytest.mark.slow
+def test_masks_are_exported_for_pytorch(tmp_path, call):
+    """They fit the weights that are exported beside them."""
+    torch = pytest.importorskip("torch")
+    ticket = synthetic_ticket("vgg11", (16, 16, 1), 0.25, width=0.05)
+    tickets.save_ticket(tmp_path / "a.safetensors", ticket)
+    for weights in ("mask", "trained"):
+        file = tmp_path / f"{weights}.pth"
+        assert call("export", tmp_path / "a.safetensors", file, f"--weights={weights}")[0] == 0
+    mask, trained = (
+        torch.load(tmp_path / f"{n}.pth", weights_only=True) for n in ("mask", "trained")
+    )
+    assert all(m.dtype == torch.bool and m.shape == trained[key].shape for key, m in mask.items())
+    assert {key for key in trained if key.endswith((".weight", ".bias"))} == mask.keys()
+    assert sum(int((~m).sum()) for m in mask.values()) == sum(
+        int((~m).sum()) for m in jax.tree.leaves(ticket.mask)
+    )
+    for key, m in mask.items():
+        assert not trained[key][~m].any() and trained[key][m].all()
+
+
 @pytest.mark.long
 def test_to_pytorch_and_back(tmp_path, call, refused):
     torch = pytest.importorskip("torch")
@@ -273,6 +313,8 @@ def test_mistakes_are_one_line_and_status_2(run_directory, tmp_path, refused):
     refused("is not a ticket", "compare", ticket, nothing)
     refused("must end in .safetensors", "export", ticket, tmp_path / "a.onnx")
     refused("--weights is for", "export", ticket, tmp_path / "a.safetensors", "--weights=start")
+    refused("--dense is for .safetensors", "export", ticket, tmp_path / "a.pth", "--dense")
+    refused("invalid choice: 'end'", "export", ticket, tmp_path / "a.pth", "--weights=end")
     refused("not a readable safetensors", "import", tmp_path / "a.safetensors", new)
     refused("say --model and --data", "import", tmp_path / "a.pth", new, "--model=vgg19")
     refused("--model: is for PyTorch files", "import", shared, new, "--model=vgg19")

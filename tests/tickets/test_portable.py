@@ -2,8 +2,10 @@
 
 import dataclasses
 import functools
+import hashlib
 import json
 import struct
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -14,6 +16,9 @@ from lottery_jax import tickets
 from lottery_jax.errors import TicketError
 from lottery_jax.models import build_model
 from lottery_jax.pruning import masks
+from lottery_jax.tickets import portable
+from lottery_jax.tickets.metadata import metadata_hash
+from lottery_jax.tickets.ticket import leaves
 from tests.helpers import assert_same, synthetic_ticket
 
 PARTS = ("mask", "params", "batch_stats", "trained", "trained_batch_stats")
@@ -30,20 +35,37 @@ def saved(tmp_path_factory):
     return path, tickets.save_portable(path, small_ticket())
 
 
-@pytest.fixture
-def edit(saved, tmp_path):
-    """Changes the tensors, and the text, of a copy of the file; returns the copy's path."""
+@pytest.fixture(params=[1, 2])
+def edit(saved, tmp_path, request):
+    """Changes the tensors, and the text, of a copy of the file, as either version.
+
+    The hash of the contents is made to match, so that the other checks are tested. Returns the
+    function that takes the change; it returns the copy's path.
+    """
     path = tmp_path / "edited.safetensors"
 
     def edited(change):
         tensors, entry = load_file(saved[0]), header_of(saved[0])["__metadata__"]
         entry = {**json.loads(entry["ticket"])}
         del entry["metadata"]["sha256"]["metadata"]  # older tickets have none
+        if request.param == 1:
+            entry = {"format": entry["format"], "version": 1, "metadata": entry["metadata"]}
         change(tensors, entry)
+        if request.param == 2:
+            entry["sha256"] = contents_hash(entry["leaves"], tensors)
         save_file(tensors, path, {"ticket": json.dumps(entry)})
         return path
 
     return edited
+
+
+def contents_hash(listed, tensors):
+    """The hash of the contents of a file, as docs/format.md says."""
+    text = b""
+    for leaf in listed:
+        text += " ".join(str(leaf[key]) for key in ("name", "dtype", "shape", "stored")).encode()
+        text += b"\n" + (tensors[leaf["name"]].tobytes() if leaf["name"] in tensors else b"")
+    return hashlib.sha256(text).hexdigest()
 
 
 def header_of(path):
@@ -97,8 +119,140 @@ def test_the_file_holds_what_the_format_says(saved):
     mean = ticket.trained_batch_stats["bn1_1"]["mean"]
     assert tensor("trained_batch_stats/bn1_1/mean", "<f4").tolist() == mean.tolist()
     entry = json.loads(header["__metadata__"]["ticket"])
-    assert (entry["format"], entry["version"]) == ("lottery_jax ticket", 1)
+    assert (entry["format"], entry["version"]) == ("lottery_jax ticket", 2)
     assert entry["metadata"] == ticket.metadata
+
+
+def test_the_file_describes_its_leaves(saved):
+    """In order, with shape and dtype; which are packed, which sparse; and what they hash to."""
+    path, ticket = saved
+    header = header_of(path)
+    entry = json.loads(header.pop("__metadata__")["ticket"])
+    assert (entry["bit_order"], entry["value_order"]) == ("big", "C")
+    table = [tuple(leaf.values()) for leaf in entry["leaves"]]
+    assert [*entry["leaves"][0]] == ["name", "dtype", "shape", "stored"]
+    assert ("mask/head/kernel", "bool", [26, 10], "bits") in table
+    assert ("mask/head/bias", "bool", [10], "ones") in table
+    assert ("trained/head/kernel", "float32", [26, 10], "kept") in table
+    assert ("trained/head/bias", "float32", [10], "whole") in table
+    assert ("batch_stats/bn1_1/var", "float32", [3], "whole") in table
+    whole = {
+        f"{part}/{name}": leaf
+        for part in PARTS
+        for name, leaf in leaves(getattr(ticket, part)).items()
+    }
+    assert [leaf[0] for leaf in table] == [*whole]
+    for name, dtype, shape, _ in table:
+        assert (whole[name].dtype, [*whole[name].shape]) == (dtype, shape)
+    assert {leaf[0] for leaf in table if leaf[3] != "ones"} == header.keys()
+    assert entry["sha256"] == contents_hash(entry["leaves"], load_file(path))
+
+
+@pytest.mark.parametrize("name", ["lenet", "vgg11"])
+def test_a_file_of_version_1_is_read(name, tmp_path):
+    """It was written before there was a version 2; read and written again it is the same ticket."""
+    path = Path(__file__).parent / "data" / f"version_1_{name}.safetensors"
+    assert json.loads(header_of(path)["__metadata__"]["ticket"])["version"] == 1
+    ticket = tickets.load_ticket(path)
+    assert tickets.read_metadata(path) == ticket.metadata
+    new = tmp_path / "new.safetensors"
+    tickets.save_portable(new, ticket)
+    again = tickets.load_ticket(new)
+    assert again.metadata == ticket.metadata
+    for part in PARTS:
+        assert_same(getattr(again, part), getattr(ticket, part))
+    old, header = header_of(path), header_of(new)
+    assert {**old, "__metadata__": 0} == {**header, "__metadata__": 0}
+    if name == "lenet":
+        assert ticket.metadata["weights_remaining"] == 170 and ticket.metadata["seed"] == 1
+
+
+@pytest.mark.parametrize(
+    "change, says",
+    [
+        (lambda t, e: e.update(sha256="0" * 64), "its contents are damaged"),
+        (lambda t, e: e.pop("sha256"), "its contents are damaged"),
+        (lambda t, e: t["batch_stats/bn1_1/var"].__setitem__(0, 9.0), "its contents are damaged"),
+        (
+            lambda t, e: e.update(bit_order="little"),
+            "has bit_order 'little'; this version reads 'big'",
+        ),
+        (lambda t, e: e.pop("value_order"), "has value_order None; this version reads 'C'"),
+        (lambda t, e: e.pop("leaves"), "has no list of its leaves"),
+        (lambda t, e: e["leaves"].pop(), "the network's at trained_batch_stats/bn5_2/var"),
+        (lambda t, e: e["leaves"].append(e["leaves"][0]), "the network's at the end"),
+        (lambda t, e: e["leaves"].reverse(), "the network's at mask/bn1_1/bias"),
+        (lambda t, e: e["leaves"][0].update(stored="whole"), "the network's at mask/bn1_1/bias"),
+        (lambda t, e: e["leaves"][0].update(shape=[4]), "the network's at mask/bn1_1/bias"),
+        (lambda t, e: e["leaves"][0].update(shape=[10**30]), "the network's at mask/bn1_1/bias"),
+        (lambda t, e: e["leaves"][0].update(dtype="float32"), "the network's at mask/bn1_1/bias"),
+        (lambda t, e: e["leaves"].__setitem__(0, 7), "the network's at mask/bn1_1/bias"),
+    ],
+)
+def test_a_description_that_lies_is_an_error(saved, tmp_path, change, says):
+    path = tmp_path / "edited.safetensors"
+    tensors, header = load_file(saved[0]), header_of(saved[0])
+    entry = json.loads(header["__metadata__"]["ticket"])
+    change(tensors, entry)
+    save_file(tensors, path, {"ticket": json.dumps(entry)})
+    with pytest.raises(TicketError, match=says):
+        tickets.load_ticket(path)
+
+
+def own_ticket(arrays, **metadata):
+    """A ticket of a network that this package does not have, from its params."""
+    mask = masks.ones_like(arrays)
+    for kernel in masks.kernels(mask).values():
+        kernel.ravel()[::3] = False
+    params = jax.tree.map(lambda m, p: np.where(m, p, p.dtype.type(0)), mask, arrays)
+    given = small_ticket().metadata
+    model = {"model": {"name": "mine"}, "layer_order": ["a"]}
+    return tickets.Ticket(mask, params, {}, {**given, **model, **metadata}, params, {})
+
+
+def test_own_networks_of_any_naming_come_back(tmp_path):
+    """NNX's numbers in lists and values; Haiku's and Equinox's names; scalars and other dtypes."""
+    rng = np.random.default_rng(0)
+    arrays = {
+        "layers": {
+            str(i): {"kernel": {"value": rng.random((3, 5), np.float32)}} for i in range(11)
+        },
+        "linear": {"w": rng.random((7, 2), np.float32), "b": np.ones(2, np.float32)},
+        "conv": {"weight": rng.random((2, 3, 3, 1)).astype(np.float16), "scale": np.float32(2.5)},
+        "tied": {"kernel": np.ones((2, 2), np.float32), "weight": np.ones((3, 1), np.float32)},
+        "count": np.arange(3, dtype=np.int32),
+    }
+    path = tmp_path / "own.safetensors"
+    written = tickets.save_portable(path, own_ticket(arrays))
+    assert written.metadata["layers"]["tied/kernel"] == [2, 4]
+    loaded = tickets.load_ticket(path)
+    for part in PARTS:
+        assert_same(getattr(loaded, part), getattr(written, part))
+    assert loaded.metadata == written.metadata
+    stored = {
+        leaf["name"]: leaf
+        for leaf in json.loads(header_of(path)["__metadata__"]["ticket"])["leaves"]
+    }
+    assert stored["params/layers/10/kernel/value"]["stored"] == "kept"
+    assert stored["mask/linear/w"]["stored"] == "bits"
+    assert stored["params/conv/scale"] == {
+        "name": "params/conv/scale", "dtype": "float32", "shape": [], "stored": "whole"
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("shape", [[0, 10**30], [0, 2**31, 2**31], [1] * 70])
+def test_shapes_that_numpy_can_not_make_are_an_error(tmp_path, monkeypatch, shape):
+    path = tmp_path / "own.safetensors"
+    good = own_ticket(
+        {"a": {"kernel": np.ones((2, 2), np.float32), "bias": np.ones(1, np.float32)}}
+    )
+    whole = tickets.save_portable(path, good)
+    whole.metadata["leaves"]["params"]["a/bias"] = ["float32", shape]
+    whole.metadata["sha256"]["metadata"] = metadata_hash(whole.metadata)
+    monkeypatch.setattr(portable, "complete", lambda where, _: whole)
+    tickets.save_portable(path, whole)
+    with pytest.raises(TicketError, match="does not describe a model"):
+        tickets.load_ticket(path)
 
 
 def test_vgg19_at_two_percent_is_below_six_megabytes(tmp_path):
@@ -163,8 +317,10 @@ def consistently_one_more(tensors, entry):
         (lambda t, e: t.update(more=np.zeros(3, np.float32)), "has a leaf more, which"),
         (lambda t, e: t.update({"trained/head/bias": np.zeros(10)}), "bias is F64, which no"),
         (lambda t, e: t.update({"mask/head/kernel": np.zeros(33, np.float32)}), "is float32"),
-        (lambda t, e: e.update(version=2), "has format 'lottery_jax ticket' 2"),
-        (lambda t, e: e.update(format="other"), "has format 'other' 1"),
+        (lambda t, e: e.update(version=3), "'lottery_jax ticket' 3; this version reads .* 1 and 2"),
+        (lambda t, e: e.update(version=True), "has format 'lottery_jax ticket' True"),
+        (lambda t, e: e.update(version=[2]), r"has format 'lottery_jax ticket' \[2\]"),
+        (lambda t, e: e.update(format="other"), "has format 'other' [12];"),
         (lambda t, e: e.pop("metadata"), "can't be read as a ticket's metadata"),
         (lambda t, e: e.update(metadata=[1]), "can't be read as a ticket's metadata"),
         (lambda t, e: e["metadata"].pop("data"), "has no data"),

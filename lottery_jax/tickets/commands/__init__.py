@@ -1,0 +1,1 @@
+"""The subcommands of `python -m lottery_jax.tickets`, one file each."""

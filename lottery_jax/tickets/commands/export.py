@@ -1,0 +1,60 @@
+"""Write a ticket to a portable file, or its arrays to a plain safetensors or a PyTorch file."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+
+from lottery_jax.errors import ConfigError
+from lottery_jax.system.command_line import check_free, path_argument
+from lottery_jax.tickets import plain, portable, pytorch, store
+
+_PYTORCH = (".pth", ".pt")
+
+
+def add_parser(command: Callable[[str, str], argparse.ArgumentParser]) -> argparse.ArgumentParser:
+    """Add the subcommand; `command` takes its name and what it does."""
+    parser = command(
+        "export", "write a ticket to a portable file, or its arrays for other programs"
+    )
+    parser.add_argument("ticket", type=path_argument, metavar="TICKET")
+    parser.add_argument(
+        "file", type=path_argument, metavar="FILE", help="ends in .safetensors, .pth or .pt"
+    )
+    parser.add_argument(
+        "--dense", action="store_true", help="whole arrays, for any reader of .safetensors"
+    )
+    parser.add_argument("--weights", choices=pytorch.WEIGHTS,
+                        help="for --dense and PyTorch; default: trained")  # fmt: skip
+    parser.add_argument("--force", action="store_true", help="replace FILE")
+    return parser
+
+
+def run(args: argparse.Namespace) -> None:
+    """Write FILE.
+
+    Raises:
+        ConfigError: the options do not fit together, or FILE is there already.
+        TicketError: the ticket can't be loaded.
+    """
+    is_pytorch = args.file.suffix in _PYTORCH
+    if not is_pytorch and args.file.suffix != portable.SUFFIX:
+        raise ConfigError(
+            f"{args.file}: must end in .safetensors (portable, or whole arrays with --dense), or "
+            ".pth or .pt (PyTorch)"
+        )
+    if args.dense and is_pytorch:
+        raise ConfigError("--dense is for .safetensors; .pth and .pt have whole arrays anyway")
+    if args.weights and not (args.dense or is_pytorch):
+        raise ConfigError(
+            "--weights is for --dense, .pth and .pt; a portable file has all of a ticket"
+        )
+    check_free(args.file, args.force)
+    ticket = store.load_ticket(args.ticket, allow_nonfinite=args.allow_nonfinite)
+    if is_pytorch:
+        pytorch.export_pytorch(args.file, ticket, args.weights or "trained")
+    elif args.dense:
+        plain.export_safetensors(args.file, ticket, args.weights or "trained")
+    else:
+        portable.save_portable(args.file, ticket)
+    print(f"wrote {args.file}, {args.file.stat().st_size} bytes")
