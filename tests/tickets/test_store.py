@@ -176,9 +176,11 @@ def test_hashes_see_values_names_shapes_and_dtypes():
         {"a": np.zeros((3, 2), np.float32)},
         {"a": np.zeros((2, 3), np.int32)},
         {"a": np.full((2, 3), -0.0, np.float32)},
+        {"a": np.zeros((2, 3), jax.numpy.bfloat16)},
+        {"a": np.ones((2, 3), jax.numpy.bfloat16)},
     ]
     assert tickets.tree_hash(base) == tickets.tree_hash(same)
-    assert len({tickets.tree_hash(tree) for tree in [base, *others]}) == 5
+    assert len({tickets.tree_hash(tree) for tree in [base, *others]}) == 7
 
 
 def test_another_model_is_told_by_leaf(saved):
