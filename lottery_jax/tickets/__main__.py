@@ -5,6 +5,7 @@
     python -m lottery_jax.tickets verify runs/quickstart
     python -m lottery_jax.tickets compare runs/quickstart/seed_{0,1}/level_09/ticket
     python -m lottery_jax.tickets export runs/quickstart/seed_0/level_09/ticket ticket.safetensors
+    python -m lottery_jax.tickets export runs/quickstart/seed_0/level_09/ticket mine.pth --format=prune
     python -m lottery_jax.tickets import ticket.safetensors tickets/mine
     python -m lottery_jax.tickets import vgg19.pth tickets/theirs --model=vgg19 --data=cifar10
 
@@ -17,18 +18,18 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console, RenderableType
 
 from lottery_jax.errors import ConfigError, TicketError, one_line
 from lottery_jax.system.command_line import CommandParser, exit_status, path_argument
 from lottery_jax.system.files import is_clutter, is_temporary
-from lottery_jax.tickets import compare, display, portable, pytorch, store
-from lottery_jax.tickets.ticket import Ticket
+from lottery_jax.tickets import compare, display, portable, pytorch, store, torch_options
 
-_PYTORCH = (".pth", ".pt")
+_PYTORCH = torch_options.SUFFIXES
 
 
 def find(paths: Sequence[Path]) -> list[Path]:
@@ -119,17 +120,25 @@ def verify(paths: Sequence[Path], *, allow_nonfinite: bool = False) -> bool:
 
 
 def export(
-    path: Path, file: Path, weights: str | None, *, force: bool, allow_nonfinite: bool = False
+    path: Path,
+    file: Path,
+    weights: str | None,
+    *,
+    force: bool,
+    allow_nonfinite: bool = False,
+    for_pytorch: Mapping[str, Any],
 ) -> None:
     """Write a ticket to a portable file, or its weights to a PyTorch file."""
     if file.suffix not in (portable.SUFFIX, *_PYTORCH):
         raise ConfigError(f"{file}: must end in .safetensors (portable), or .pth or .pt (PyTorch)")
     if weights and file.suffix not in _PYTORCH:
         raise ConfigError("--weights is for .pth and .pt; a portable file has all of a ticket")
+    if for_pytorch and file.suffix not in _PYTORCH:
+        raise ConfigError("--format, --names and --flatten are for .pth and .pt")
     _check_free(file, force)
     ticket = store.load_ticket(path, allow_nonfinite=allow_nonfinite)
     if file.suffix in _PYTORCH:
-        pytorch.export_pytorch(file, ticket, weights or "trained")
+        pytorch.export_pytorch(file, ticket, weights or "trained", **for_pytorch)
     else:
         portable.save_portable(file, ticket)
     print(f"wrote {file}, {file.stat().st_size} bytes")
@@ -139,7 +148,7 @@ def import_(args: argparse.Namespace) -> None:
     """Make a ticket directory of a portable file or of a PyTorch file."""
     _check_free(args.ticket, args.force)
     is_ticket = args.file.suffix == portable.SUFFIX and portable.is_portable(args.file)
-    given = [n for n in ("model", "data", "stem", "start", "mean", "std") if getattr(args, n)]
+    given = [n for n in ("model", "data") if getattr(args, n)] + torch_options.given(args)
     if is_ticket and given:
         raise ConfigError(f"--{given[0]}: is for PyTorch files; {args.file} is a whole ticket")
     if not is_ticket and not (args.model and args.data):
@@ -147,29 +156,9 @@ def import_(args: argparse.Namespace) -> None:
     if is_ticket:
         ticket = store.load_ticket(args.file, allow_nonfinite=args.allow_nonfinite)
     else:
-        ticket = _from_pytorch(args)
+        ticket = torch_options.read(args.file, args, allow_nonfinite=args.allow_nonfinite)
     store.save_ticket(args.ticket, ticket)
     print(f"wrote {args.ticket}, {ticket.density:.2%} of the prunable weights")
-
-
-def _from_pytorch(args: argparse.Namespace) -> Ticket:
-    shape = tuple(args.input_shape)
-    if len(shape) != 3 or min(shape) < 1:
-        raise ConfigError("--input_shape must be height,width,channels")
-    mean, std = args.mean or [0.0] * shape[2], args.std or [1.0] * shape[2]
-    if not len(mean) == len(std) == shape[2] or min(std) <= 0:
-        raise ConfigError(f"--mean and --std must be {shape[2]} numbers each, std above 0")
-    model = {"name": args.model} | ({"stem": args.stem} if args.stem else {})
-    return pytorch.import_pytorch(
-        args.file,
-        model,
-        data=args.data,
-        input_shape=shape,
-        mean=mean,
-        std=std,
-        start=args.start,
-        allow_nonfinite=args.allow_nonfinite,
-    )
 
 
 def _check_free(path: Path, force: bool) -> None:
@@ -181,14 +170,6 @@ def _check_free(path: Path, force: bool) -> None:
 def _print(what: RenderableType) -> None:
     width = None if sys.stdout.isatty() else 240  # a pipe folds no paths
     Console(markup=False, highlight=False, emoji=False, width=width).print(what)
-
-
-def _numbers(kind: Callable[[str], float]) -> Callable[[str], list[float]]:
-    def parse(text: str) -> list[float]:
-        return [kind(part) for part in text.split(",")]
-
-    parse.__name__ = "numbers, with commas between"  # argparse puts it into its message
-    return parse
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -223,6 +204,7 @@ def _parser() -> argparse.ArgumentParser:
         "file", type=path_argument, metavar="FILE", help="ends in .safetensors, .pth or .pt"
     )
     a.add_argument("--weights", choices=pytorch.WEIGHTS, help="for PyTorch; default: trained")
+    torch_options.add_export_options(a)
     a.add_argument("--force", action="store_true", help="replace FILE")
     allow_nonfinite(a)
     a = command("import", "make a ticket directory of a portable or a PyTorch file")
@@ -231,18 +213,12 @@ def _parser() -> argparse.ArgumentParser:
     a.add_argument("--force", action="store_true", help="replace the ticket in TICKET_DIR")
     allow_nonfinite(a)
     b = a.add_argument_group("for a PyTorch file (state dict or checkpoint)")
-    b.add_argument("--model", help="the network, such as vgg19")
-    b.add_argument("--stem", help="the stem of a ResNet: cifar or imagenet")
+    b.add_argument("--model", help="the network, such as vgg19 or package.module:Class")
     b.add_argument("--data", help="what it was trained on, such as cifar10")
     b.add_argument(
         "--start", type=path_argument, help="the weights to start from; default: FILE's own"
     )
-    b.add_argument(
-        "--mean", type=_numbers(float), help="the means it was normalised with; default: 0 each"
-    )
-    b.add_argument("--std", type=_numbers(float), help="the standard deviations; default: 1 each")
-    b.add_argument("--input_shape", type=_numbers(int), default=[32, 32, 3],
-                   help="height,width,channels; default: 32,32,3")  # fmt: skip
+    torch_options.add_options(b)
     return parser
 
 
@@ -272,6 +248,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 args.weights,
                 force=args.force,
                 allow_nonfinite=args.allow_nonfinite,
+                for_pytorch=torch_options.for_export(args),
             )
         else:
             import_(args)
