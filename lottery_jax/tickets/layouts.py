@@ -169,12 +169,13 @@ def _images(
         elif before is None and len(input_shape) == 3 and shape[0] == math.prod(input_shape):
             images[layer] = (input_shape[0], input_shape[1])
         elif channels and shape[0] != before and layer not in flatten:
-            side = math.isqrt(shape[0] // channels) or 1
+            side = math.isqrt(shape[0] // channels)
+            fits = side * side * channels == shape[0]
+            size = f"{side}x{side}" if fits else "HEIGHTxWIDTH"
             raise ConfigError(
                 f"{layer} takes {shape[0]} numbers, and the layer before it gives {before}: say the "
-                f"height and width of the image that it takes flattened, such as "
-                f"--flatten={layer}={side}x{side} or flatten={{{layer!r}: ({side}, {side})}}; 1x1 "
-                "leaves their order as it is"
+                f"size of the image that it takes flattened, --flatten={layer}={size} (in Python "
+                "flatten={layer: (height, width)}); 1x1 leaves the order as it is"
             )
         before = shape[-1]
     return images

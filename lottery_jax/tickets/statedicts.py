@@ -229,7 +229,7 @@ def _by_name(
         if not isinstance(key, str):
             raise TicketError(f"{where} looks like masks, but has a key {key!r}, which is no name")
         if mask is not None:  # a layer that is not pruned
-            whole = _role(key)[1].rpartition(".")[2] in _LEAVES
+            whole = _role(key)[1].rpartition(".")[2] in _LEAVES or key in shapes
             by_parameter[key if whole else f"{key}.weight"] = mask
     names = read_names(by_parameter, shapes, head)
     return {name: by_parameter[key] for name, key in [*names.weights.items(), *names.masks.items()]}
