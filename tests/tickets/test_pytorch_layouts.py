@@ -52,8 +52,8 @@ def random_network(name, width=1.0, **options):
 
 
 SMALL = [("lenet_300_100", 0.1), ("conv4", 1 / 16)]
-# One of each family is enough where every commit is tested.
-SLOW = ("lenet_300_100", "conv6", "vgg19", "resnet20", "resnet18", "alexnet", "vit_tiny")
+# The others are much like these; they take minutes.
+SLOW = ("lenet_300_100", "conv6", "vgg19", "resnet20", "alexnet", "vit_tiny")
 FULL = [
     pytest.param(name, 1.0, marks=pytest.mark.slow if name in SLOW else pytest.mark.long)
     for name in MODELS

@@ -262,6 +262,9 @@ def test_the_command_takes_names_and_writes_pytorchs_pruning(file, tmp_path, cap
         directory = tmp_path / "ticket"
         options = (*shared, f"--names={names}", "--force")
         assert command(main, "import", file, directory, *options) == 0, capsys.readouterr()
+    options = (*shared, "--names=order", "--layers")
+    assert command(evaluate.main, f"--ticket={file}", *options) == 0
+    assert "second/conv" in capsys.readouterr().out
     options = ("--format=prune", f"--names={pairs}", "--flatten=hidden=2x3")
     assert command(main, "export", directory, tmp_path / "b.pth", *options) == 0
     state = torch.load(tmp_path / "b.pth", weights_only=True)
