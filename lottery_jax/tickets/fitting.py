@@ -14,12 +14,19 @@ import numpy as np
 
 from lottery_jax.errors import ConfigError, TicketError, lookup, raise_if_environment
 from lottery_jax.leaves import is_kernel as is_prunable
-from lottery_jax.models import MODELS, build_model
+from lottery_jax.models import build_model
 from lottery_jax.models.network import HEAD, LinenNetwork, Network, as_network
 from lottery_jax.models.networks import from_import_path
 from lottery_jax.system.imports import is_import_path
 from lottery_jax.tickets.checkpoints import Checkpoint, as_array, dtype_name, is_tensor, some
-from lottery_jax.tickets.layouts import Image, Layout, fixed_shortcuts, layout_of, torch_shape
+from lottery_jax.tickets.layouts import (
+    LAYOUTS,
+    Image,
+    Layout,
+    fixed_shortcuts,
+    layout_of,
+    torch_shape,
+)
 from lottery_jax.tickets.statedicts import NUM_BATCHES, names_in_order, read_masks, read_names
 from lottery_jax.tickets.ticket import leaves, map_leaves
 from lottery_jax.types import PyTree
@@ -69,7 +76,7 @@ class Target(NamedTuple):
         if is_import_path(self.name):
             options = str(self.options.get("options", ""))
             return from_import_path(self.name, options, classes, what="--model")
-        lookup(MODELS, self.name, "PyTorch layout")
+        lookup(LAYOUTS, self.name, "PyTorch layout")
         module = build_model(num_classes=classes, **self.options)
         return LinenNetwork(module, self.input_shape, head=HEAD)
 
@@ -133,14 +140,14 @@ def from_flax(
         ConfigError: no PyTorch layout is known for the network.
     """
     if layout is None:
-        lookup(MODELS, name, "PyTorch layout")
+        lookup(LAYOUTS, name, "PyTorch layout")
         layout = layout_of(variables, name, input_shape)
     names = layout.names(variables)
     state: StateDict = {}
     for part, of_part in names.items():
         arrays = leaves(variables[part])
         for path, torch_name in of_part.items():
-            array = layout.from_kernel(path, np.asarray(arrays[path]))
+            array = layout.to_torch(path, np.asarray(arrays[path]))
             state[torch_name] = np.ascontiguousarray(array)
     for torch_name in names["batch_stats"].values():
         module = torch_name.rpartition(".")[0]
@@ -264,14 +271,15 @@ def _layout(entries: Mapping[Any, Any], target: Target, network: Network, facts:
 
 
 def _weights_in_order(modules: Sequence[str], variables: PyTree) -> list[tuple[str, bool]]:
-    """Return the modules with a weight in PyTorch, and whether it has more than one dimension."""
+    """Return the modules with a weight in PyTorch, and whether each is a layer."""
     params = leaves(variables["params"])
-    found = []
-    for module in modules:
-        kinds = ("kernel", "embedding", "scale")
-        if leaf := next((leaf for kind in kinds if (leaf := params.get(f"{module}/{kind}"))), None):
-            found.append((module, len(leaf.shape) > 1))
-    return found
+    kinds = {"kernel": True, "embedding": True, "scale": False}
+    return [
+        (module, is_layer)
+        for module in modules
+        for kind, is_layer in kinds.items()
+        if f"{module}/{kind}" in params
+    ]
 
 
 def _masks(
@@ -295,7 +303,7 @@ def _masks(
     for torch_name, mask in found.items():
         path = paths[torch_name]
         if is_prunable(path, mask):
-            masks[path.rpartition("/")[0]] = layout.to_kernel(path, mask)
+            masks[path.rpartition("/")[0]] = layout.from_torch(path, mask)
         elif not mask.all():
             raise TicketError(f"has a mask of {torch_name}; only kernels can be pruned here")
     return masks
@@ -323,6 +331,6 @@ def _part(
             array = as_array(tensor)
         except ValueError as error:
             raise TicketError(f"{names[path]} can't be read: {error}") from error
-        return np.array(layout.to_kernel(path, array), order="C")
+        return np.array(layout.from_torch(path, array), order="C")
 
     return map_leaves(convert, expected)

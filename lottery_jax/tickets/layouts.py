@@ -23,7 +23,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lottery_jax.errors import ConfigError, lookup
-from lottery_jax.models import MODELS
 from lottery_jax.models.network import HEAD
 from lottery_jax.tickets.ticket import leaves
 from lottery_jax.types import PyTree
@@ -66,7 +65,7 @@ class Layout(NamedTuple):
         name = _LEAVES.get(leaf, leaf)
         return f"{self.modules[module]}.{name}" if module else name
 
-    def to_kernel(self, path: str, weight: Array) -> Array:
+    def from_torch(self, path: str, weight: Array) -> Array:
         """Return an array from there as the leaf `path` has it here."""
         if not is_kernel(path):
             return weight
@@ -76,8 +75,8 @@ class Layout(NamedTuple):
         units = kernel.shape[-1]
         return kernel.reshape(-1, *image, units).transpose(1, 2, 0, 3).reshape(-1, units)
 
-    def from_kernel(self, path: str, kernel: Array) -> Array:
-        """Return a leaf as an array there; the inverse of `to_kernel`."""
+    def to_torch(self, path: str, kernel: Array) -> Array:
+        """Return a leaf as an array there; the inverse of `from_torch`."""
         if not is_kernel(path):
             return kernel
         if (image := self.images.get(path.rpartition("/")[0])) is not None:
@@ -125,8 +124,8 @@ def layout_of(
              leaves(variables[part]).items()}  # fmt: skip
     here = sorted({path.rpartition("/")[0] for path in paths} - {""})
     kernels = {p.rpartition("/")[0]: tuple(a.shape) for p, a in paths.items() if is_kernel(p)}
-    if network in MODELS:
-        modules, images = _LAYOUTS[network](here, input_shape)
+    if network in LAYOUTS:
+        modules, images = LAYOUTS[network](here, input_shape)
     else:
         modules = {module: module.replace("/", ".") for module in here}
         if flat := [layer for layer, shape in kernels.items() if len(shape) not in (2, 4)]:
@@ -224,7 +223,7 @@ def _vit(modules: Collection[str], input_shape: Sequence[int]) -> _Found:
 
 
 _Found = tuple[dict[str, str], dict[str, Image]]
-_LAYOUTS = {
+LAYOUTS = {
     **dict.fromkeys(("lenet_300_100", "conv2", "conv4", "conv6"), _lenet),
     **dict.fromkeys(("vgg11", "vgg13", "vgg16", "vgg19"), _vgg),
     **dict.fromkeys(("resnet18", "resnet34", "resnet50", *_CIFAR_RESNETS), _resnet),

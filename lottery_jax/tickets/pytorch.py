@@ -186,7 +186,7 @@ def _in_prune_format(state: StateDict, mask: PyTree, layout: Layout) -> StateDic
     """Return a state dict with `weight_orig` and `weight_mask` in place of the pruned weights."""
     names = layout.names({"params": mask, "batch_stats": {}})["params"]
     kept = leaves(mask)
-    pruned = {names[path]: layout.from_kernel(path, kept[path]) for path in prunable_paths(mask)}
+    pruned = {names[path]: layout.to_torch(path, kept[path]) for path in prunable_paths(mask)}
     return {
         **{key: value for key, value in state.items() if key not in pruned},
         **{f"{key}_orig": state[key] for key in pruned},
