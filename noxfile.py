@@ -22,8 +22,8 @@ QUICKSTART = ["-m", "lottery_jax.main", "--config=configs/quickstart.py"]
 ON_THE_OLDEST = [
     "tests/pruning/test_masks.py", "tests/pruning/test_scores.py", "tests/training/test_optim.py",
     "tests/training/test_batches.py", "tests/report/test_report.py", "tests/tickets/test_store.py",
-    "tests/tickets/test_portable.py", "tests/tickets/test_format.py", "tests/tickets/test_compare.py", "tests/runs/test_directory.py",
-    "tests/pruning/test_permutations.py",
+    "tests/tickets/test_portable.py", "tests/tickets/test_format.py", "tests/tickets/test_compare.py",
+    "tests/runs/test_directory.py", "tests/pruning/test_permutations.py",
 ]  # fmt: skip
 ON_THE_NEWEST = [
     "tests/models/test_xla_options.py", "tests/training/test_loop.py", "tests/runs/test_ladder.py",

@@ -1,12 +1,16 @@
 """Measure a saved ticket: the fraction of pruned weights and the test accuracy.
 
-python -m lottery_jax.evaluate --ticket=runs/quickstart-1a2b3c4d/seed_0/level_09/ticket
+    python -m lottery_jax.evaluate --ticket=runs/quickstart-1a2b3c4d/seed_0/level_09/ticket
+    python -m lottery_jax.evaluate --ticket=theirs.pth --model=vgg19 --data=cifar10
 
-With --epoch the weights are those after an epoch of its training that config.train.keep_epochs kept.
+The mask of a file of PyTorch is the one in it, or else what is not zero; give the --mean and --std
+by which its images were normalised. With --epoch the weights are those after an epoch of the
+training that config.train.keep_epochs kept.
 """
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,14 +22,22 @@ from rich.table import Table
 from lottery_jax.curve import metric_of, show_metric
 from lottery_jax.datasets.dataset import Dataset
 from lottery_jax.datasets.streams import Stream
-from lottery_jax.errors import DataError, TicketError
+from lottery_jax.errors import ConfigError, DataError, TicketError
+from lottery_jax.models import MODELS
 from lottery_jax.models.network import LinenNetwork, Network, as_network
 from lottery_jax.models.networks import from_import_path
 from lottery_jax.parallel.mesh import make_mesh, to_mesh
 from lottery_jax.pruning import masks
 from lottery_jax.system import settings
 from lottery_jax.system.command_line import CommandParser, exit_status, path_argument
-from lottery_jax.tickets import Ticket, load_epoch, load_ticket, model_of, read_metadata
+from lottery_jax.tickets import (
+    Ticket,
+    load_epoch,
+    load_ticket,
+    model_of,
+    read_metadata,
+    torch_options,
+)
 from lottery_jax.tickets.metadata import Metadata
 from lottery_jax.tickets.ticket import compare_leaves, is_own_network, leaves
 from lottery_jax.training import tasks
@@ -118,35 +130,48 @@ def _task_of(metadata: Metadata) -> Task:
     return tasks.from_config(**options)
 
 
-def show(
-    path: Path,
-    data_dir: str,
-    data: str,
-    model: str,
-    task: str,
-    *,
-    layers: bool,
-    epoch: int | None = None,
-) -> None:
+def _read(args: argparse.Namespace) -> Ticket:
+    """Return the ticket that the command line names, which may be a file of PyTorch."""
+    if torch_options.is_pytorch(args.ticket):
+        if args.epoch is not None:
+            raise ConfigError("--epoch: is for the tickets of a run")
+        if not (args.model and args.data):
+            raise ConfigError(
+                f"{args.ticket}: is no ticket; of PyTorch files say --model and --data"
+            )
+        return torch_options.read(args.ticket, args)
+    if given := torch_options.given(args):
+        raise ConfigError(f"--{given[0]}: is for PyTorch files; {args.ticket} is not one")
+    return load_ticket(args.ticket) if args.epoch is None else load_epoch(args.ticket, args.epoch)
+
+
+def show(args: argparse.Namespace) -> None:
     """Print a ticket's sparsity, accuracy and loss, perhaps after a kept epoch, and its layers."""
-    ticket = load_ticket(path) if epoch is None else load_epoch(path, epoch)
+    data, model, task = args.data, args.model, args.task
+    ticket = _read(args)
     metadata = ticket.metadata
+    is_foreign = torch_options.is_pytorch(args.ticket)
     measured = evaluate_ticket(
         ticket,
-        data_dir,
+        args.data_dir,
         data=data,
-        model=_own_model(model, metadata) if model else None,
+        model=_own_model(model, metadata)
+        if model and not (is_foreign and model in MODELS)
+        else None,
         task=tasks.from_config(task, (metadata.get("task") or {}).get("options", ""))
         if task
         else None,
     )
-    metric = metric_of(read_metadata(path).get("result") or {})
+    # An epoch of a training has no result of its own.
+    metric = metric_of((metadata if is_foreign else read_metadata(args.ticket)).get("result") or {})
     kept, total = masks.counts(ticket.mask)
     print(f"pruned   {1 - kept / total:.2%} of the prunable weights ({total - kept} of {total})")
     value = show_metric(float(measured.accuracy), metric).removeprefix(f"{metric} ")
     print(f"{metric:8} {value} on the test set of {data or metadata['data']}")
     print(f"loss     {measured.loss:.4f}")
-    if layers:
+    if is_foreign:
+        print(f"mask     {metadata['imported']['mask']}")
+    if args.layers:
         table = Table("layer", "remaining", "of", "density")
         counts = masks.layer_counts(ticket.mask)
         for name in ticket.metadata["layer_order"]:
@@ -167,14 +192,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="python -m lottery_jax.evaluate",
         description="Print the fraction of pruned weights and the test accuracy of a ticket.",
     )
-    parser.add_argument("--ticket", required=True, type=path_argument, help="a ticket directory")
+    parser.add_argument(
+        "--ticket",
+        required=True,
+        type=path_argument,
+        help="a ticket directory, a portable file or a file of PyTorch",
+    )
     parser.add_argument(
         "--data_dir", default="", help="default: $TFDS_DATA_DIR or ~/tensorflow_datasets"
     )
     parser.add_argument("--data", default="", help="another data set than the ticket's own")
     parser.add_argument(
-        "--model", default="", help="the ticket's network if it is your own: package.module:Class"
-    )
+        "--model", default="", help="the ticket's network if it is your own: package.module:Class; "
+        "of a file of PyTorch, any: vgg19",
+    )  # fmt: skip
     parser.add_argument(
         "--task", default="", help="the ticket's task if it is your own: package.module:function"
     )
@@ -182,9 +213,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--epoch", type=int, help="measure the weights after this epoch (config.train.keep_epochs)"
     )
     parser.add_argument("--layers", action="store_true", help="also list every layer")
+    torch_options.add_options(parser.add_argument_group("for a file of PyTorch"))
     args = parser.parse_args(argv)
-    given = (args.ticket, args.data_dir, args.data, args.model, args.task)
-    return exit_status(lambda: show(*given, layers=args.layers, epoch=args.epoch))
+    return exit_status(lambda: show(args))
 
 
 if __name__ == "__main__":

@@ -420,6 +420,13 @@ EVALUATE = [
             given=with_run()),
     mistake("evaluate", f"--ticket={TICKET}", "--epoch=3", given=with_run(),
             says=(f"{TICKET}: epoch 3 was not kept", "config.train.keep_epochs")),
+    mistake("evaluate", "--ticket=theirs.pth", says="theirs.pth: is no ticket; of PyTorch files say"),
+    mistake("evaluate", "--ticket=theirs.pth", "--model=vgg19", "--data=cifar10",
+            says="theirs.pth: is not a file"),
+    mistake("evaluate", "--ticket=theirs.pth", "--model=vgg19", "--data=cifar10", "--std=0",
+            says="--mean and --std must be 3 numbers each, std above 0"),
+    mistake("evaluate", f"--ticket={TICKET}", "--names=order", given=with_run(),
+            says=("--names: is for PyTorch files", TICKET)),
     mistake("evaluate", f"--ticket={TICKET}", says=f"{TICKET}/metadata.json: can't be read",
             given=with_run(written("seed_0/level_01/ticket/metadata.json", "{"))),
 ]  # fmt: skip
@@ -473,6 +480,12 @@ TICKETS = [
             given=lambda folder, run: (folder / "mine.pth").write_text("weights")),
     mistake("tickets", "import", "mine.pth", "new", "--model=vgg11", "--data=cifar10", "--mean=0.5",
             says="--mean and --std must be 3 numbers"),
+    mistake("tickets", "import", "mine.pth", "new", "--model=vgg11", "--data=cifar10", "--names=fc1",
+            says="argument --names: 'fc1' is not like dense1=fc1"),
+    mistake("tickets", "export", TICKET, "mine.safetensors", "--format=prune", given=with_run(),
+            says="--format, --names and --flatten are for .pth and .pt"),
+    mistake("tickets", "export", TICKET, "mine.pth", "--names=dens1=fc1", given=with_run(),
+            says=("names: modules of", "did you mean 'dense1'")),
 ]  # fmt: skip
 MISTAKES = [
     *FLAGS, *URLS, *WRONG_TYPES, *OUT_OF_RANGE, *DOES_NOT_FIT, *NAMES, *CONFIG_FILES,

@@ -186,6 +186,13 @@ class LinenNetwork:
             )
         return [names[path] for path in order]
 
+    @settings.fixed()
+    def module_names(self) -> list[str]:
+        """Return the names of the modules that have parameters, in the order of calls."""
+        return list(
+            dict.fromkeys(path.rpartition("/")[0] or path for path, _ in self._called_leaves())
+        )
+
     def _called_leaves(self) -> list[tuple[str, Any]]:
         """Return the path and the shape of each array of the params, in the order of calls."""
         found: list[tuple[str, Any]] = []

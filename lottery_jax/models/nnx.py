@@ -71,6 +71,11 @@ class NNXNetwork:
         """
         return self._called(self._layers_of)
 
+    @settings.fixed()
+    def module_names(self) -> list[str]:
+        """Return the names of the modules that have parameters, in the order of calls."""
+        return self._called(_with_params)
+
     def _called(self, modules_of: Callable[[nnx.Module], dict[str, nnx.Module]]) -> list[str]:
         """Return the names of these modules in the order in which they are called."""
         order: list[str] = []

@@ -6,6 +6,7 @@
     python -m lottery_jax.tickets compare runs/quickstart/seed_{0,1}/level_09/ticket
     python -m lottery_jax.tickets export runs/quickstart/seed_0/level_09/ticket ticket.safetensors
     python -m lottery_jax.tickets export runs/quickstart/seed_0/level_09/ticket a.safetensors --dense
+    python -m lottery_jax.tickets export runs/quickstart/seed_0/level_09/ticket mine.pth --format=prune
     python -m lottery_jax.tickets import ticket.safetensors tickets/mine
     python -m lottery_jax.tickets import vgg19.pth tickets/theirs --model=vgg19 --data=cifar10
 
@@ -18,17 +19,16 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console, RenderableType
 
-from lottery_jax.errors import ConfigError, TicketError, one_line
-from lottery_jax.system.command_line import CommandParser, check_free, exit_status, path_argument
+from lottery_jax.errors import TicketError, one_line
+from lottery_jax.system.command_line import CommandParser, exit_status, path_argument
 from lottery_jax.system.files import is_clutter, is_temporary
-from lottery_jax.tickets import compare, display, portable, pytorch, store
-from lottery_jax.tickets.commands import export
-from lottery_jax.tickets.ticket import Ticket
+from lottery_jax.tickets import compare, display, portable, store
+from lottery_jax.tickets.commands import export, import_
 
 
 def find(paths: Sequence[Path]) -> list[Path]:
@@ -118,54 +118,9 @@ def verify(paths: Sequence[Path], *, allow_nonfinite: bool = False) -> bool:
     return good
 
 
-def import_(args: argparse.Namespace) -> None:
-    """Make a ticket directory of a portable file or of a PyTorch file."""
-    check_free(args.ticket, args.force)
-    is_ticket = args.file.suffix == portable.SUFFIX and portable.is_portable(args.file)
-    given = [n for n in ("model", "data", "stem", "start", "mean", "std") if getattr(args, n)]
-    if is_ticket and given:
-        raise ConfigError(f"--{given[0]}: is for PyTorch files; {args.file} is a whole ticket")
-    if not is_ticket and not (args.model and args.data):
-        raise ConfigError(f"{args.file}: is no portable ticket; of others say --model and --data")
-    if is_ticket:
-        ticket = store.load_ticket(args.file, allow_nonfinite=args.allow_nonfinite)
-    else:
-        ticket = _from_pytorch(args)
-    store.save_ticket(args.ticket, ticket)
-    print(f"wrote {args.ticket}, {ticket.density:.2%} of the prunable weights")
-
-
-def _from_pytorch(args: argparse.Namespace) -> Ticket:
-    shape = tuple(args.input_shape)
-    if len(shape) != 3 or min(shape) < 1:
-        raise ConfigError("--input_shape must be height,width,channels")
-    mean, std = args.mean or [0.0] * shape[2], args.std or [1.0] * shape[2]
-    if not len(mean) == len(std) == shape[2] or min(std) <= 0:
-        raise ConfigError(f"--mean and --std must be {shape[2]} numbers each, std above 0")
-    model = {"name": args.model} | ({"stem": args.stem} if args.stem else {})
-    return pytorch.import_pytorch(
-        args.file,
-        model,
-        data=args.data,
-        input_shape=shape,
-        mean=mean,
-        std=std,
-        start=args.start,
-        allow_nonfinite=args.allow_nonfinite,
-    )
-
-
 def _print(what: RenderableType) -> None:
     width = None if sys.stdout.isatty() else 240  # a pipe folds no paths
     Console(markup=False, highlight=False, emoji=False, width=width).print(what)
-
-
-def _numbers(kind: Callable[[str], float]) -> Callable[[str], list[float]]:
-    def parse(text: str) -> list[float]:
-        return [kind(part) for part in text.split(",")]
-
-    parse.__name__ = "numbers, with commas between"  # argparse puts it into its message
-    return parse
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -195,24 +150,7 @@ def _parser() -> argparse.ArgumentParser:
     a.add_argument("b", type=path_argument, metavar="B")
     allow_nonfinite(a)
     allow_nonfinite(export.add_parser(command))
-    a = command("import", "make a ticket directory of a portable or a PyTorch file")
-    a.add_argument("file", type=path_argument, metavar="FILE")
-    a.add_argument("ticket", type=path_argument, metavar="TICKET_DIR")
-    a.add_argument("--force", action="store_true", help="replace the ticket in TICKET_DIR")
-    allow_nonfinite(a)
-    b = a.add_argument_group("for a PyTorch file (state dict or checkpoint)")
-    b.add_argument("--model", help="the network, such as vgg19")
-    b.add_argument("--stem", help="the stem of a ResNet: cifar or imagenet")
-    b.add_argument("--data", help="what it was trained on, such as cifar10")
-    b.add_argument(
-        "--start", type=path_argument, help="the weights to start from; default: FILE's own"
-    )
-    b.add_argument(
-        "--mean", type=_numbers(float), help="the means it was normalised with; default: 0 each"
-    )
-    b.add_argument("--std", type=_numbers(float), help="the standard deviations; default: 1 each")
-    b.add_argument("--input_shape", type=_numbers(int), default=[32, 32, 3],
-                   help="height,width,channels; default: 32,32,3")  # fmt: skip
+    allow_nonfinite(import_.add_parser(command))
     return parser
 
 
@@ -238,7 +176,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         elif args.command == "export":
             export.run(args)
         else:
-            import_(args)
+            import_.run(args)
 
     return exit_status(run) or int(not good)
 

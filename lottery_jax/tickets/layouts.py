@@ -1,122 +1,268 @@
-"""Names and shapes of a network's arrays in torchvision's layout.
+"""Names, shapes and the order of numbers of a network's arrays in PyTorch.
 
 | here | there |
 |---|---|
-| `vgg11` to `vgg19` | `vgg*_bn`: `features.N`, and one linear layer, `classifier` or `classifier.0` |
-| `resnet18`, `resnet34`, `resnet50` | `conv1`, `bn1`, `layer1.0.conv1`, `layer1.0.downsample.0`, `fc` |
-| `alexnet` | `features.0`, `.3`, `.6`, `.8`, `.10`, `classifier.1`, `.4`, `.6` |
+| `lenet_300_100`, `conv2` to `conv6` | `conv1`, `conv2`, …; `fc1`, `fc2`, `fc3` |
+| `vgg11` to `vgg19` | torchvision's `vgg*_bn`: `features.N`, and one linear layer, `classifier` |
+| `resnet18` to `resnet56` | torchvision's: `conv1`, `layer1.0.conv1`, `layer2.0.downsample.0`, `fc` |
+| `alexnet` | torchvision's: `features.0`, `.3`, `.6`, `.8`, `.10`, `classifier.1`, `.4`, `.6` |
+| `vit_tiny` | timm's: `patch_embed.proj`, `blocks.0.attn.qkv`, `blocks.0.mlp.fc1`, `norm`, `head` |
+| any other network | its own, with `.` for `/`; `names` are put in their place |
 
-Kernels are OIHW there and HWIO here, and those of linear layers are transposed. Where AlexNet
-flattens an image, PyTorch goes through the channels first.
+Kernels are OIHW there and HWIO here, and those of dense layers are transposed. A network that
+flattens an image goes through the channels first there and last here.
 """
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from lottery_jax.errors import lookup
+from lottery_jax.errors import ConfigError, lookup
+from lottery_jax.models.network import HEAD
 from lottery_jax.tickets.ticket import leaves
 from lottery_jax.types import PyTree
 
 Array = np.ndarray[Any, np.dtype[Any]]
+Image = tuple[int, int]  # (height, width)
 
 _ALEXNET = {"conv1": "features.0", "conv2": "features.3", "conv3": "features.6",
             "conv4": "features.8", "conv5": "features.10", "dense1": "classifier.1",
             "dense2": "classifier.4", "head": "classifier.6"}  # fmt: skip
-_LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean",
-           "var": "running_var"}  # fmt: skip
+_LEAVES = {"kernel": "weight", "scale": "weight", "embedding": "weight", "bias": "bias",
+           "mean": "running_mean", "var": "running_var"}  # fmt: skip
+# The ResNets that have a variant without projections: "option A" of He et al. (2016).
+_CIFAR_RESNETS = ("resnet20", "resnet32", "resnet56")
+_EPSILON = 1e-5  # of BatchNorm
 
 
-def _vgg_names(modules: Iterable[str]) -> dict[str, str]:
-    names = {"head": "classifier"}
-    for i, conv in enumerate(sorted({m for m in modules if m.startswith("conv")})):
+class Layout(NamedTuple):
+    """The way in which PyTorch keeps the arrays of a network.
+
+    Attributes:
+        modules: the name there of each module, by its path here.
+        images: (height, width) of the image that a dense layer takes flattened, by its path here.
+        head: the name there of the output layer.
+    """
+
+    modules: Mapping[str, str]
+    images: Mapping[str, Image]
+    head: str
+
+    def names(self, variables: PyTree) -> dict[str, dict[str, str]]:
+        """Return, for `params` and for `batch_stats`, the name there of each leaf by its path."""
+        return {
+            part: {path: self._name(path) for path in leaves(variables[part])}
+            for part in ("params", "batch_stats")
+        }
+
+    def _name(self, path: str) -> str:
+        module, _, leaf = path.rpartition("/")
+        name = _LEAVES.get(leaf, leaf)
+        return f"{self.modules[module]}.{name}" if module else name
+
+    def from_torch(self, path: str, weight: Array) -> Array:
+        """Return an array from there as the leaf `path` has it here."""
+        if not is_kernel(path):
+            return weight
+        kernel = weight.transpose(*range(2, weight.ndim), 1, 0)
+        if (image := self.images.get(path.rpartition("/")[0])) is None:
+            return kernel
+        units = kernel.shape[-1]
+        return kernel.reshape(-1, *image, units).transpose(1, 2, 0, 3).reshape(-1, units)
+
+    def to_torch(self, path: str, kernel: Array) -> Array:
+        """Return a leaf as an array there; the inverse of `from_torch`."""
+        if not is_kernel(path):
+            return kernel
+        if (image := self.images.get(path.rpartition("/")[0])) is not None:
+            units = kernel.shape[-1]
+            kernel = kernel.reshape(*image, -1, units).transpose(2, 0, 1, 3).reshape(-1, units)
+        return kernel.transpose(kernel.ndim - 1, kernel.ndim - 2, *range(kernel.ndim - 2))
+
+
+def is_kernel(path: str) -> bool:
+    """Return whether a leaf is the kernel of a dense layer or of a convolution."""
+    return path.rpartition("/")[2] == "kernel"
+
+
+def torch_shape(path: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the shape there of a leaf of this shape here."""
+    return (*shape[:-3:-1], *shape[:-2]) if is_kernel(path) else shape
+
+
+def layout_of(
+    variables: PyTree,
+    network: str,
+    input_shape: Sequence[int],
+    layer_order: Sequence[str] = (),
+    *,
+    head: str = HEAD,
+    names: Mapping[str, str] | None = None,
+    flatten: Mapping[str, Image] | None = None,
+) -> Layout:
+    """Return the layout of a network of this package or of one's own.
+
+    Args:
+        variables: `params` and `batch_stats`, or their shapes.
+        network: the name of a network of this package; any other text for one's own.
+        input_shape: of one example.
+        layer_order: the layers from input to output.
+        head: the path of the output layer.
+        names: the names there of modules by their paths here, where they differ from the layout.
+        flatten: (height, width) of the image that a dense layer takes flattened, by its path. For
+            one's own network it has to be said of dense layers after convolutions.
+
+    Raises:
+        ConfigError: `names` or `flatten` do not fit the network, or `flatten` is needed.
+    """
+    paths = {path: leaf for part in ("params", "batch_stats") for path, leaf in
+             leaves(variables[part]).items()}  # fmt: skip
+    here = sorted({path.rpartition("/")[0] for path in paths} - {""})
+    kernels = {p.rpartition("/")[0]: tuple(a.shape) for p, a in paths.items() if is_kernel(p)}
+    if network in LAYOUTS:
+        modules, images = LAYOUTS[network](here, input_shape)
+    else:
+        modules = {module: module.replace("/", ".") for module in here}
+        if flat := [layer for layer, shape in kernels.items() if len(shape) not in (2, 4)]:
+            raise ConfigError(
+                f"{flat[0]}: its kernel has {len(kernels[flat[0]])} dimensions; only those of dense "
+                "layers (2) and of convolutions of images (4) can be from or for PyTorch"
+            )
+        in_order = {layer: kernels[layer] for layer in layer_order if layer in kernels}
+        images = _images(in_order, input_shape, flatten or {})
+    for module, image in (flatten or {}).items():
+        shape = kernels.get(module, ())
+        if len(shape) != 2 or shape[0] % math.prod(image):
+            raise ConfigError(
+                f"flatten: {module} is no dense layer of {network} that can take an image of "
+                f"{image[0]}x{image[1]} flattened; it has {_some(kernels)}"
+            )
+    for module in names or {}:
+        lookup(modules, module, f"names: modules of {network}")
+    modules = {**modules, **(names or {})}
+    if len(set(modules.values())) < len(modules):
+        twice = next(n for n in modules.values() if list(modules.values()).count(n) > 1)
+        raise ConfigError(f"names: {twice} would be two modules of {network}")
+    return Layout(modules, {**images, **(flatten or {})}, modules.get(head, head))
+
+
+def _some(kernels: Mapping[str, tuple[int, ...]]) -> str:
+    dense = [f"{layer} of {shape[0]}" for layer, shape in kernels.items() if len(shape) == 2]
+    return ", ".join(dense[:3]) or "no dense layer"
+
+
+def _images(
+    kernels: Mapping[str, tuple[int, ...]], input_shape: Sequence[int], flatten: Mapping[str, Image]
+) -> dict[str, Image]:
+    """Return which layers of a chain take a flattened image; refuse to guess after convolutions."""
+    images: dict[str, Image] = {}
+    before, channels = None, 0
+    for layer, shape in kernels.items():
+        if len(shape) == 4:
+            channels = shape[-1]
+        elif before is None and len(input_shape) == 3 and shape[0] == math.prod(input_shape):
+            images[layer] = (input_shape[0], input_shape[1])
+        elif channels and shape[0] != before and layer not in flatten:
+            side = math.isqrt(shape[0] // channels)
+            fits = side * side * channels == shape[0]
+            size = f"{side}x{side}" if fits else "HEIGHTxWIDTH"
+            raise ConfigError(
+                f"{layer} takes {shape[0]} numbers, and the layer before it gives {before}: say the "
+                f"size of the image that it takes flattened, --flatten={layer}={size} (in Python "
+                "flatten={layer: (height, width)}); 1x1 leaves the order as it is"
+            )
+        before = shape[-1]
+    return images
+
+
+def _lenet(modules: Collection[str], input_shape: Sequence[int]) -> _Found:
+    convs = sorted(module for module in modules if module.startswith("conv"))
+    names = {conv: conv for conv in convs}
+    names |= {"dense1": "fc1", "dense2": "fc2", HEAD: "fc3"}
+    poolings = len(convs) // 2
+    return names, {"dense1": (input_shape[0] >> poolings, input_shape[1] >> poolings)}
+
+
+def _vgg(modules: Collection[str], input_shape: Sequence[int]) -> _Found:
+    names = {HEAD: "classifier"}
+    for i, conv in enumerate(sorted(m for m in modules if m.startswith("conv"))):
         # Each convolution is followed by a BatchNorm and a ReLU, each stage by a pooling.
         index = 3 * i + int(conv[len("conv")]) - 1
         names[conv] = f"features.{index}"
         names[conv.replace("conv", "bn")] = f"features.{index + 1}"
-    return names
+    return names, {}
 
 
-def _resnet_names(modules: Iterable[str]) -> dict[str, str]:
-    names = {"stem": "conv1", "bn_stem": "bn1", "head": "fc"}
+def _resnet(modules: Collection[str], input_shape: Sequence[int]) -> _Found:
+    names = {"stem": "conv1", "bn_stem": "bn1", HEAD: "fc"}
     inside = {"shortcut": "downsample.0", "bn_shortcut": "downsample.1"}
     for module in modules:
         if match := re.fullmatch(r"block(\d+)_(\d+)/(\w+)", module):
             stage, block, layer = match.groups()
             names[module] = f"layer{stage}.{int(block) - 1}.{inside.get(layer, layer)}"
-    return names
+    return names, {}
 
 
-def _alexnet_names(modules: Iterable[str]) -> dict[str, str]:
-    return _ALEXNET
+def _alexnet(modules: Collection[str], input_shape: Sequence[int]) -> _Found:
+    height, width = ((side + 1) // 2 // 8 for side in input_shape[:2])  # stride 2, three poolings
+    return _ALEXNET, {"dense1": (height, width)}
 
 
-_LAYOUTS = {
-    **dict.fromkeys(("vgg11", "vgg13", "vgg16", "vgg19"), _vgg_names),
-    **dict.fromkeys(("resnet18", "resnet34", "resnet50"), _resnet_names),
-    "alexnet": _alexnet_names,
+def _vit(modules: Collection[str], input_shape: Sequence[int]) -> _Found:
+    names = {"patch_embed": "patch_embed.proj", "norm": "norm", HEAD: "head"}
+    for module in modules:
+        if match := re.fullmatch(r"block(\d+)/(.+)", module):
+            layer = match[2].replace("/", ".").replace("fc", "mlp.fc")
+            names[module] = f"blocks.{int(match[1]) - 1}.{layer}"
+    return names, {}
+
+
+_Found = tuple[dict[str, str], dict[str, Image]]
+LAYOUTS = {
+    **dict.fromkeys(("lenet_300_100", "conv2", "conv4", "conv6"), _lenet),
+    **dict.fromkeys(("vgg11", "vgg13", "vgg16", "vgg19"), _vgg),
+    **dict.fromkeys(("resnet18", "resnet34", "resnet50", *_CIFAR_RESNETS), _resnet),
+    "alexnet": _alexnet,
+    "vit_tiny": _vit,
 }
 
 
-def torch_names(variables: PyTree, network: str) -> dict[str, dict[str, str]]:
-    """Return, for `params` and for `batch_stats`, the name there of each leaf by its path here.
+def fixed_shortcuts(
+    network: str, missing: Collection[str], shapes: Mapping[str, tuple[int, ...]]
+) -> dict[str, Array]:
+    """Return the projections that compute what shortcuts without weights compute.
 
-    Raises:
-        ConfigError: no PyTorch layout is known for the network.
+    Such a shortcut ("option A" of He et al., CVPR 2016, section 4.2) takes every second pixel and
+    puts zeros before and after the channels, a quarter of all each. The projections' BatchNorms change
+    nothing.
+
+    Args:
+        network: the name of a network of this package.
+        missing: the names there of what a state dict lacks.
+        shapes: the shapes there of the network's arrays by name.
+
+    Returns:
+        The arrays by name; none if something else is missing or the channels do not double.
     """
-    layout = lookup(_LAYOUTS, network, "PyTorch layout")
-    paths = {part: list(leaves(variables[part])) for part in ("params", "batch_stats")}
-    modules = layout(path.rpartition("/")[0] for part in paths.values() for path in part)
-    return {
-        part: {
-            path: f"{modules[path.rpartition('/')[0]]}.{_LEAVES[path.rpartition('/')[2]]}"
-            for path in of_part
-        }
-        for part, of_part in paths.items()
-    }
-
-
-def head_name(network: str) -> str:
-    """Return the name there of the output layer.
-
-    Raises:
-        ConfigError: no PyTorch layout is known for the network.
-    """
-    return lookup(_LAYOUTS, network, "PyTorch layout")(())["head"]
-
-
-def torch_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Return the shape there of an array of this shape here."""
-    return shape[:1:-1] + shape[:2] if len(shape) == 4 else shape[::-1]
-
-
-def to_kernel(weight: Array, network: str, path: str, input_shape: Sequence[int]) -> Array:
-    """Return the kernel of an array from there; `path` is that of the kernel."""
-    if weight.ndim == 4:
-        return weight.transpose(2, 3, 1, 0)
-    if (image := _flattened_image(network, path, input_shape)) is None:
-        return weight.T
-    units = len(weight)
-    return weight.T.reshape(-1, *image, units).transpose(1, 2, 0, 3).reshape(-1, units)
-
-
-def from_kernel(kernel: Array, network: str, path: str, input_shape: Sequence[int]) -> Array:
-    """Return the array there of a kernel; the inverse of `to_kernel`."""
-    if kernel.ndim == 4:
-        return kernel.transpose(3, 2, 0, 1)
-    if (image := _flattened_image(network, path, input_shape)) is None:
-        return kernel.T
-    units = kernel.shape[-1]
-    return kernel.reshape(*image, -1, units).transpose(2, 0, 1, 3).reshape(-1, units).T
-
-
-def _flattened_image(network: str, path: str, input_shape: Sequence[int]) -> tuple[int, int] | None:
-    """Return (height, width) of the image that a dense kernel takes flattened, if it does."""
-    if (network, path) != ("alexnet", "dense1/kernel"):
-        return None
-    height, width = ((side + 1) // 2 // 8 for side in input_shape[:2])  # stride 2, three poolings
-    return height, width
+    kernels = [name for name in missing if name.endswith("downsample.0.weight")]
+    doubled = all(shapes[k][0] == 2 * shapes[k][1] and shapes[k][1] % 2 == 0 for k in kernels)
+    every = {name for name in shapes if ".downsample." in name}
+    if network not in _CIFAR_RESNETS or set(missing) != every or not doubled:
+        return {}
+    constants = {"weight": 1.0, "bias": 0.0, "running_mean": 0.0, "running_var": 1.0 - _EPSILON}
+    arrays = {}
+    for name in missing:
+        if name in kernels:
+            inputs = shapes[name][1]
+            arrays[name] = np.eye(2 * inputs, inputs, -(inputs // 2), dtype=np.float32)[
+                ..., None, None
+            ]
+        else:
+            constant = constants[name.rpartition(".")[2]]
+            arrays[name] = np.full(shapes[name], constant, np.float32)
+    return arrays

@@ -4,7 +4,8 @@
 |---|---|---|
 | DataParallel, Lightning, `torch.compile`, … | `module.model.conv1.weight` | `conv1.weight` |
 | `torch.nn.utils.prune` | `conv1.weight_orig`, `conv1.weight_mask` | weight and mask of `conv1` |
-| timm | `head.fc.weight` | the output layer |
+| timm, CIFAR's ResNets | `head.fc.weight`, `linear.weight` | the output layer |
+| CIFAR's ResNets | `layer2.0.shortcut.0.weight` | `layer2.0.downsample.0.weight` |
 | Hugging Face's ResNet | `resnet.embedder.embedder.convolution.weight` | `conv1.weight` |
 """
 
@@ -28,7 +29,7 @@ _HUGGING_FACE = re.compile(
     r"(?:resnet\.)?(?:embedder\.embedder|encoder\.stages\.(\d+)\.layers\.(\d+)\.(?:layer\.(\d+)|shortcut))"
     r"\.(convolution|normalization)\."
 )
-_HEADS = ("classifier.0", "head.fc", "head")
+_HEADS = ("classifier.0", "head.fc", "head", "linear")
 _LEAVES = ("weight", "bias", "running_mean", "running_var")
 
 
@@ -72,6 +73,13 @@ def read_names(keys: Iterable[Any], known: Collection[str], head: str) -> Names:
     if any(_HUGGING_FACE.search(name) for _, name in roles.values()):
         recognised.append("names of Hugging Face")
         roles = {key: (kind, _from_hugging_face(name)) for key, (kind, name) in roles.items()}
+    if any(".downsample." in name for name in known):
+        theirs = {
+            key: (kind, name.replace(".shortcut.", ".downsample."))
+            for key, (kind, name) in roles.items()
+        }
+        recognised += ["shortcut for downsample"] if theirs != roles else []
+        roles = theirs
     prefix = _prefix({name for _, name in roles.values()}, known)
     if prefix:
         recognised.append(f"prefix {prefix}")
@@ -93,6 +101,44 @@ def read_names(keys: Iterable[Any], known: Collection[str], head: str) -> Names:
         if unmasked:
             raise TicketError(f"has {unmasked[0]}_orig without {unmasked[0]}_mask")
     return Names(weights, masks, prefix, recognised)
+
+
+def names_in_order(
+    entries: Mapping[Any, Any], modules: Sequence[tuple[str, bool]]
+) -> dict[str, str]:
+    """Return the names there of modules here, paired in order.
+
+    Layers are paired with layers, and normalisations, whose weight is a vector, with each other.
+
+    Args:
+        entries: a state dict in the order of the file.
+        modules: the modules here that have a weight, in the order in which they are called; True
+            for those whose weight has more than one dimension.
+
+    Raises:
+        TicketError: there are more or fewer of a kind.
+
+    >>> tensors = {"0.weight": np.ones((4, 3)), "1.weight": np.ones(4), "3.weight": np.ones((2, 4))}
+    >>> names_in_order(tensors, [("dense1", True), ("norm", False), ("head", True)])
+    {'dense1': '0', 'head': '3', 'norm': '1'}
+    """
+    there: dict[str, bool] = {}
+    for key, tensor in entries.items():
+        kind, name = _role(key.replace(_COMPILED, "")) if isinstance(key, str) else ("", "")
+        module, _, leaf = name.rpartition(".")
+        if kind in ("weight", "orig") and leaf == "weight" and is_tensor(tensor) and tensor.ndim:
+            there[module] = tensor.ndim > 1
+    names: dict[str, str] = {}
+    for is_layer, what in ((True, "layers"), (False, "normalisations")):
+        ours = [module for module, wide in modules if wide == is_layer]
+        theirs = [module for module, wide in there.items() if wide == is_layer]
+        if len(ours) != len(theirs):
+            raise TicketError(
+                f"has {len(theirs)} {what} with weights ({some(theirs)}), but the network has "
+                f"{len(ours)} ({some(ours)}); name them in a table instead of by order"
+            )
+        names |= dict(zip(ours, theirs, strict=True))
+    return names
 
 
 def _role(name: str) -> tuple[str, str]:
@@ -183,7 +229,7 @@ def _by_name(
         if not isinstance(key, str):
             raise TicketError(f"{where} looks like masks, but has a key {key!r}, which is no name")
         if mask is not None:  # a layer that is not pruned
-            whole = _role(key)[1].rpartition(".")[2] in _LEAVES
+            whole = _role(key)[1].rpartition(".")[2] in _LEAVES or key in shapes
             by_parameter[key if whole else f"{key}.weight"] = mask
     names = read_names(by_parameter, shapes, head)
     return {name: by_parameter[key] for name, key in [*names.weights.items(), *names.masks.items()]}
@@ -193,7 +239,7 @@ def _in_order(
     where: str, found: Sequence[Any], shapes: Mapping[str, tuple[int, ...]]
 ) -> dict[str, Any]:
     sizes = [tuple(mask.shape) if is_tensor(mask) else type(mask).__name__ for mask in found]
-    kernels = [name for name, shape in shapes.items() if len(shape) > 1]
+    kernels = [name for name, shape in shapes.items() if len(shape) in (2, 4)]
     for names in (kernels, list(shapes)):
         if len(found) == len(names) and sizes == [shapes[name] for name in names]:
             return dict(zip(names, found, strict=True))

@@ -92,7 +92,7 @@ def tree_hash(tree: PyTree) -> str:
         array = np.ascontiguousarray(leaf)
         array = array.astype(array.dtype.newbyteorder("<"), copy=False)
         digest.update(f"{keystr(path)} {array.dtype.str} {array.shape}\n".encode())
-        digest.update(array.reshape(-1).view(np.uint8))  # bfloat16 has no buffer of its own
+        digest.update(array.reshape(-1).view(np.uint8).data)  # bfloat16 has no buffer itself
     return digest.hexdigest()
 
 

@@ -1,6 +1,6 @@
 """Weights from and for PyTorch: networks written there compute what ours compute.
 
-The networks here are written as torchvision writes them, with its names.
+`torch_networks.py` has the networks as torchvision writes them, with its names.
 """
 
 import functools
@@ -20,98 +20,20 @@ from lottery_jax.errors import ConfigError, TicketError
 from lottery_jax.models import abstract_variables, build_model
 from lottery_jax.tickets import checkpoints, pytorch
 from tests.helpers import assert_same
+from tests.tickets import torch_networks
+from tests.tickets.torch_networks import AlexNet, ViT, randomise
 
-torch = pytest.importorskip("torch")
+torch = torch_networks.torch
 safetensors_torch = pytest.importorskip("safetensors.torch")
 nn = torch.nn
 
 
-class VGG19(nn.Module):
-    """torchvision's vgg19_bn with a mean over the image and one linear layer at its end."""
-
-    def __init__(self, n=64, classes=10):
-        super().__init__()
-        layers, before = [], 3
-        stages = (n, n, "M", *[2 * n] * 2, "M", *[4 * n] * 4, "M", *[8 * n] * 4, "M", *[8 * n] * 4)
-        for width in stages:
-            if width == "M":
-                layers.append(nn.MaxPool2d(2))
-            else:
-                layers += [nn.Conv2d(before, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU()]
-                before = width
-        self.features = nn.Sequential(*layers)
-        self.classifier = nn.Linear(before, classes)
-
-    def forward(self, x):
-        return self.classifier(self.features(x).mean((2, 3)))
+def VGG19(n, classes=10):
+    return torch_networks.VGG("vgg19", n, classes)
 
 
-class Bottleneck(nn.Module):
-    """torchvision's block, with the stride in the 3x3 convolution."""
-
-    def __init__(self, before, width, stride):
-        super().__init__()
-        self.conv1 = nn.Conv2d(before, width, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(width)
-        self.conv2 = nn.Conv2d(width, width, 3, stride, 1, bias=False)
-        self.bn2 = nn.BatchNorm2d(width)
-        self.conv3 = nn.Conv2d(width, 4 * width, 1, bias=False)
-        self.bn3 = nn.BatchNorm2d(4 * width)
-        self.downsample = None
-        if stride > 1 or before != 4 * width:
-            self.downsample = nn.Sequential(
-                nn.Conv2d(before, 4 * width, 1, stride, bias=False), nn.BatchNorm2d(4 * width)
-            )
-
-    def forward(self, x):
-        y = self.bn1(self.conv1(x)).relu()
-        y = self.bn2(self.conv2(y)).relu()
-        y = self.bn3(self.conv3(y))
-        return (y + (x if self.downsample is None else self.downsample(x))).relu()
-
-
-class ResNet50(nn.Module):
-    """torchvision's resnet50."""
-
-    def __init__(self, n=64, classes=10):
-        super().__init__()
-        self.conv1 = nn.Conv2d(3, n, 7, 2, 3, bias=False)
-        self.bn1 = nn.BatchNorm2d(n)
-        channels = n
-        stages = [(n, 3), (2 * n, 4), (4 * n, 6), (8 * n, 3)]
-        for i, (width, depth) in enumerate(stages, 1):
-            blocks = []
-            for j in range(depth):
-                blocks.append(Bottleneck(channels, width, 2 if i > 1 and j == 0 else 1))
-                channels = 4 * width
-            setattr(self, f"layer{i}", nn.Sequential(*blocks))
-        self.fc = nn.Linear(channels, classes)
-
-    def forward(self, x):
-        x = nn.functional.max_pool2d(self.bn1(self.conv1(x)).relu(), 3, 2, 1)
-        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
-        return self.fc(x.mean((2, 3)))
-
-
-class AlexNet(nn.Module):
-    """torchvision's alexnet with the layer sizes of the experiments on 32x32 images."""
-
-    def __init__(self, n=64, classes=10):
-        super().__init__()
-        self.features = nn.Sequential(
-            nn.Conv2d(3, n, 3, 2, 1), nn.ReLU(), nn.MaxPool2d(2),
-            nn.Conv2d(n, 3 * n, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
-            nn.Conv2d(3 * n, 6 * n, 3, padding=1), nn.ReLU(),
-            nn.Conv2d(6 * n, 4 * n, 3, padding=1), nn.ReLU(),
-            nn.Conv2d(4 * n, 4 * n, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
-        )  # fmt: skip
-        self.classifier = nn.Sequential(
-            nn.Dropout(), nn.Linear(16 * n, 64 * n), nn.ReLU(),
-            nn.Dropout(), nn.Linear(64 * n, 64 * n), nn.ReLU(), nn.Linear(64 * n, classes),
-        )  # fmt: skip
-
-    def forward(self, x):
-        return self.classifier(self.features(x).flatten(1))
+def ResNet50(n, classes=10):
+    return torch_networks.ResNet("resnet50", n, classes, stem="imagenet")
 
 
 NETWORKS = {"vgg19": VGG19, "resnet50": ResNet50, "alexnet": AlexNet}
@@ -121,31 +43,6 @@ SHAPE = (32, 32, 3)
 def options(name):
     """Return options for a quarter of the width: as many layers, and a sixteenth of the file size."""
     return {"name": name, "width": 0.25} | ({"stem": "imagenet"} if name == "resnet50" else {})
-
-
-def randomise(module, gain):
-    """Keep a random third of each kernel, and draw statistics unlike those of a new BatchNorm."""
-    generator = torch.Generator().manual_seed(0)
-
-    def uniform(like, low, high):
-        return torch.rand(like.shape, generator=generator) * (high - low) + low
-
-    with torch.no_grad():
-        for part in module.modules():
-            if isinstance(part, nn.Conv2d | nn.Linear):
-                bound = (gain / part.weight[0].numel()) ** 0.5
-                kept = uniform(part.weight, 0, 1) < 1 / 3
-                # A product, as masks are applied there: it leaves zeros of both signs.
-                part.weight.copy_(uniform(part.weight, -bound, bound) * kept)
-                if part.bias is not None:
-                    part.bias.copy_(uniform(part.bias, -0.5, 0.5))
-            if isinstance(part, nn.BatchNorm2d):
-                part.weight.copy_(uniform(part.weight, 0.5, 1.5))
-                part.bias.copy_(uniform(part.bias, -0.5, 0.5))
-                part.running_mean.copy_(uniform(part.running_mean, -0.5, 0.5))
-                part.running_var.copy_(uniform(part.running_var, 0.5, 1.5))
-                part.num_batches_tracked.fill_(77)
-    return module.eval()
 
 
 @functools.cache
@@ -175,10 +72,13 @@ def imported(path, model, **more):
     )
 
 
-@pytest.mark.parametrize("name, classes", [(name, n) for name in NETWORKS for n in (10, 100)])
+@pytest.mark.parametrize(
+    "name, classes", [*[(name, n) for name in NETWORKS for n in (10, 100)], ("vit_tiny", 100)]
+)
 def test_at_full_size_names_and_shapes_are_those_there(name, classes):
     with torch.device("meta"):
-        expected = {k: tuple(v.shape) for k, v in NETWORKS[name](64, classes).state_dict().items()}
+        there = ViT(classes=classes) if name == "vit_tiny" else NETWORKS[name](64, classes)
+        expected = {k: tuple(v.shape) for k, v in there.state_dict().items()}
     model = build_model(num_classes=classes, **{**options(name), "width": 1.0})
     shapes = abstract_variables(model, SHAPE)
     variables = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
@@ -753,8 +653,8 @@ def test_another_network_or_number_of_classes_is_an_error_that_names_the_file(vg
 
 
 def test_networks_without_a_layout_and_images_too_small_are_errors():
-    with pytest.raises(ConfigError, match="unknown value 'conv2'; legal: alexnet"):
-        pytorch.to_flax({}, "conv2", SHAPE)
+    with pytest.raises(ConfigError, match="unknown value 'conv3' .*legal: alexnet"):
+        pytorch.to_flax({}, "conv3", SHAPE)
     with pytest.raises(TicketError, match=r"does not take images of \(4, 4, 3\)"):
         pytorch.to_flax(small_vgg_state(), "vgg11", (4, 4, 3))
 

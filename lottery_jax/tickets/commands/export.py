@@ -7,9 +7,7 @@ from collections.abc import Callable
 
 from lottery_jax.errors import ConfigError
 from lottery_jax.system.command_line import check_free, path_argument
-from lottery_jax.tickets import plain, portable, pytorch, store
-
-_PYTORCH = (".pth", ".pt")
+from lottery_jax.tickets import plain, portable, pytorch, store, torch_options
 
 
 def add_parser(command: Callable[[str, str], argparse.ArgumentParser]) -> argparse.ArgumentParser:
@@ -26,6 +24,7 @@ def add_parser(command: Callable[[str, str], argparse.ArgumentParser]) -> argpar
     )
     parser.add_argument("--weights", choices=pytorch.WEIGHTS,
                         help="for --dense and PyTorch; default: trained")  # fmt: skip
+    torch_options.add_export_options(parser)
     parser.add_argument("--force", action="store_true", help="replace FILE")
     return parser
 
@@ -37,7 +36,7 @@ def run(args: argparse.Namespace) -> None:
         ConfigError: the options do not fit together, or FILE is there already.
         TicketError: the ticket can't be loaded.
     """
-    is_pytorch = args.file.suffix in _PYTORCH
+    is_pytorch = args.file.suffix in torch_options.SUFFIXES
     if not is_pytorch and args.file.suffix != portable.SUFFIX:
         raise ConfigError(
             f"{args.file}: must end in .safetensors (portable, or whole arrays with --dense), or "
@@ -49,10 +48,13 @@ def run(args: argparse.Namespace) -> None:
         raise ConfigError(
             "--weights is for --dense, .pth and .pt; a portable file has all of a ticket"
         )
+    for_pytorch = torch_options.for_export(args)
+    if for_pytorch and not is_pytorch:
+        raise ConfigError("--format, --names and --flatten are for .pth and .pt")
     check_free(args.file, args.force)
     ticket = store.load_ticket(args.ticket, allow_nonfinite=args.allow_nonfinite)
     if is_pytorch:
-        pytorch.export_pytorch(args.file, ticket, args.weights or "trained")
+        pytorch.export_pytorch(args.file, ticket, args.weights or "trained", **for_pytorch)
     elif args.dense:
         plain.export_safetensors(args.file, ticket, args.weights or "trained")
     else:

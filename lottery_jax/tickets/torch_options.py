@@ -1,0 +1,155 @@
+"""The options of command lines that read files of PyTorch, and their meaning."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from lottery_jax.errors import ConfigError
+from lottery_jax.tickets import portable, pytorch
+from lottery_jax.tickets.fitting import Names
+from lottery_jax.tickets.layouts import Image
+from lottery_jax.tickets.ticket import Ticket
+
+SUFFIXES = (".pth", ".pt")
+_SHAPE = [32, 32, 3]
+
+
+def is_pytorch(path: Path) -> bool:
+    """Return whether a path is that of a file of PyTorch, which need not be there or be readable.
+
+    Raises:
+        TicketError: it ends in `.safetensors` and can't be read.
+    """
+    if path.suffix == portable.SUFFIX:
+        return path.is_file() and not portable.is_portable(path)
+    return path.suffix in SUFFIXES or path.is_file()
+
+
+def add_options(parser: argparse._ActionsContainer) -> None:
+    """Add the options but `--model`, `--data` and `--start`, which not every command has alike."""
+    parser.add_argument("--stem", help="the stem of a ResNet: cifar or imagenet")
+    parser.add_argument(
+        "--mean", type=_numbers(float), help="the means it was normalised with; default: 0 each"
+    )
+    parser.add_argument(
+        "--std", type=_numbers(float), help="the standard deviations; default: 1 each"
+    )
+    parser.add_argument("--input_shape", type=_numbers(int),
+                        help="height,width,channels; default: 32,32,3")  # fmt: skip
+    parser.add_argument(
+        "--names", type=names, help="the names there of layers here: dense1=fc1,head=fc, a JSON file "
+        "of them, or order, by which layers are paired in the order of calls and of the file",
+    )  # fmt: skip
+    _add_flatten(parser)
+
+
+def add_export_options(parser: argparse._ActionsContainer) -> None:
+    """Add the options for PyTorch of a command that writes."""
+    parser.add_argument("--format", choices=("plain", "prune"), help="for PyTorch: prune writes "
+                        "weight_orig and weight_mask, as torch.nn.utils.prune; default: plain")  # fmt: skip
+    parser.add_argument("--names", type=table, help="for PyTorch: the names there of layers here, such "
+                        "as dense1=fc1,head=fc, or a JSON file of them")  # fmt: skip
+    _add_flatten(parser)
+
+
+def _add_flatten(parser: argparse._ActionsContainer) -> None:
+    parser.add_argument(
+        "--flatten", type=_images, help="your own network's dense layers that take a flattened image, "
+        "with its height and width: dense1=7x7",
+    )  # fmt: skip
+
+
+def for_export(args: argparse.Namespace) -> dict[str, Any]:
+    """Return those of the options of `add_export_options` that were given."""
+    chosen = {"names": args.names, "flatten": args.flatten, "prune_format": args.format == "prune"}
+    return {name: value for name, value in chosen.items() if value}
+
+
+def given(args: argparse.Namespace) -> list[str]:
+    """Return the names of the options for PyTorch files that were given."""
+    names = ("stem", "start", "mean", "std", "input_shape", "names", "flatten")
+    return [name for name in names if getattr(args, name, None)]
+
+
+def read(file: Path, args: argparse.Namespace, *, allow_nonfinite: bool = False) -> Ticket:
+    """Return the ticket of a PyTorch file, as the options describe it.
+
+    Raises:
+        ConfigError: an option is missing or wrong.
+        TicketError: the file can't be read or does not fit the network.
+    """
+    shape = tuple(args.input_shape or _SHAPE)
+    if len(shape) != 3 or min(shape) < 1:
+        raise ConfigError("--input_shape must be height,width,channels")
+    mean, std = args.mean or [0.0] * shape[2], args.std or [1.0] * shape[2]
+    if not len(mean) == len(std) == shape[2] or min(std) <= 0:
+        raise ConfigError(f"--mean and --std must be {shape[2]} numbers each, std above 0")
+    model = {"name": args.model} | ({"stem": args.stem} if args.stem else {})
+    return pytorch.import_pytorch(
+        file,
+        model,
+        data=args.data,
+        input_shape=shape,
+        mean=mean,
+        std=std,
+        start=getattr(args, "start", None),
+        allow_nonfinite=allow_nonfinite,
+        names=args.names,
+        flatten=args.flatten,
+    )
+
+
+def names(text: str) -> Names:
+    """Return `order`, or a `table`."""
+    return "order" if text == "order" else table(text)
+
+
+def table(text: str) -> dict[str, str]:
+    """Return the pairs of a text such as `dense1=fc1,head=fc`, or of a JSON file.
+
+    Raises:
+        argparse.ArgumentTypeError: there are none; argparse adds the name of the option.
+
+    >>> table("dense1=fc1,block1/conv=layer1.0.conv1")
+    {'dense1': 'fc1', 'block1/conv': 'layer1.0.conv1'}
+    """
+    if text.endswith(".json"):
+        return _table_of(text)
+    pairs = [part.partition("=") for part in text.split(",")]
+    if not all(here and there for here, _, there in pairs):
+        raise argparse.ArgumentTypeError(f"{text!r} is not like dense1=fc1,dense2=fc2")
+    return {here: there for here, _, there in pairs}
+
+
+def _table_of(file: str) -> dict[str, str]:
+    try:
+        found = json.loads(Path(file).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise argparse.ArgumentTypeError(f"{file}: can't be read as JSON: {error}") from error
+    if not isinstance(found, dict) or not all(isinstance(name, str) for name in found.values()):
+        raise argparse.ArgumentTypeError(
+            f'{file}: is no JSON object of names, such as {{"dense1": "fc1"}}'
+        )
+    return found
+
+
+def _images(text: str) -> dict[str, Image]:
+    images = {}
+    for layer, size in table(text).items():
+        height, _, width = size.partition("x")
+        if not (height.isdecimal() and width.isdecimal() and int(height) * int(width)):
+            raise argparse.ArgumentTypeError(f"{size!r} is not like 7x7")
+        images[layer] = (int(height), int(width))
+    return images
+
+
+def _numbers(kind: Callable[[str], float]) -> Callable[[str], list[float]]:
+    def parse(text: str) -> list[float]:
+        return [kind(part) for part in text.split(",")]
+
+    parse.__name__ = "numbers, with commas between"  # argparse puts it into its message
+    return parse

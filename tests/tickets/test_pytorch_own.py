@@ -1,0 +1,307 @@
+"""Networks of one's own from and to PyTorch: by a table of names, or in order."""
+
+import json
+
+import flax.linen as linen
+import numpy as np
+import pytest
+
+from benchmarks import torch_reference
+from lottery_jax import evaluate, tickets
+from lottery_jax.datasets.in_memory import load_dataset
+from lottery_jax.errors import ConfigError, TicketError
+from lottery_jax.models import build_model
+from lottery_jax.models.networks import nnx
+from lottery_jax.tickets.__main__ import main
+from tests import own
+from tests.helpers import assert_same
+from tests.tickets import torch_networks
+from tests.tickets.test_pytorch_layouts import assert_close, images, logits_there
+
+torch = torch_networks.torch
+nn = torch.nn
+SHAPE = (8, 12, 3)  # neither square nor of one channel, so that every mistake in order shows
+WHERE = "tests.tickets.test_pytorch_own:Net"
+
+
+class Block(linen.Module):
+    """A convolution and a BatchNorm within a module."""
+
+    features: int
+
+    @linen.compact
+    def __call__(self, x, train):
+        x = linen.Conv(self.features, (3, 3), name="conv")(x)
+        x = linen.BatchNorm(use_running_average=not train, epsilon=1e-5, name="norm")(x)
+        return linen.max_pool(linen.relu(x), (2, 2), (2, 2))
+
+
+class Net(linen.Module):
+    """Two blocks, a flattened image, and two dense layers with a LayerNorm between them."""
+
+    num_classes: int = 10
+
+    @linen.compact
+    def __call__(self, x, train=False):
+        x = Block(5, name="first")(x, train)
+        x = Block(6, name="second")(x, train)
+        x = linen.Dense(7, name="hidden")(x.reshape(len(x), -1))
+        x = linen.relu(linen.LayerNorm(epsilon=1e-5, name="norm")(x))
+        return linen.Dense(self.num_classes, name="out")(x)
+
+
+TABLE = {"first/conv": "0", "first/norm": "1", "second/conv": "4", "second/norm": "5", "hidden": "9",
+         "norm": "10", "out": "12"}  # fmt: skip
+FLATTEN = {"hidden": (2, 3)}
+
+
+def there(shape=SHAPE):
+    """Return the network as PyTorch's users write it without thinking of names."""
+    height, width, channels = shape
+    module = nn.Sequential(
+        nn.Conv2d(channels, 5, 3, padding=1), nn.BatchNorm2d(5), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Conv2d(5, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Flatten(), nn.Linear(6 * (height // 4) * (width // 4), 7), nn.LayerNorm(7), nn.ReLU(),
+        nn.Linear(7, 10),
+    )  # fmt: skip
+    return torch_networks.randomise(module, 18)
+
+
+def imported(path, model, shape=SHAPE, **more):
+    return tickets.import_pytorch(
+        path, model, data="mine", input_shape=shape, mean=[0.0] * shape[2], std=[1.0] * shape[2], **more
+    )  # fmt: skip
+
+
+@pytest.fixture
+def file(tmp_path):
+    torch.save(there().state_dict(), tmp_path / "a.pth")
+    return tmp_path / "a.pth"
+
+
+@pytest.mark.parametrize("names", [pytest.param("order", marks=pytest.mark.slow), TABLE])
+def test_a_network_of_ones_own_by_a_table_or_in_order(names, file, tmp_path):
+    ticket = imported(file, {"name": "Net"}, network=Net(), names=names, flatten=FLATTEN)
+    here = Net().apply(ticket.trained_variables, images(SHAPE))
+    assert_close(here, logits_there(there(), SHAPE))
+    assert ticket.metadata["num_classes"] == 10 and ticket.density == pytest.approx(1 / 3, abs=0.05)
+    tickets.save_ticket(tmp_path / "ticket", ticket)
+    again = tickets.load_ticket(tmp_path / "ticket")
+    tickets.export_pytorch(tmp_path / "b.pth", again, names=TABLE, flatten=FLATTEN)
+    back = there()
+    back.load_state_dict(torch.load(tmp_path / "b.pth", weights_only=True), strict=True)
+    assert_close(logits_there(back, SHAPE), here)
+    # Without a table, modules have their own names there.
+    tickets.export_pytorch(tmp_path / "c.pth", again, flatten=FLATTEN, prune_format=True)
+    state = torch.load(tmp_path / "c.pth", weights_only=True)
+    assert "first.norm.running_mean" in state and "second.conv.weight_mask" in state
+    back = imported(tmp_path / "c.pth", {"name": WHERE}, flatten=FLATTEN)
+    assert_same(back.mask, ticket.mask)
+    assert_same(back.trained_variables, ticket.trained_variables)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param("conv2", marks=pytest.mark.slow),
+        pytest.param("resnet20", marks=pytest.mark.slow),
+    ],
+)
+def test_the_networks_of_the_benchmarks_in_order(name, tmp_path):
+    """They are sequences whose modules have no names but numbers."""
+    shape = (32, 32, 3)
+    module = torch_networks.randomise(torch_reference.build(name, shape, 10), 9)
+    torch.save(module.state_dict(), tmp_path / "a.pth")
+    ticket = imported(tmp_path / "a.pth", {"name": name}, shape, names="order")
+    here = build_model(name, 10).apply(ticket.trained_variables, images(), train=False)
+    assert_close(here, logits_there(module))
+
+
+def test_other_names_for_a_network_of_the_zoo(tmp_path):
+    module = torch_networks.randomise(torch_networks.build("lenet_300_100", 0.1), 18)
+    theirs = {"fc1": "fc_layers.0", "fc2": "fc_layers.1", "fc3": "fc"}
+    state = {f"{theirs[k.partition('.')[0]]}.{k.partition('.')[2]}": v
+             for k, v in module.state_dict().items()}  # fmt: skip
+    torch.save(state, tmp_path / "a.pth")
+    model = {"name": "lenet_300_100", "width": 0.1}
+    names = {"dense1": "fc_layers.0", "dense2": "fc_layers.1", "head": "fc"}
+    ticket = imported(tmp_path / "a.pth", model, (32, 32, 3), names=names)
+    here = build_model("lenet_300_100", 10, width=0.1).apply(
+        ticket.trained_variables, images(), train=False
+    )
+    assert_close(here, logits_there(module))
+
+
+@pytest.mark.slow
+def test_an_nnx_network_in_order(tmp_path):
+    module = nn.Sequential(
+        nn.Flatten(), nn.Linear(64, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(),
+        nn.Linear(16, 10),
+    )  # fmt: skip
+    torch_networks.randomise(module, 18)
+    torch.save(module.state_dict(), tmp_path / "a.pth")
+    network, shape = nnx(lambda rngs: own.NNX(10, rngs=rngs)), (4, 8, 2)
+    ticket = imported(tmp_path / "a.pth", {"name": "NNX"}, shape, network=network, names="order")
+    here = network.apply_eval(ticket.trained, ticket.trained_batch_stats, images(shape))
+    assert_close(here, logits_there(module, shape))
+
+
+@pytest.mark.parametrize("given, says", [
+    ({"names": "order"}, "hidden takes 36 numbers, and the layer before it gives 6: .*--flatten=hidden=H"),
+    ({"names": TABLE, "flatten": {"hidden": (5, 5)}}, "hidden is no dense layer .* image of 5x5 flattened"),
+    ({"names": TABLE, "flatten": {**FLATTEN, "first/conv": (1, 1)}}, "first/conv is no dense layer of Net"),
+    ({"names": {"hiddn": "9"}, "flatten": FLATTEN}, "names: .*'hiddn' .did you mean 'hidden'"),
+    ({"names": {"hidden": "out"}, "flatten": FLATTEN}, "names: out would be two modules"),
+    ({"flatten": FLATTEN}, "has no matrix out.weight, the output layer of Net; found 0.weight"),
+    ({"names": {**TABLE, "norm": "13"}, "flatten": FLATTEN}, "has no 13.bias, 13.weight, which Net has"),
+])  # fmt: skip
+def test_names_and_orders_that_do_not_fit_are_one_line(given, says, file):
+    with pytest.raises((ConfigError, TicketError), match=says) as error:
+        imported(file, {"name": "Net"}, network=Net(), **given)
+    assert "\n" not in str(error.value)
+
+
+def test_an_order_with_more_or_fewer_layers_is_refused(tmp_path):
+    module = there()
+    torch.save(nn.Sequential(*module, nn.Linear(10, 10)).state_dict(), tmp_path / "a.pth")
+    with pytest.raises(TicketError, match=r"has 5 layers with weights \(0, 4, 9 and 2 more\), but "
+                       "the network has 4"):  # fmt: skip
+        imported(tmp_path / "a.pth", {"name": "Net"}, network=Net(), names="order", flatten=FLATTEN)
+
+
+class Cube(linen.Module):
+    """A convolution of volumes, whose kernel has five dimensions."""
+
+    @linen.compact
+    def __call__(self, x):
+        return linen.Dense(10)(linen.Conv(2, (1, 1, 1))(x[..., None]).mean((1, 2, 3)))
+
+
+def test_other_kernels_than_those_of_images_are_refused(file):
+    with pytest.raises(ConfigError, match="Conv_0: its kernel has 5 dimensions; only those"):
+        imported(file, {"name": "Cube"}, network=Cube())
+
+
+DIGITS = (8, 8, 1)
+
+
+@pytest.fixture(scope="module")
+def lenet(tmp_path_factory):
+    """Return a LeNet of PyTorch that has learned digits a little, and its file."""
+    torch.manual_seed(0)
+    module, data = torch_networks.LeNet((), (300, 100), DIGITS), load_dataset("digits")
+    x, y = (torch.from_numpy(np.array(a)) for a in (data.x_train, data.y_train))
+    x = ((x.float() / 255 - 0.5) / 0.25).permute(0, 3, 1, 2)
+    for _ in range(30):
+        loss = nn.functional.cross_entropy(module(x), y.long())
+        gradients = torch.autograd.grad(loss, list(module.parameters()))
+        with torch.no_grad():
+            for parameter, gradient in zip(module.parameters(), gradients, strict=True):
+                parameter -= 0.3 * gradient
+    with torch.no_grad():
+        for layer in (module.fc1, module.fc2):
+            layer.weight *= layer.weight.abs() > layer.weight.abs().median()
+    file = tmp_path_factory.mktemp("lenet") / "theirs.pth"
+    torch.save(module.state_dict(), file)
+    return module, file
+
+
+def command(call, *arguments):
+    try:
+        return call([str(argument) for argument in arguments])
+    except SystemExit as exit:
+        return exit.code
+
+
+NORMAL = ("--input_shape=8,8,1", "--mean=0.5", "--std=0.25")
+
+
+def test_evaluate_measures_a_file_of_pytorch(lenet, capsys):
+    module, file = lenet
+    options = (f"--ticket={file}", "--model=lenet_300_100", "--data=digits", *NORMAL)
+    assert command(evaluate.main, *options) == 0
+    out = capsys.readouterr().out
+    data = load_dataset("digits")
+    x = (torch.from_numpy(np.array(data.x_test)).float() / 255 - 0.5) / 0.25
+    with torch.no_grad():
+        right = module(x.permute(0, 3, 1, 2)).argmax(1).numpy() == np.asarray(data.y_test)
+    assert 0.6 < right.mean() < 1
+    kernels = [p for p in module.state_dict().values() if p.ndim == 2]
+    total, kept = sum(p.numel() for p in kernels), sum(int(p.count_nonzero()) for p in kernels)
+    assert (
+        f"pruned   {1 - kept / total:.2%} of the prunable weights ({total - kept} of {total})"
+        in out
+    )
+    assert f"accuracy {right.mean():.2%} on the test set of digits" in out
+    assert "mask     what is not zero" in out
+
+
+@pytest.mark.parametrize("more, says", [
+    ((), "is no ticket; of PyTorch files say --model and --data"),
+    (("--model=lenet_300_100",), "say --model and --data"),
+    (("--model=lenet_300_10", "--data=digits"), "unknown value 'lenet_300_10' (did you mean"),
+    (("--model=lenet_300_100", "--data=digits"), "fc1.weight is float32 (300, 64), but that of"),
+    (("--model=conv2", "--data=digits", *NORMAL), "theirs.pth: has no conv1.bias, conv1.weight, "),
+    (("--model=lenet_300_100", "--data=digits", "--epoch=3"), "--epoch: is for the tickets of a run"),
+    (("--model=lenet_300_100", "--data=digits", "--names=dense1"), "--names: 'dense1' is not like"),
+    (("--model=lenet_300_100", "--data=digits", "--names=a.json"), "--names: a.json: can't be read"),
+    (("--model=lenet_300_100", "--data=digits", "--flatten=dense1=7"), "--flatten: '7' is not like 7x7"),
+    (("--model=no.such:Net", "--data=digits"), "--model: "),
+])  # fmt: skip
+def test_mistakes_about_files_of_pytorch_are_one_line(more, says, lenet, capsys):
+    assert command(evaluate.main, f"--ticket={lenet[1]}", *more) == 2
+    out, error = capsys.readouterr()
+    assert error.startswith("error: ") and error.count("\n") == 1 and not out
+    assert says in error
+
+
+def test_the_command_takes_names_and_writes_pytorchs_pruning(file, tmp_path, capsys):
+    (tmp_path / "names.json").write_text(json.dumps(TABLE))
+    pairs = ",".join(f"{here}={name}" for here, name in TABLE.items())
+    shared = (f"--model={WHERE}", "--data=digits", "--input_shape=8,12,3", "--flatten=hidden=2x3")
+    for names in (tmp_path / "names.json", pairs, "order"):
+        directory = tmp_path / "ticket"
+        options = (*shared, f"--names={names}", "--force")
+        assert command(main, "import", file, directory, *options) == 0, capsys.readouterr()
+    options = (*shared, "--names=order", "--layers")
+    assert command(evaluate.main, f"--ticket={file}", *options) == 0
+    assert "second/conv" in capsys.readouterr().out
+    options = ("--format=prune", f"--names={pairs}", "--flatten=hidden=2x3")
+    assert command(main, "export", directory, tmp_path / "b.pth", *options) == 0
+    state = torch.load(tmp_path / "b.pth", weights_only=True)
+    assert state["9.weight_mask"].shape == (7, 36)
+    np.testing.assert_array_equal(state["9.weight_orig"], there().state_dict()["9.weight"])
+    assert command(main, "export", directory, tmp_path / "c.safetensors", "--format=prune") == 2
+    assert "are for .pth and .pt" in capsys.readouterr().err
+
+
+def test_a_ticket_of_a_run_takes_no_options_of_pytorch(file, tmp_path, capsys):
+    ticket = imported(file, {"name": WHERE}, names="order", flatten=FLATTEN)
+    tickets.save_portable(tmp_path / "a.safetensors", ticket)
+    assert command(evaluate.main, f"--ticket={tmp_path / 'a.safetensors'}", "--stem=cifar") == 2
+    assert "--stem: is for PyTorch files" in capsys.readouterr().err
+
+
+def test_pixels_are_where_they_were(tmp_path):
+    """A dense layer on a flattened image reads the same pixels: one weight, one pixel."""
+    module = torch_networks.LeNet((), (4, 3), SHAPE)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.zero_()
+        module.fc1.weight.view(4, 3, 8, 12)[1, 2, 5, 7] = 1.0
+    torch.save(module.state_dict(), tmp_path / "a.pth")
+    names = {"Dense_0": "fc1", "Dense_1": "fc2", "Dense_2": "fc3"}
+    network = Plain()
+    ticket = imported(tmp_path / "a.pth", {"name": "Plain"}, network=network, names=names)
+    kernel = ticket.trained["Dense_0"]["kernel"].reshape(8, 12, 3, 4)
+    assert kernel[5, 7, 2, 1] == 1.0 and ticket.metadata["weights_remaining"] == 1
+
+
+class Plain(linen.Module):
+    """LeNet with four and three hidden units, under the names that Flax gives."""
+
+    @linen.compact
+    def __call__(self, x):
+        x = linen.relu(linen.Dense(4)(x.reshape(len(x), -1)))
+        x = linen.relu(linen.Dense(3)(x))
+        return linen.Dense(10)(x)
