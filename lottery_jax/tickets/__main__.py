@@ -7,8 +7,10 @@
     python -m lottery_jax.tickets export runs/quickstart/seed_0/level_09/ticket ticket.safetensors
     python -m lottery_jax.tickets import ticket.safetensors tickets/mine
     python -m lottery_jax.tickets import vgg19.pth tickets/theirs --model=vgg19 --data=cifar10
+    python -m lottery_jax.tickets zoo
+    python -m lottery_jax.tickets push runs/quickstart/seed_0/level_09/ticket USER/REPO
 
-A TICKET is a ticket directory or a portable file (.safetensors).
+A TICKET is a ticket directory, a portable file (.safetensors), zoo://NAME or hf://USER/REPO.
 
 Exit status: 0 done; 1 list or verify found a bad ticket; 2 a mistake, explained in one line.
 """
@@ -26,6 +28,8 @@ from lottery_jax.errors import ConfigError, TicketError, one_line
 from lottery_jax.system.command_line import CommandParser, exit_status, path_argument
 from lottery_jax.system.files import is_clutter, is_temporary
 from lottery_jax.tickets import compare, display, portable, pytorch, store
+from lottery_jax.tickets.addresses import is_address, ticket_argument
+from lottery_jax.tickets.commands import share, zoo
 from lottery_jax.tickets.ticket import Ticket
 
 _PYTORCH = (".pth", ".pt")
@@ -41,7 +45,8 @@ def find(paths: Sequence[Path]) -> list[Path]:
     """
     found: dict[Path, None] = {}
     for path in paths:
-        here = [path] if path.is_file() or store.is_complete(path) else _below(path)
+        is_one = is_address(path) or path.is_file() or store.is_complete(path)
+        here = [path] if is_one else _below(path)
         if not here:
             raise TicketError(f"{path}: no ticket is there or below")
         found.update(dict.fromkeys(here))
@@ -209,16 +214,16 @@ def _parser() -> argparse.ArgumentParser:
     a = command("list", "print a table of all tickets below folders")
     a.add_argument("paths", nargs="+", type=path_argument, metavar="RUN_OR_FOLDER")
     a = command("show", "show what a ticket is and where it came from")
-    a.add_argument("ticket", type=path_argument, metavar="TICKET")
+    a.add_argument("ticket", type=ticket_argument, metavar="TICKET")
     a = command("verify", "load tickets and check all that can be checked")
-    a.add_argument("paths", nargs="+", type=path_argument, metavar="TICKET_OR_FOLDER")
+    a.add_argument("paths", nargs="+", type=ticket_argument, metavar="TICKET_OR_FOLDER")
     allow_nonfinite(a)
     a = command("compare", "compare the overlap of two tickets of a network with that of chance")
-    a.add_argument("a", type=path_argument, metavar="A")
-    a.add_argument("b", type=path_argument, metavar="B")
+    a.add_argument("a", type=ticket_argument, metavar="A")
+    a.add_argument("b", type=ticket_argument, metavar="B")
     allow_nonfinite(a)
     a = command("export", "write a ticket to a portable file or its weights to a PyTorch file")
-    a.add_argument("ticket", type=path_argument, metavar="TICKET")
+    a.add_argument("ticket", type=ticket_argument, metavar="TICKET")
     a.add_argument(
         "file", type=path_argument, metavar="FILE", help="ends in .safetensors, .pth or .pt"
     )
@@ -243,6 +248,8 @@ def _parser() -> argparse.ArgumentParser:
     b.add_argument("--std", type=_numbers(float), help="the standard deviations; default: 1 each")
     b.add_argument("--input_shape", type=_numbers(int), default=[32, 32, 3],
                    help="height,width,channels; default: 32,32,3")  # fmt: skip
+    zoo.add_parser(command)
+    share.add_parsers(command)
     return parser
 
 
@@ -273,6 +280,10 @@ def main(argv: Sequence[str] | None = None) -> int:
                 force=args.force,
                 allow_nonfinite=args.allow_nonfinite,
             )
+        elif args.command == "zoo":
+            zoo.run(args)
+        elif args.command in share.RUN:
+            share.RUN[args.command](args)
         else:
             import_(args)
 

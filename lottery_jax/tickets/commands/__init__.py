@@ -1,0 +1,1 @@
+"""Subcommands of `python -m lottery_jax.tickets`, a module each."""
