@@ -31,7 +31,7 @@ from typing import Any, NamedTuple
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from lottery_jax.config import fingerprint  # noqa: E402
+from lottery_jax.config import fingerprint, to_json  # noqa: E402
 from lottery_jax.curve import WINNING  # noqa: E402
 from lottery_jax.errors import TicketError  # noqa: E402
 from lottery_jax.sweep.grid import load_config  # noqa: E402
@@ -81,7 +81,7 @@ SERIES = (
       for method in ("snip", "grasp")),
     Series("lenet_fashion_mnist/synflow", ("configs/zoo.py:fashion_mnist_synflow",),
            {1: (0,), 2: THREE}),
-    Series("vgg11_fashion_mnist/imp", VGG, {7: (0,), 8: (0,), 9: (0,), 10: (0,)}),
+    Series("vgg11_fashion_mnist/imp", VGG, {8: (0,), 9: (0,), 10: (0,)}),
 )  # fmt: skip
 
 
@@ -99,7 +99,9 @@ def runs_below(folders: list[Path]) -> dict[str, Path]:
 def tickets_of(series: Series, runs: dict[str, Path]) -> Iterator[tuple[str, Path, str, str]]:
     """Yield the name, the ticket, the config and the commit of each ticket whose run is given."""
     kept = "ticket" if series.control == WINNING else series.control
-    fingerprints = {config: fingerprint(load_config(config, {})) for config in series.configs}
+    fingerprints = {
+        config: fingerprint(load_config(str(ROOT / config), {})) for config in series.configs
+    }
     trials = [(seed, level) for level, seeds in series.seeds.items() for seed in seeds]
     for seed, level in sorted(trials):
         inside = f"seed_{seed}/level_{level:02d}"
@@ -144,9 +146,15 @@ def entry(name: str, method: str, config: str, commit: str) -> zoo.Entry:
 
 
 def index_text(tickets: dict[str, zoo.Entry]) -> str:
-    """Return the index as JSON with a line for each ticket, so that changes can be read."""
+    """Return the index as JSON with a line for each ticket and config, so that changes can be read."""
+    names = dict.fromkeys(e.config for e in tickets.values())
+    configs = {name: to_json(load_config(str(ROOT / name), {})) for name in names}
     lines = [f"  {json.dumps(name)}: {json.dumps(e._asdict())}" for name, e in tickets.items()]
-    return f'{{"version": {zoo.VERSION}, "tickets": {{\n' + ",\n".join(lines) + "\n}}\n"
+    texts = [f"  {json.dumps(name)}: {json.dumps(config)}" for name, config in configs.items()]
+    return (
+        f'{{"version": {zoo.VERSION}, "tickets": {{\n' + ",\n".join(lines)
+        + '\n}, "configs": {\n' + ",\n".join(texts) + "\n}}\n"
+    )  # fmt: skip
 
 
 def build(folders: list[Path]) -> dict[str, zoo.Entry]:

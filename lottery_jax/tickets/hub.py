@@ -42,7 +42,10 @@ def fetch(name: str) -> Path:
     hub = _huggingface_hub()
     with _explained(f"hf://{name}", "fetched"):
         file = hub.hf_hub_download(
-            match["repo"], match["file"] or TICKET_FILE, revision=match["revision"]
+            match["repo"],
+            match["file"] or TICKET_FILE,
+            revision=match["revision"],
+            endpoint=_endpoint(),
         )
     return Path(file)
 
@@ -71,12 +74,17 @@ def push(ticket: Ticket, repo: str, *, private: bool = False, license: str = LIC
         folder = Path(temporary) / "card"
         write_card_folder(folder, ticket, name=f"hf://{repo}", license=license)
         with _explained(f"hf://{repo}", "uploaded"):
-            api = hub.HfApi()
+            api = hub.HfApi(endpoint=_endpoint(), library_name="lottery_jax")
             api.create_repo(repo, private=private, exist_ok=True)
             done = api.upload_folder(
                 repo_id=repo, folder_path=folder, commit_message="Upload a ticket of lottery_jax"
             )
     return str(done.commit_url)
+
+
+def _endpoint() -> str | None:
+    """Return the server in use; huggingface_hub reads the variable when it is imported."""
+    return os.environ.get("HF_ENDPOINT") or None
 
 
 def _huggingface_hub() -> Any:
@@ -96,7 +104,7 @@ def _explained(name: str, done: str) -> Iterator[None]:
         yield
     except Exception as error:  # its errors have no common type: HTTP's, its own, ValueError
         raise_if_environment(error)
-        endpoint = os.environ.get("HF_ENDPOINT", "the hub")
+        where = _endpoint() or "the hub"
         raise TicketError(
-            f"{name}: can't be {done} ({endpoint}: {first_line(error, with_type=True)})"
+            f"{name}: can't be {done} ({where}: {first_line(error, with_type=True)})"
         ) from error

@@ -71,18 +71,27 @@ def folder() -> Path:
 
 
 @functools.cache
+def _content() -> dict[str, Any]:
+    content = json.loads((folder() / "index.json").read_text(encoding="utf-8"))
+    if not isinstance(content, dict):
+        raise ValueError("it is not a table")
+    return content
+
+
+@functools.cache
 def index() -> Mapping[str, Entry]:
     """Return the tickets of the zoo by name, in the order of the index.
 
     Raises:
         TicketError: the index is missing or damaged.
     """
-    file = folder() / "index.json"
     try:
-        return parse_index(json.loads(file.read_text(encoding="utf-8")))
+        return parse_index(_content())
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise_if_environment(error)
-        raise TicketError(f"{file}: the index of the zoo can't be read: {error}") from error
+        raise TicketError(
+            f"{folder() / 'index.json'}: the index of the zoo can't be read: {error}"
+        ) from error
 
 
 def parse_index(content: Any) -> dict[str, Entry]:
@@ -94,6 +103,18 @@ def parse_index(content: Any) -> dict[str, Entry]:
     if content["version"] != VERSION:
         raise ValueError(f"version {content['version']!r}; this package reads {VERSION}")
     return {name: Entry(**values) for name, values in content["tickets"].items()}
+
+
+def config_of(entry: Entry) -> dict[str, Any]:
+    """Return the config that found a ticket, as its run directory has it.
+
+    Raises:
+        TicketError: the index is damaged.
+    """
+    configs = _content().get("configs")
+    if not isinstance(configs, dict) or not isinstance(configs.get(entry.config), dict):
+        raise TicketError(f"the index of the zoo lacks the config {entry.config}")
+    return dict(configs[entry.config])
 
 
 def find(name: str) -> Entry:
