@@ -19,7 +19,7 @@ from lottery_jax.tickets.cards import LICENSE, TICKET_FILE, write_card_folder
 from lottery_jax.tickets.ticket import Ticket
 
 _NAME = re.compile(
-    r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+?))?(/(?P<file>[^@]+\.safetensors))?",
+    r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+?))?(/(?P<file>(?!.*\.\./)[^@]+\.safetensors))?",
     re.ASCII,
 )
 
