@@ -330,9 +330,10 @@ class TransferredLadder:
             if self._new_head and name.startswith(f"{self._output_layer}/"):
                 continue
             if not np.array_equal(np.where(kept[name], drawn[name], 0), theirs):
+                source, seed = self._experiment.config.source, ticket.metadata["seed"]
                 raise TicketError(
-                    f"{self._source.workdir}: {name} is not what seed {ticket.metadata['seed']} draws "
-                    "here (another version of JAX?), and the zoo has no dense network of it"
+                    f"{source}: {name} is not what seed {seed} draws here (another version of JAX?), "
+                    "and the zoo has no dense network of it"
                 )
 
     def weights(

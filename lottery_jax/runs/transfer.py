@@ -153,6 +153,10 @@ def _check_source(config: ConfigDict) -> dict[str, Any]:
             f"config.source: {workdir} has no seed {missing[0]}; it has "
             f"{', '.join(map(str, theirs.seeds))} (choose with config.seeds)"
         )
+    if zoo and config.transfer.align and not zoo.has_dense:
+        raise ConfigError(
+            f"config.transfer.align: {workdir} has no dense networks, by which units are matched"
+        )
     if zoo:
         for seed in config.seeds:  # so that all are here before anything is trained
             for level in range(0 if zoo.has_dense else 1, config.ladder.levels + 1):

@@ -86,6 +86,10 @@ def test_a_series_is_a_ladder_of_its_levels():
         ({"source": "zoo://lenet_digit/imp"}, "is no series of the zoo: lenet_digits/grasp, "),
         ({"source": "zoo://lenet_digits/imp", "seeds": (1, 4)}, "has no seed 4; it has 0, 1"),
         ({"source": "zoo://lenet_digits/imp", "model.width": 0.5}, "fits its own network only"),
+        (
+            {"source": "zoo://lenet_digits/snip", "seeds": (1,), "transfer.align": True},
+            "config.transfer.align: zoo://lenet_digits/snip has no dense networks",
+        ),
         ({"source": "hf://me/lenet"}, "is a URL of hf"),
         ({"source": "gs://bucket/run"}, "is a URL of gs"),
     ],
