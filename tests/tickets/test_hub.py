@@ -6,6 +6,7 @@ import http.server
 import json
 import sys
 import threading
+import types
 
 import pytest
 import yaml
@@ -17,6 +18,7 @@ from lottery_jax.tickets.__main__ import main
 from tests.helpers import assert_same, synthetic_ticket
 
 COMMIT = "a" * 40
+HUB = types.SimpleNamespace()  # the one that serves: its url, the files and who may see them
 
 
 class Server(http.server.BaseHTTPRequestHandler):
@@ -26,15 +28,15 @@ class Server(http.server.BaseHTTPRequestHandler):
 
     def do_POST(self):
         body = self.rfile.read(int(self.headers["Content-Length"]))
-        hosted, path = self.server.hosted, self.path
+        hosted, path = HUB.hosted, self.path
         if self.headers.get("Authorization") != "Bearer hf_secret":
             return self.answer(401, {"error": "Invalid username or password."})
         if path == "/api/repos/create":
             wanted = json.loads(body)
             name = f"{wanted['organization']}/{wanted['name']}"
-            self.server.private[name] = wanted.get("private") or wanted.get("visibility")
+            HUB.private[name] = wanted.get("private") or wanted.get("visibility")
             hosted.setdefault(name, {})
-            return self.answer(200, {"url": f"{self.server.url}/{name}"})
+            return self.answer(200, {"url": f"{HUB.url}/{name}"})
         if path.endswith("/preupload/main"):
             files = [{"path": f["path"], "uploadMode": "regular", "shouldIgnore": False}
                      for f in json.loads(body)["files"]]  # fmt: skip
@@ -45,20 +47,20 @@ class Server(http.server.BaseHTTPRequestHandler):
                 if line["key"] == "file":
                     value = line["value"]
                     hosted[name][value["path"]] = base64.b64decode(value["content"])
-            url = f"{self.server.url}/{name}/commit/{COMMIT}"
+            url = f"{HUB.url}/{name}/commit/{COMMIT}"
             return self.answer(200, {"commitUrl": url, "commitOid": COMMIT})
         return self.answer(200, {})  # of a card, whether its front matter is legal
 
     def do_GET(self):
         name, found, file = self.path.lstrip("/").partition("/resolve/")
         revision, _, file = file.partition("/")
-        if not found or name not in self.server.hosted:
+        if not found or name not in HUB.hosted:
             return self.answer(404, {}, {"X-Error-Code": "RepoNotFound"})
         if revision not in ("main", COMMIT):
             return self.answer(404, {}, {"X-Error-Code": "RevisionNotFound"})
-        if file not in self.server.hosted[name]:
+        if file not in HUB.hosted[name]:
             return self.answer(404, {}, {"X-Error-Code": "EntryNotFound"})
-        content = self.server.hosted[name][file]
+        content = HUB.hosted[name][file]
         etag = f'"{hashlib.sha256(content).hexdigest()}"'
         return self.answer(200, content, {"ETag": etag, "X-Repo-Commit": COMMIT})
 
@@ -81,13 +83,13 @@ class Server(http.server.BaseHTTPRequestHandler):
 @pytest.fixture
 def server(tmp_path, monkeypatch):
     serving = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Server)
-    serving.url = f"http://127.0.0.1:{serving.server_port}"
-    serving.hosted, serving.private = {}, {}
+    HUB.url = f"http://127.0.0.1:{serving.server_port}"
+    HUB.hosted, HUB.private = {}, {}
     threading.Thread(target=serving.serve_forever, args=(0.01,), daemon=True).start()
-    monkeypatch.setenv("HF_ENDPOINT", serving.url)
+    monkeypatch.setenv("HF_ENDPOINT", HUB.url)
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub_cache"))
-    yield serving
+    yield HUB
     serving.shutdown()
     serving.server_close()
 

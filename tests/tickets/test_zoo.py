@@ -138,6 +138,13 @@ def test_the_command_lists_the_zoo(capsys):
     assert main(["verify", f"zoo://{NAME}"]) == 0
 
 
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    """A server of a folder that prints nothing."""
+
+    def log_message(self, *_):
+        pass
+
+
 @pytest.fixture
 def installed(tmp_path, monkeypatch):
     """An installed package, which has the index alone; returns a copy of the files and the cache."""
@@ -189,8 +196,7 @@ def test_another_file_is_refused_and_not_kept(installed, monkeypatch):
 
 def test_files_are_fetched_from_a_url(installed, monkeypatch):
     files, cached = installed
-    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(files))
-    handler.log_message = lambda *_: None
+    handler = functools.partial(Quiet, directory=str(files))
     serving = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=serving.serve_forever, args=(0.01,), daemon=True).start()
     address = f"http://127.0.0.1:{serving.server_port}"
