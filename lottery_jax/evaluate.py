@@ -29,7 +29,7 @@ from lottery_jax.models.networks import from_import_path
 from lottery_jax.parallel.mesh import make_mesh, to_mesh
 from lottery_jax.pruning import masks
 from lottery_jax.system import settings
-from lottery_jax.system.command_line import CommandParser, exit_status, path_argument
+from lottery_jax.system.command_line import CommandParser, exit_status
 from lottery_jax.tickets import (
     Ticket,
     load_epoch,
@@ -38,6 +38,7 @@ from lottery_jax.tickets import (
     read_metadata,
     torch_options,
 )
+from lottery_jax.tickets.addresses import ticket_argument
 from lottery_jax.tickets.metadata import Metadata
 from lottery_jax.tickets.ticket import compare_leaves, is_own_network, leaves
 from lottery_jax.training import tasks
@@ -193,11 +194,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         description="Print the fraction of pruned weights and the test accuracy of a ticket.",
     )
     parser.add_argument(
-        "--ticket",
-        required=True,
-        type=path_argument,
-        help="a ticket directory, a portable file or a file of PyTorch",
-    )
+        "--ticket", required=True, type=ticket_argument, metavar="TICKET",
+        help="a ticket directory, a portable file, zoo://NAME, hf://USER/REPO or a file of PyTorch",
+    )  # fmt: skip
     parser.add_argument(
         "--data_dir", default="", help="default: $TFDS_DATA_DIR or ~/tensorflow_datasets"
     )

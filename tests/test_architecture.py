@@ -52,7 +52,8 @@ ONLY = {"orbax": {"tickets/orbax_io.py"}, "tensorstore": {"tickets"}, "wandb": {
         "grain": {"datasets/workers.py", "datasets/libraries.py"},
         "absl": {"main.py", "datasets/workers.py", "sweep"}, "optax": {"training", "pruning"},
         "safetensors": {"tickets"}, "torch": {"tickets"}, "submitit": {"sweep/jobs.py"},
-        "filelock": {"system/locks.py"}, "datasets": {"datasets/libraries.py"}}  # fmt: skip
+        "filelock": {"system/locks.py"}, "huggingface_hub": {"tickets/hub.py"},
+        "datasets": {"datasets/libraries.py"}}  # fmt: skip
 
 
 def imports_of(path):

@@ -169,7 +169,7 @@ def test_a_stopped_subcommand_saves_and_has_the_signals_status(tmp_path):
 def test_a_wheel_has_all_that_a_run_needs(tmp_path):
     """Built from a copy, installed outside the checkout, and used from somewhere else."""
     source, target, cwd = (tmp_path / name for name in ("source", "target", "cwd"))
-    for folder in ("lottery_jax", "configs"):
+    for folder in ("lottery_jax", "configs", "zoo"):
         shutil.copytree(ROOT / folder, source / folder,
                         ignore=shutil.ignore_patterns("__pycache__"))  # fmt: skip
     for file in ("setup.py", "setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
@@ -187,7 +187,14 @@ def test_a_wheel_has_all_that_a_run_needs(tmp_path):
     files = {p.relative_to(ROOT) for kind in kinds for p in (ROOT / "lottery_jax").rglob(kind)}
     assert {p for p in files if not (target / p).is_file()} == set()
 
+    assert (target / "lottery_jax/zoo/index.json").is_file()
+    assert not list(target.rglob("*.safetensors"))
+
     env = {"PYTHONPATH": str(target), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    name = "zoo://lenet_digits/imp/seed_0/level_08"
+    show = ("-m", "lottery_jax", "tickets", "show", name)
+    shown = child(*show, cwd=cwd, LOTTERY_JAX_ZOO=str(ROOT / "zoo"), **env)
+    assert shown.returncode == 0 and "lenet_300_100" in shown.stdout, shown.stderr
     where = child("-c", "import lottery_jax; print(lottery_jax.__file__)", cwd=cwd, **env)
     assert Path(where.stdout.strip()) == target / "lottery_jax" / "__init__.py"
     listed = child("-m", "lottery_jax", "list", cwd=cwd, **env)

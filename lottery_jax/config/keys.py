@@ -203,10 +203,11 @@ GROUPS: dict[str, dict[str, Key]] = {
             "The point of training to which weights go back: an epoch such as 1ep, a step such as "
             "500st, or 0 for the initialisation.", any_type=True),
         "ladder.pretrained": Key("", TEXT,
-            "A run or a dense ticket whose starting weights (those of its rewind point) are the rewind "
-            "point of this ladder: from a run, those of the same seed. `transfer.head` says whether "
-            "the output layer is new, and `ladder.rewind` at which step of the schedule all levels "
-            "start. Empty: the run trains to its own rewind point.", added_later=True),
+            "A run or a dense ticket (a path, zoo://NAME or hf://USER/REPO) whose starting weights "
+            "(those of its rewind point) are the rewind point of this ladder: from a run, those of the "
+            "same seed. `transfer.head` says whether the output layer is new, and `ladder.rewind` at "
+            "which step of the schedule all levels start. Empty: the run trains to its own rewind "
+            "point.", added_later=True),
         "ladder.retrain": Key("weights", one_of("weights", "lr", "finetune"),
             "How levels from 1 on are trained (Renda et al. 2020). weights: from the weights of the "
             "rewind point, the schedule rewound to it; lr: from the trained weights of the level whose "
@@ -231,8 +232,9 @@ GROUPS: dict[str, dict[str, Key]] = {
     },
     "Transfer": {
         "source": Key("", TEXT,
-            "The directory of a finished run whose tickets are trained here. Its ladder keys are "
-            "taken from there. Empty: this run finds its own tickets."),
+            "The directory of a finished run whose tickets are trained here, or a series of the zoo, "
+            "such as zoo://lenet_digits/imp. Its ladder keys are taken from there. Empty: this run "
+            "finds its own tickets."),
         "transfer.head": Key("auto", one_of("auto", "reinit", "keep"),
             "The output layer of transferred tickets: reinit draws it anew, keep takes the "
             "source's, auto draws it anew where the classes differ."),

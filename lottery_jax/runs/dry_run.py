@@ -36,6 +36,7 @@ from lottery_jax.runs.plan import in_time, make_plan
 from lottery_jax.runs.record import check_workdir
 from lottery_jax.runs.transfer import open_source, resolve
 from lottery_jax.runs.trials import Keys
+from lottery_jax.runs.zoo_source import is_zoo
 from lottery_jax.system import settings
 from lottery_jax.system.imports import is_import_path
 from lottery_jax.training.loop import fit
@@ -65,7 +66,11 @@ def dry_run(config: ConfigDict, workdir: Path, console: Console, *, measure: boo
     )
     seconds = 0.0
     for title, folder, cell in todo:
-        if cell.source and not (Path(cell.source) / "config.json").is_file():
+        if (
+            cell.source
+            and not is_zoo(cell.source)
+            and not (Path(cell.source) / "config.json").is_file()
+        ):
             cell.source = ""  # the matrix has yet to make it; its network is the same
             cell.transfer.align = False
         missing = missing_data(cell)

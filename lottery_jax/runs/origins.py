@@ -11,6 +11,7 @@ from contextlib import closing
 from typing import Any, NamedTuple, Protocol
 
 import jax
+import numpy as np
 
 from lottery_jax import config as configuration
 from lottery_jax.curve import WINNING
@@ -26,6 +27,7 @@ from lottery_jax.runs.store import RunStore
 from lottery_jax.runs.transfer import Source, is_branch
 from lottery_jax.runs.trials import Keys, PendingTrial, train_trials
 from lottery_jax.tickets import Ticket
+from lottery_jax.tickets.ticket import leaves
 from lottery_jax.training.state import TrainState, init_state
 from lottery_jax.types import PyTree
 
@@ -218,7 +220,9 @@ class PretrainedLadder(OwnLadder):
         points = {}
         for seed in seeds:
             dense = self._store.load_ticket(self._pretrained.folders[seed])
-            point = point_of_ticket(self._experiment, dense, seed, new_head=self._new_head)
+            point = point_of_variables(
+                self._experiment, dense.variables, seed, new_head=self._new_head
+            )
             # This ladder has no earlier weights: the seed's own draw belongs to no ticket of it.
             points[seed] = point._replace(initial=point.variables)
         return points
@@ -234,18 +238,18 @@ class PretrainedLadder(OwnLadder):
         return {**super().found_by(trial), "pretrained": pretrained}
 
 
-def point_of_ticket(
-    experiment: Experiment, dense: Ticket, seed: int, *, new_head: bool
+def point_of_variables(
+    experiment: Experiment, variables: PyTree, seed: int, *, new_head: bool
 ) -> RewindPoint:
     """Return the weights from which a dense ticket starts, as the rewind point of a seed.
 
     Args:
         experiment: the run's experiment.
-        dense: a ticket of level 0.
+        variables: of a ticket of level 0.
         seed: the seed of this run.
         new_head: whether the output layer is drawn anew.
     """
-    init, key, variables = experiment.init, Keys.of(seed).init, dense.variables
+    init, key = experiment.init, Keys.of(seed).init
     if new_head:
         # Another key: the seed's own would give the head that the source began with.
         fresh = jax.device_get(init(jax.random.fold_in(key, 1)))
@@ -277,8 +281,11 @@ class TransferredLadder:
         return {seed: self._rewind_point(seed) for seed in seeds}
 
     def _rewind_point(self, seed: int) -> RewindPoint:
-        dense = self._store.load_ticket(self._source.ticket_dir(seed, 0))
-        point = point_of_ticket(self._experiment, dense, seed, new_head=self._new_head)
+        if self._source.has_dense:
+            variables = self._store.load_ticket(self._source.ticket_dir(seed, 0)).variables
+        else:  # of a series of the zoo that was rewound to step 0
+            variables = jax.device_get(self._experiment.init(Keys.of(seed).init))
+        point = point_of_variables(self._experiment, variables, seed, new_head=self._new_head)
         if self._new_head or not is_branch(self._experiment.config, self._source):
             return point
         # The dense network continues with the optimizer's state, as it did in the source.
@@ -304,12 +311,30 @@ class TransferredLadder:
     ) -> PyTree:
         """Return the source's mask, fitted to a new output layer."""
         assert not worst, "feasibility.check_choices refuses it"
-        mask = self._store.load_ticket(self._source.ticket_dir(trial.seed, trial.level)).mask
+        if trial.level == 0 and not self._source.has_dense:
+            return masks.ones_like(point.variables["params"])
+        ticket = self._store.load_ticket(self._source.ticket_dir(trial.seed, trial.level))
+        mask = ticket.mask
+        if not self._source.has_dense:
+            self._check_drawn(ticket, point)
         if not self._new_head:
             return mask
         layer, key = self._output_layer, Keys.of(trial.seed).score
         head = heads.subtree(point.variables["params"], layer)
         return heads.mask_for_new_head(mask, head, self._head_mask, key, layer=layer)
+
+    def _check_drawn(self, ticket: Ticket, point: RewindPoint) -> None:
+        """Check that a ticket starts from the weights that its seed draws here."""
+        drawn, kept = leaves(point.variables["params"]), leaves(ticket.mask)
+        for name, theirs in leaves(ticket.params).items():
+            if self._new_head and name.startswith(f"{self._output_layer}/"):
+                continue
+            if not np.array_equal(np.where(kept[name], drawn[name], 0), theirs):
+                source, seed = self._experiment.config.source, ticket.metadata["seed"]
+                raise TicketError(
+                    f"{source}: {name} is not what seed {seed} draws here (another version of JAX?), "
+                    "and the zoo has no dense network of it"
+                )
 
     def weights(
         self, trial: Trial, point: RewindPoint, in_memory: Mapping[Trial, Ticket]
@@ -319,5 +344,6 @@ class TransferredLadder:
 
     def found_by(self, trial: Trial) -> dict[str, Any]:
         """Return what the source's ticket says of itself."""
-        folder = self._source.ticket_dir(trial.seed, trial.level)
+        first = 0 if self._source.has_dense else 1
+        folder = self._source.ticket_dir(trial.seed, max(trial.level, first))
         return dict(self._store.read_metadata(folder).get("found_by", {}))

@@ -17,6 +17,7 @@ from lottery_jax.parallel.multihost import broadcast_from_primary
 from lottery_jax.pruning import heads
 from lottery_jax.runs.directory import Trial
 from lottery_jax.system.files import local_path
+from lottery_jax.tickets.addresses import is_address, local_ticket
 from lottery_jax.tickets.metadata import Metadata
 from lottery_jax.tickets.ticket import compare_leaves, expected_arrays, leaves
 
@@ -102,7 +103,10 @@ def weights_sha256(config: ConfigDict) -> str:
 
 def _find(config: ConfigDict) -> dict[str, Any]:
     """Return the ticket of each seed, in the order of the seeds, and its metadata."""
-    path = local_path(config.ladder.pretrained, "config.ladder.pretrained")
+    named = config.ladder.pretrained
+    path = (
+        local_ticket(named) if is_address(named) else local_path(named, "config.ladder.pretrained")
+    )
     is_run = _is_run(path)
     folders = [
         Trial(path, seed, 0, WINNING).ticket_dir if is_run else path for seed in config.seeds

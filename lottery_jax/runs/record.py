@@ -17,6 +17,7 @@ from lottery_jax.datasets.registry import BUILT_IN
 from lottery_jax.errors import ConfigError, DataError
 from lottery_jax.runs.directory import is_finished
 from lottery_jax.runs.pretrained import weights_sha256
+from lottery_jax.runs.zoo_source import is_zoo, open_zoo
 from lottery_jax.system import locks, settings
 from lottery_jax.system.files import is_clutter, is_temporary, local_path, write_text
 
@@ -131,6 +132,8 @@ def source_fingerprint(config: ConfigDict) -> str | None:
         return weights_sha256(config)
     if not config.source:
         return None
+    if is_zoo(config.source):
+        return configuration.fingerprint(open_zoo(config.source).config)
     return configuration.fingerprint(read_config(local_path(config.source, "config.source")))
 
 

@@ -18,6 +18,7 @@ from lottery_jax.errors import ConfigError
 from lottery_jax.parallel.multihost import broadcast_from_primary
 from lottery_jax.runs.directory import Trial
 from lottery_jax.runs.record import read_config
+from lottery_jax.runs.zoo_source import ZooSource, is_zoo, open_zoo, zoo_metadata
 from lottery_jax.system.files import local_path
 
 # Keys of config.ladder that a transfer takes from its source: how the ladder was drawn.
@@ -38,17 +39,24 @@ _INHERITED = (
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """A finished run whose tickets are trained elsewhere.
+    """A finished run, or a series of the zoo, whose tickets are trained elsewhere.
 
     Attributes:
-        workdir: its run directory.
+        workdir: its run directory; the address of a series.
         config: its config.
         metadata: the metadata of its dense ticket: the network, the classes, the shape of images.
+        zoo: the series of the zoo; None for a run.
     """
 
     workdir: Path
     config: ConfigDict
     metadata: dict[str, Any]
+    zoo: ZooSource | None = None
+
+    @property
+    def has_dense(self) -> bool:
+        """Whether it has dense tickets; without them the seed draws the weights of step 0."""
+        return self.zoo is None or self.zoo.has_dense
 
     @property
     def num_classes(self) -> int:
@@ -62,6 +70,8 @@ class Source:
 
     def ticket_dir(self, seed: int, level: int) -> Path:
         """Return the directory of the winning ticket of a seed and level."""
+        if self.zoo is not None:
+            return self.zoo.ticket(seed, level)
         return Trial(self.workdir, seed, level, WINNING).ticket_dir
 
 
@@ -87,8 +97,9 @@ def open_source(config: ConfigDict) -> Source | None:
     if not config.source:
         return None
     there = broadcast_from_primary(_check_source, config)
-    workdir = local_path(config.source, "config.source")
-    return Source(workdir, configuration.from_json(there["config"]), there["metadata"])
+    zoo = open_zoo(config.source) if is_zoo(config.source) else None
+    workdir = Path(config.source) if zoo else local_path(config.source, "config.source")
+    return Source(workdir, configuration.from_json(there["config"]), there["metadata"], zoo)
 
 
 # What may differ between a run and a branch of it: what is trained, and in which order of the data.
@@ -105,7 +116,7 @@ def is_branch(config: ConfigDict, source: Source) -> bool:
 
 def _inherit(config: ConfigDict) -> dict[str, Any]:
     """Return the config with the ladder keys of its source, as JSON; it has at most as many levels."""
-    theirs = configuration.flatten(read_config(_existing(config.source)))
+    theirs = configuration.flatten(_config_of(config.source))
     if inner := theirs["transfer.sources"]:
         raise ConfigError(
             f"config.source: {config.source} is a transfer matrix; name one of the runs in it, such "
@@ -128,8 +139,9 @@ def _inherit(config: ConfigDict) -> dict[str, Any]:
 
 def _check_source(config: ConfigDict) -> dict[str, Any]:
     """Check that a source has what is needed; return its config and its dense ticket's metadata."""
-    workdir = _existing(config.source)
-    theirs = read_config(workdir)
+    zoo = open_zoo(config.source) if is_zoo(config.source) else None
+    workdir = config.source if zoo else _existing(config.source)
+    theirs = _config_of(config.source)
     for key in ("name", "width", "stem", "options"):
         if (theirs.model[key] or "cifar") != (config.model[key] or "cifar"):
             raise ConfigError(
@@ -141,6 +153,16 @@ def _check_source(config: ConfigDict) -> dict[str, Any]:
             f"config.source: {workdir} has no seed {missing[0]}; it has "
             f"{', '.join(map(str, theirs.seeds))} (choose with config.seeds)"
         )
+    if zoo and config.transfer.align and not zoo.has_dense:
+        raise ConfigError(
+            f"config.transfer.align: {workdir} has no dense networks, by which units are matched"
+        )
+    if zoo:
+        for seed in config.seeds:  # so that all are here before anything is trained
+            for level in range(0 if zoo.has_dense else 1, config.ladder.levels + 1):
+                tickets.read_metadata(zoo.ticket(seed, level))
+        metadata = zoo_metadata(zoo, config.seeds[0])
+        return {"config": configuration.to_json(theirs), "metadata": metadata}
     for seed in config.seeds:
         for level in range(config.ladder.levels + 1):
             trial = Trial(workdir, seed, level, WINNING)
@@ -155,6 +177,10 @@ def _check_source(config: ConfigDict) -> dict[str, Any]:
         "config": configuration.to_json(theirs),
         "metadata": tickets.read_metadata(dense.ticket_dir),
     }
+
+
+def _config_of(source: str) -> ConfigDict:
+    return open_zoo(source).config if is_zoo(source) else read_config(_existing(source))
 
 
 def _existing(source: str) -> Path:

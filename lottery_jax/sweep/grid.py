@@ -30,6 +30,7 @@ from lottery_jax.config import (
 )
 from lottery_jax.errors import ConfigError, LotteryError, one_line
 from lottery_jax.runs import matrix
+from lottery_jax.runs.zoo_source import is_zoo
 from lottery_jax.system.files import local_path
 
 # Other folders in a sweep's directory.
@@ -211,7 +212,7 @@ def _with_sources(configs: Mapping[str, ConfigDict], workdir: Path) -> list[Plan
     runs = []
     for name, config in configs.items():
         after: tuple[str, ...] = ()
-        if config.source:
+        if config.source and not is_zoo(config.source):
             folder = local_path(config.source, "config.source").absolute()
             source = config.source if config.source in configs else names.get(folder)
             if source == name:

@@ -9,8 +9,10 @@
     python -m lottery_jax.tickets export runs/quickstart/seed_0/level_09/ticket mine.pth --format=prune
     python -m lottery_jax.tickets import ticket.safetensors tickets/mine
     python -m lottery_jax.tickets import vgg19.pth tickets/theirs --model=vgg19 --data=cifar10
+    python -m lottery_jax.tickets zoo
+    python -m lottery_jax.tickets push runs/quickstart/seed_0/level_09/ticket USER/REPO
 
-A TICKET is a ticket directory or a portable file (.safetensors).
+A TICKET is a ticket directory, a portable file (.safetensors), zoo://NAME or hf://USER/REPO.
 
 Exit status: 0 done; 1 list or verify found a bad ticket; 2 a mistake, explained in one line.
 """
@@ -28,7 +30,8 @@ from lottery_jax.errors import TicketError, one_line
 from lottery_jax.system.command_line import CommandParser, exit_status, path_argument
 from lottery_jax.system.files import is_clutter, is_temporary
 from lottery_jax.tickets import compare, display, portable, store
-from lottery_jax.tickets.commands import export, import_
+from lottery_jax.tickets.addresses import is_address, ticket_argument
+from lottery_jax.tickets.commands import export, import_, share, zoo
 
 
 def find(paths: Sequence[Path]) -> list[Path]:
@@ -41,7 +44,8 @@ def find(paths: Sequence[Path]) -> list[Path]:
     """
     found: dict[Path, None] = {}
     for path in paths:
-        here = [path] if path.is_file() or store.is_complete(path) else _below(path)
+        is_one = is_address(path) or path.is_file() or store.is_complete(path)
+        here = [path] if is_one else _below(path)
         if not here:
             raise TicketError(f"{path}: no ticket is there or below")
         found.update(dict.fromkeys(here))
@@ -141,16 +145,18 @@ def _parser() -> argparse.ArgumentParser:
     a = command("list", "print a table of all tickets below folders")
     a.add_argument("paths", nargs="+", type=path_argument, metavar="RUN_OR_FOLDER")
     a = command("show", "show what a ticket is and where it came from")
-    a.add_argument("ticket", type=path_argument, metavar="TICKET")
+    a.add_argument("ticket", type=ticket_argument, metavar="TICKET")
     a = command("verify", "load tickets and check all that can be checked")
-    a.add_argument("paths", nargs="+", type=path_argument, metavar="TICKET_OR_FOLDER")
+    a.add_argument("paths", nargs="+", type=ticket_argument, metavar="TICKET_OR_FOLDER")
     allow_nonfinite(a)
     a = command("compare", "compare the overlap of two tickets of a network with that of chance")
-    a.add_argument("a", type=path_argument, metavar="A")
-    a.add_argument("b", type=path_argument, metavar="B")
+    a.add_argument("a", type=ticket_argument, metavar="A")
+    a.add_argument("b", type=ticket_argument, metavar="B")
     allow_nonfinite(a)
     allow_nonfinite(export.add_parser(command))
     allow_nonfinite(import_.add_parser(command))
+    zoo.add_parser(command)
+    share.add_parsers(command)
     return parser
 
 
@@ -175,6 +181,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             _print(display.comparison(compare.compare_tickets(a, b)))
         elif args.command == "export":
             export.run(args)
+        elif args.command == "zoo":
+            zoo.run(args)
+        elif args.command in share.RUN:
+            share.RUN[args.command](args)
         else:
             import_.run(args)
 

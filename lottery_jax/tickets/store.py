@@ -21,6 +21,7 @@ from lottery_jax.models.network import Network
 from lottery_jax.system import host
 from lottery_jax.system.files import atomic_folder, local_path, write_text
 from lottery_jax.tickets import portable
+from lottery_jax.tickets.addresses import is_address, local_ticket
 from lottery_jax.tickets.metadata import PARTS, Metadata, check_metadata
 from lottery_jax.tickets.orbax_io import load_arrays, save_arrays
 from lottery_jax.tickets.ticket import Ticket, complete, expected_arrays, verify
@@ -60,11 +61,13 @@ def is_complete(path: str | os.PathLike[str]) -> bool:
 
 
 def read_metadata(path: str | os.PathLike[str]) -> Metadata:
-    """Read the metadata of a ticket directory or of a portable file.
+    """Read the metadata of a ticket directory, of a portable file or of what is at an address.
 
     Raises:
         TicketError: there is no ticket, or one of another format, or its metadata was changed.
     """
+    if is_address(path):
+        path = local_ticket(path)
     if Path(path).is_file():
         return portable.read_metadata(path)
     file = Path(path) / "metadata.json"
@@ -90,17 +93,20 @@ def load_ticket(
     memory is taken than its files can fill.
 
     Args:
-        path: a ticket directory or a portable file.
+        path: a ticket directory or a portable file; `zoo://NAME`, a ticket of the zoo (zoo.py); or
+            `hf://USER/REPO`, one of the Hugging Face hub (hub.py).
         model: the network it must fit, which may be one of your own; by default the network of this
             package that its metadata describes.
         allow_nonfinite: whether to load weights and statistics that are NaN or infinite.
 
     Raises:
-        ConfigError: the path is a URL.
-        TicketError: it is missing or damaged, or does not fit; says which leaf differs.
-        EnvironmentFault: JAX can't be used, or memory or open files ran out.
+        ConfigError: the path is another URL.
+        TicketError: it is missing or damaged, can't be fetched, or does not fit; says which leaf
+            differs.
+        EnvironmentFault: JAX can't be used, huggingface_hub is missing, or memory or open files ran
+            out.
     """
-    folder = local_path(path)
+    folder = local_ticket(path)
     if folder.is_file():
         return portable.load_portable(folder, model, allow_nonfinite=allow_nonfinite)
     host.devices()  # Orbax needs one

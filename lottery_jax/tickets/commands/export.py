@@ -8,6 +8,7 @@ from collections.abc import Callable
 from lottery_jax.errors import ConfigError
 from lottery_jax.system.command_line import check_free, path_argument
 from lottery_jax.tickets import plain, portable, pytorch, store, torch_options
+from lottery_jax.tickets.addresses import ticket_argument
 
 
 def add_parser(command: Callable[[str, str], argparse.ArgumentParser]) -> argparse.ArgumentParser:
@@ -15,7 +16,7 @@ def add_parser(command: Callable[[str, str], argparse.ArgumentParser]) -> argpar
     parser = command(
         "export", "write a ticket to a portable file, or its arrays for other programs"
     )
-    parser.add_argument("ticket", type=path_argument, metavar="TICKET")
+    parser.add_argument("ticket", type=ticket_argument, metavar="TICKET")
     parser.add_argument(
         "file", type=path_argument, metavar="FILE", help="ends in .safetensors, .pth or .pt"
     )

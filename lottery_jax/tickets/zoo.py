@@ -1,0 +1,204 @@
+"""The zoo: trained tickets that come with the package, by names such as `lenet_digits/imp/seed_0/level_06`.
+
+`index.json` lists them, with what each was measured to do and the SHA-256 of its file. A source
+checkout has the files in `zoo/`. An installed package has the index alone; it fetches files from
+the folder or URL that the environment variable LOTTERY_JAX_ZOO names, checks them against the index
+and keeps them in a cache.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import hashlib
+import http.client
+import json
+import os
+import re
+import urllib.request
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from lottery_jax.errors import TicketError, raise_if_environment
+from lottery_jax.system.files import atomic_write
+
+PLACE = "LOTTERY_JAX_ZOO"  # the environment variable that names a folder or URL with the files
+SUFFIX = ".safetensors"
+VERSION = 1
+_TIMEOUT = 30  # seconds without an answer
+# Not file://: a folder is named by its path. Not ftp://: urllib would look for credentials.
+_URL = re.compile(r"https?://", re.IGNORECASE)
+
+
+class Entry(NamedTuple):
+    """A ticket of the zoo, as `index.json` lists it.
+
+    Attributes:
+        network: the name of its network.
+        data: the data set that it was found and trained on.
+        method: how its mask was drawn: imp, snip, grasp or synflow.
+        control: `winning`, or the name of the control.
+        seed: the seed of its training.
+        level: the level of its run; 0 is the dense network.
+        density: the share of the prunable weights that its mask keeps.
+        accuracy: the share of the test set that its trained weights classify correctly.
+        config: the config that found it, as `--config` takes it.
+        commit: the commit of this project that trained it.
+        bytes: the size of its file.
+        sha256: the hash of its file.
+    """
+
+    network: str
+    data: str
+    method: str
+    control: str
+    seed: int
+    level: int
+    density: float
+    accuracy: float
+    config: str
+    commit: str
+    bytes: int
+    sha256: str
+
+
+def folder() -> Path:
+    """Return the folder of the index: in an installed package, or beside it in a checkout."""
+    package = Path(__file__).parent.parent
+    installed, checkout = package / "zoo", package.parent / "zoo"
+    return installed if installed.is_dir() else checkout
+
+
+@functools.cache
+def _content() -> dict[str, Any]:
+    content = json.loads((folder() / "index.json").read_text(encoding="utf-8"))
+    if not isinstance(content, dict):
+        raise ValueError("it is not a table")
+    return content
+
+
+@functools.cache
+def index() -> Mapping[str, Entry]:
+    """Return the tickets of the zoo by name, in the order of the index.
+
+    Raises:
+        TicketError: the index is missing or damaged.
+    """
+    try:
+        return parse_index(_content())
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise_if_environment(error)
+        raise TicketError(
+            f"{folder() / 'index.json'}: the index of the zoo can't be read: {error}"
+        ) from error
+
+
+def parse_index(content: Any) -> dict[str, Entry]:
+    """Return the tickets of a parsed index by name.
+
+    Raises:
+        ValueError, KeyError, TypeError: it is not an index of this version.
+    """
+    if content["version"] != VERSION:
+        raise ValueError(f"version {content['version']!r}; this package reads {VERSION}")
+    return {name: Entry(**values) for name, values in content["tickets"].items()}
+
+
+def config_of(entry: Entry) -> dict[str, Any]:
+    """Return the config that found a ticket, as its run directory has it.
+
+    Raises:
+        TicketError: the index is damaged.
+    """
+    configs = _content().get("configs")
+    if not isinstance(configs, dict) or not isinstance(configs.get(entry.config), dict):
+        raise TicketError(f"the index of the zoo lacks the config {entry.config}")
+    return dict(configs[entry.config])
+
+
+def find(name: str) -> Entry:
+    """Return what the index says of a ticket.
+
+    Raises:
+        TicketError: the zoo has no such ticket; names the nearest ones.
+    """
+    tickets = index()
+    if name not in tickets:
+        near = difflib.get_close_matches(name, tickets, n=1)
+        hint = f"did you mean zoo://{near[0]}? " if near else ""
+        raise TicketError(
+            f"zoo://{name}: the zoo has no such ticket; {hint}"
+            "'python -m lottery_jax.tickets zoo' lists all"
+        )
+    return tickets[name]
+
+
+def fetch(name: str) -> Path:
+    """Return the file of a ticket, with the content that the index states.
+
+    Args:
+        name: such as `lenet_digits/imp/seed_0/level_06`.
+
+    Raises:
+        TicketError: the zoo has no such ticket, it is nowhere to be had, or what is there differs.
+        OSError: the cache can't be written.
+    """
+    entry = find(name)
+    beside, cached = (place / f"{name}{SUFFIX}" for place in (folder(), _cache()))
+    if _is_file(beside):
+        _check(beside.read_bytes(), entry, name, beside)
+        return beside
+    if _is_file(cached) and hashlib.sha256(cached.read_bytes()).hexdigest() == entry.sha256:
+        return cached
+    content, place = _download(name, entry)
+    _check(content, entry, name, place)
+    with atomic_write(cached) as temporary:
+        temporary.write_bytes(content)
+    return cached
+
+
+def _download(name: str, entry: Entry) -> tuple[bytes, str]:
+    """Return what lies at the place that the user names, and where that is."""
+    place = os.environ.get(PLACE, "").strip()
+    if not place:
+        raise TicketError(
+            f"zoo://{name}: the files of the zoo are not installed; set {PLACE} to the folder zoo/ "
+            "of a checkout, or to a URL that has its files"
+        )
+    try:
+        if _URL.match(place):
+            address = f"{place.rstrip('/')}/{name}{SUFFIX}"
+            with urllib.request.urlopen(address, timeout=_TIMEOUT) as answer:
+                # A longer answer is not the file: there is no need to read all of it.
+                return answer.read(entry.bytes + 1), address
+        path = Path(place).expanduser() / f"{name}{SUFFIX}"
+        with path.open("rb") as file:
+            return file.read(entry.bytes + 1), str(path)
+    # Errors of urllib and time-outs are OSErrors, too.
+    except (OSError, ValueError, RuntimeError, http.client.HTTPException) as error:
+        raise_if_environment(error)
+        reason = getattr(error, "reason", None) or error
+        raise TicketError(
+            f"zoo://{name}: can't be fetched from {place} ({reason}); {PLACE} names the folder or URL"
+        ) from error
+
+
+def _check(content: bytes, entry: Entry, name: str, where: str | Path) -> None:
+    if hashlib.sha256(content).hexdigest() != entry.sha256:
+        raise TicketError(
+            f"zoo://{name}: {where} is not the file that the index of this version lists (its "
+            f"SHA-256 differs); it is damaged, or {PLACE} names the zoo of another version"
+        )
+
+
+def _cache() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "lottery_jax" / "zoo"
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:
+        return False

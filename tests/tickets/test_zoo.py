@@ -1,0 +1,246 @@
+"""The zoo: its files are what the index says, and they are fetched only as that."""
+
+import functools
+import hashlib
+import http.server
+import importlib.util
+import json
+import shutil
+import threading
+from pathlib import Path
+
+import pytest
+import yaml
+
+import lottery_jax as lj
+from lottery_jax import tickets
+from lottery_jax.config import fingerprint
+from lottery_jax.errors import TicketError
+from lottery_jax.sweep.grid import load_config
+from lottery_jax.tickets import zoo
+from lottery_jax.tickets.__main__ import main
+from tests.helpers import assert_same
+
+ROOT = Path(__file__).parent.parent.parent
+NAME = "lenet_digits/imp/seed_0/level_08"
+# One of each way in which a ticket of digits was made.
+SAMPLE = (NAME, "lenet_digits/imp/seed_1/level_00", "lenet_digits/imp/seed_4/level_12",
+          "lenet_digits/imp_random/seed_2/level_06", "lenet_digits/imp_reinit/seed_3/level_08",
+          "lenet_digits/snip/seed_0/level_01", "lenet_digits/grasp/seed_1/level_02",
+          "lenet_digits/synflow/seed_2/level_02")  # fmt: skip
+
+
+@functools.cache
+def config_fingerprint(config):
+    return fingerprint(load_config(str(ROOT / config), {}))
+
+
+def clear():
+    """Forget the index that was read."""
+    zoo.index.cache_clear()
+    zoo._content.cache_clear()
+
+
+def measured(name):
+    return float(lj.evaluate_ticket(lj.load_ticket(f"zoo://{name}")).accuracy)
+
+
+def test_the_files_are_those_of_the_index():
+    folder = ROOT / "zoo"
+    there = {
+        file.relative_to(folder).with_suffix("").as_posix()
+        for file in folder.rglob("*.safetensors")
+    }
+    assert there == set(zoo.index())
+    for name, entry in zoo.index().items():
+        content = (folder / f"{name}.safetensors").read_bytes()
+        assert (len(content), hashlib.sha256(content).hexdigest()) == (entry.bytes, entry.sha256)
+    assert sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) <= 12_000_000
+
+
+def test_the_index_says_what_the_tickets_say():
+    """Each was found by the committed config that the index names."""
+    for name, entry in zoo.index().items():
+        metadata = tickets.read_metadata(f"zoo://{name}")
+        for key in ("data", "control", "seed", "level", "density"):
+            assert metadata[key] == getattr(entry, key), (name, key)
+        assert metadata["model"]["name"] == entry.network
+        assert metadata["result"]["test_accuracy"] == entry.accuracy
+        assert metadata["config_fingerprint"] == config_fingerprint(entry.config), name
+        assert len(entry.commit) == 40 and int(entry.commit, 16)
+
+
+def test_the_zoo_has_what_it_promises():
+    def chosen(**wanted):
+        return {
+            (entry.level, entry.seed)
+            for entry in zoo.index().values()
+            if all(getattr(entry, key) == value for key, value in wanted.items())
+        }
+
+    for data in ("digits", "fashion_mnist"):
+        winners = chosen(network="lenet_300_100", data=data, method="imp", control="winning")
+        assert winners >= {(level, seed) for level in range(5, 13) for seed in range(5)}
+        for control in ("random", "reinit"):
+            assert (
+                len({level for level, _ in chosen(data=data, method="imp", control=control)}) == 2
+            )
+        for method in ("snip", "grasp", "synflow"):
+            assert len({level for level, _ in chosen(data=data, method=method)}) == 2
+
+
+@pytest.mark.parametrize("name", SAMPLE)
+def test_a_ticket_of_digits_has_the_accuracy_that_the_index_states(name):
+    assert measured(name) == zoo.index()[name].accuracy
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", zoo.index())
+def test_every_ticket_has_the_accuracy_that_the_index_states(name):
+    """Fails without the prepared data of Fashion-MNIST: `python -m lottery_jax.datasets` makes them."""
+    assert measured(name) == zoo.index()[name].accuracy
+
+
+def test_each_series_has_a_card():
+    for series in {name.rpartition("/seed_")[0] for name in zoo.index()}:
+        text = (ROOT / "zoo" / series / "README.md").read_text()
+        front = yaml.safe_load(text.split("---\n", 2)[1])
+        assert (front["library_name"], front["license"]) == ("lottery_jax", "apache-2.0")
+        assert front["metrics"] == ["accuracy"] and front["datasets"] and front["tags"]
+        stated = [model["results"][0]["metrics"][0]["value"] for model in front["model-index"]]
+        levels = {}
+        for name, entry in zoo.index().items():
+            if name.startswith(f"{series}/"):
+                levels.setdefault(entry.level, []).append(entry.accuracy)
+        means = [sum(values) / len(values) for _, values in sorted(levels.items())]
+        assert stated == pytest.approx(means)
+
+
+def test_a_name_that_is_not_there_is_one_line(capsys):
+    with pytest.raises(TicketError, match="no such ticket; did you mean zoo://lenet_digits/imp/"):
+        lj.load_ticket("zoo://lenet_digit/imp/seed_0/level_08")
+    with pytest.raises(TicketError, match="no such ticket"):
+        lj.load_ticket(f"zoo://../zoo/{NAME}")
+    assert main(["show", "zoo://nothing"]) == 2
+    assert "'python -m lottery_jax.tickets zoo' lists all" in capsys.readouterr().err
+
+
+def test_the_command_lists_the_zoo(capsys):
+    assert main(["zoo"]) == 0
+    listed = capsys.readouterr().out
+    assert all(f"zoo://{name} " in listed for name in zoo.index())
+    assert (
+        main(["zoo", "lenet_digits/imp/seed_0"]) == main(["zoo", "lenet_digits/imp/seed_0/*"]) == 0
+    )
+    lines = capsys.readouterr().out.splitlines()
+    assert sum("zoo://" in line for line in lines) == 18
+    assert main(["zoo", "lenet_mnist"]) == 2
+    assert main(["verify", f"zoo://{NAME}"]) == 0
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    """A server of a folder that prints nothing."""
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def installed(tmp_path, monkeypatch):
+    """An installed package, which has the index alone; returns a copy of the files and the cache."""
+    package, files = tmp_path / "package", tmp_path / "files"
+    package.mkdir()
+    shutil.copy(ROOT / "zoo" / "index.json", package)
+    (files / NAME).parent.mkdir(parents=True)
+    shutil.copy(ROOT / "zoo" / f"{NAME}.safetensors", (files / NAME).parent)
+    monkeypatch.setattr(zoo, "folder", lambda: package)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.delenv(zoo.PLACE, raising=False)
+    return files, tmp_path / "cache" / "lottery_jax" / "zoo" / f"{NAME}.safetensors"
+
+
+def test_an_installed_package_says_where_files_can_come_from(installed, monkeypatch):
+    with pytest.raises(TicketError, match=r"are not installed; set LOTTERY_JAX_ZOO to the folder"):
+        lj.load_ticket(f"zoo://{NAME}")
+    monkeypatch.setenv(zoo.PLACE, "/nowhere")
+    with pytest.raises(TicketError, match=r"can't be fetched from /nowhere .*No such file"):
+        lj.load_ticket(f"zoo://{NAME}")
+
+
+def test_files_are_fetched_from_a_folder_once(installed, monkeypatch):
+    files, cached = installed
+    monkeypatch.setenv(zoo.PLACE, str(files))
+    ticket = lj.load_ticket(f"zoo://{NAME}")
+    assert_same(ticket.trained, lj.load_ticket(ROOT / "zoo" / f"{NAME}.safetensors").trained)
+    shutil.rmtree(files)
+    assert_same(lj.load_ticket(f"zoo://{NAME}").mask, ticket.mask)
+    cached.write_bytes(b"damaged")
+    with pytest.raises(TicketError, match="can't be fetched"):
+        lj.load_ticket(f"zoo://{NAME}")
+
+
+def test_another_file_is_refused_and_not_kept(installed, monkeypatch):
+    files, cached = installed
+    monkeypatch.setenv(zoo.PLACE, str(files))
+    file = files / f"{NAME}.safetensors"
+    whole = file.read_bytes()
+    for content in (whole[:-1], whole + b"x", b"\0" * len(whole)):
+        file.write_bytes(content)
+        with pytest.raises(TicketError, match=r"is not the file that the index .* SHA-256 differs"):
+            lj.load_ticket(f"zoo://{NAME}")
+    assert not cached.exists()
+    file.write_bytes(whole)
+    lj.load_ticket(f"zoo://{NAME}")
+    assert cached.read_bytes() == whole and list(cached.parent.iterdir()) == [cached]
+
+
+def test_files_are_fetched_from_a_url(installed, monkeypatch):
+    files, cached = installed
+    handler = functools.partial(Quiet, directory=str(files))
+    serving = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=serving.serve_forever, args=(0.01,), daemon=True).start()
+    address = f"http://127.0.0.1:{serving.server_port}"
+    monkeypatch.setenv(zoo.PLACE, f"{address}/")
+    lj.load_ticket(f"zoo://{NAME}")
+    assert hashlib.sha256(cached.read_bytes()).hexdigest() == zoo.index()[NAME].sha256
+    with pytest.raises(TicketError, match=rf"can't be fetched from {address}/ \(.*[Nn]ot [Ff]ound"):
+        lj.load_ticket("zoo://lenet_digits/imp/seed_0/level_07")
+    serving.shutdown()
+    serving.server_close()
+    with pytest.raises(TicketError, match=r"can't be fetched from .*refused"):
+        lj.load_ticket("zoo://lenet_digits/imp/seed_0/level_07")
+
+
+def test_an_index_that_is_not_one_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(zoo, "folder", lambda: tmp_path)
+    for text in (
+        "{",
+        "[]",
+        '{"version": 2, "tickets": {}}',
+        '{"version": 1, "tickets": {"a": {}}}',
+    ):
+        (tmp_path / "index.json").write_text(text)
+        clear()
+        with pytest.raises(TicketError, match="the index of the zoo can't be read"):
+            zoo.index()
+    clear()
+
+
+def test_building_it_again_from_itself_changes_nothing(tmp_path, monkeypatch, capsys):
+    """Files, cards and index are a function of the tickets."""
+    spec = importlib.util.spec_from_file_location("build_zoo", ROOT / "zoo" / "build.py")
+    build = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(build)
+    kept = {
+        name: entry for name, entry in zoo.index().items() if name.startswith("lenet_digits/snip/")
+    }
+    shutil.copytree(ROOT / "zoo" / "lenet_digits" / "snip", tmp_path / "lenet_digits" / "snip")
+    (tmp_path / "index.json").write_text(build.index_text(kept))
+    (tmp_path / "lenet_digits" / "of_before.safetensors").write_bytes(b"")
+    before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
+    monkeypatch.setattr(build, "ZOO", tmp_path)
+    assert build.build([]) == kept
+    after = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
+    del before[tmp_path / "lenet_digits" / "of_before.safetensors"]
+    assert after == before
+    assert json.loads(after[tmp_path / "index.json"])["version"] == zoo.VERSION
