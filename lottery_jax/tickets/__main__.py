@@ -7,6 +7,7 @@
     python -m lottery_jax.tickets export runs/quickstart/seed_0/level_09/ticket ticket.safetensors
     python -m lottery_jax.tickets import ticket.safetensors tickets/mine
     python -m lottery_jax.tickets import vgg19.pth tickets/theirs --model=vgg19 --data=cifar10
+    python -m lottery_jax.tickets compact ticket.safetensors small.safetensors
 
 A TICKET is a ticket directory or a portable file (.safetensors).
 
@@ -26,6 +27,7 @@ from lottery_jax.errors import ConfigError, TicketError, one_line
 from lottery_jax.system.command_line import CommandParser, exit_status, path_argument
 from lottery_jax.system.files import is_clutter, is_temporary
 from lottery_jax.tickets import compare, display, portable, pytorch, store
+from lottery_jax.tickets.commands import compact as compact_command
 from lottery_jax.tickets.ticket import Ticket
 
 _PYTORCH = (".pth", ".pt")
@@ -243,6 +245,7 @@ def _parser() -> argparse.ArgumentParser:
     b.add_argument("--std", type=_numbers(float), help="the standard deviations; default: 1 each")
     b.add_argument("--input_shape", type=_numbers(int), default=[32, 32, 3],
                    help="height,width,channels; default: 32,32,3")  # fmt: skip
+    compact_command.add_parser(command)
     return parser
 
 
@@ -265,6 +268,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 for path in (args.a, args.b)
             )
             _print(display.comparison(compare.compare_tickets(a, b)))
+        elif args.command == "compact":
+            _print(compact_command.run(args))
         elif args.command == "export":
             export(
                 args.ticket,

@@ -1,0 +1,1 @@
+"""The subcommands of `python -m lottery_jax.tickets`, a module each."""
