@@ -43,7 +43,9 @@ def build_model(
         width: multiplies the standard layer widths; each is rounded, and at least 1.
         dtype: `float32` or `bfloat16`, in which the network computes.
         options: `stem='cifar'` (3x3, stride 1) or `'imagenet'` (7x7, stride 2, max-pool) for
-            ResNets.
+            ResNets. `widths={layer: units}` gives the numbers of units of some layers in place of
+            the standard ones, as `pruning.compaction` finds them; its keys are the groups of the
+            wiring.
 
     Raises:
         ConfigError: the name, the dtype or an option is unknown.

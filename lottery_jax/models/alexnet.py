@@ -6,7 +6,7 @@ stride 2, 2x2 pooling and a 1024-4096-4096 classifier with dropout. There is no 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from lottery_jax.models.layers import Conv, max_pool2
-from lottery_jax.models.scaling import scaled
+from lottery_jax.models.scaling import scaled, with_widths
 
 # Weights uniform in +-1/sqrt(fan_in): PyTorch's default, which the experiments used.
 _INIT = nn.initializers.variance_scaling(1.0 / 3.0, "fan_in", "uniform")
@@ -57,9 +57,18 @@ class AlexNet(nn.Module):
 
 
 def _build(
-    convs: tuple[int, ...], denses: tuple[int, ...], *, num_classes: int, width: float, dtype: Any
+    convs: tuple[int, ...],
+    denses: tuple[int, ...],
+    *,
+    num_classes: int,
+    width: float,
+    dtype: Any,
+    widths: Mapping[str, int] | None = None,
 ) -> AlexNet:
-    return AlexNet(num_classes, scaled(convs, width), scaled(denses, width), dtype=dtype)
+    standard = {f"conv{i}": n for i, n in enumerate(scaled(convs, width), 1)}
+    standard |= {f"dense{i}": n for i, n in enumerate(scaled(denses, width), 1)}
+    counts = tuple(with_widths(standard, widths).values())
+    return AlexNet(num_classes, counts[: len(convs)], counts[len(convs) :], dtype=dtype)
 
 
 MODELS: dict[str, Callable[..., nn.Module]] = {

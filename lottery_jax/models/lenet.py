@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from lottery_jax.models.layers import Conv, max_pool2
-from lottery_jax.models.scaling import scaled
+from lottery_jax.models.scaling import scaled, with_widths
 
 # Glorot normal weights, truncated as in TensorFlow, which the paper used; zero biases.
 _INIT = nn.initializers.glorot_normal()
@@ -48,9 +48,18 @@ class LeNet(nn.Module):
 
 
 def _build(
-    convs: tuple[int, ...], denses: tuple[int, ...], *, num_classes: int, width: float, dtype: Any
+    convs: tuple[int, ...],
+    denses: tuple[int, ...],
+    *,
+    num_classes: int,
+    width: float,
+    dtype: Any,
+    widths: Mapping[str, int] | None = None,
 ) -> LeNet:
-    return LeNet(num_classes, scaled(convs, width), scaled(denses, width), dtype)
+    standard = {f"conv{i}": n for i, n in enumerate(scaled(convs, width), 1)}
+    standard |= {f"dense{i}": n for i, n in enumerate(scaled(denses, width), 1)}
+    counts = tuple(with_widths(standard, widths).values())
+    return LeNet(num_classes, counts[: len(convs)], counts[len(convs) :], dtype)
 
 
 MODELS: dict[str, Callable[..., nn.Module]] = {

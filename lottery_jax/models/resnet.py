@@ -7,7 +7,8 @@ stages; in a bottleneck block the 3x3 convolution has the stride.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -17,7 +18,7 @@ import jax.numpy as jnp
 
 from lottery_jax.errors import lookup
 from lottery_jax.models.layers import BatchNorm, Conv
-from lottery_jax.models.scaling import scaled
+from lottery_jax.models.scaling import scaled, with_widths
 from lottery_jax.models.wiring import Wiring
 
 _INIT = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
@@ -34,12 +35,14 @@ class Block(nn.Module):
         strided: the index of the convolution that has the stride.
         stride: the stride of the block.
         dtype: in which the block computes.
+        projects: whether the shortcut is a convolution even where shapes stay the same.
     """
 
     layers: tuple[tuple[int, int], ...]
     strided: int
     stride: int
     dtype: Any
+    projects: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -51,7 +54,7 @@ class Block(nn.Module):
             y = BatchNorm(train, self.dtype, name=f"bn{i + 1}")(y)
             if i < len(self.layers) - 1:
                 y = nn.relu(y)
-        if x.shape != y.shape:
+        if self.projects or x.shape != y.shape:
             x = self._conv(y.shape[-1], 1, self.stride, "shortcut")(x)
             x = BatchNorm(train, self.dtype, name="bn_shortcut")(x)
         return nn.relu(x + y)
@@ -72,6 +75,8 @@ class ResNet(nn.Module):
         stages: for each stage, the `layers` of each of its blocks.
         strided: the index of the convolution that halves the image in a stage's first block.
         dtype: in which the network computes.
+        projections: blocks with a convolution as shortcut even where shapes stay the same, such as
+            `block1_1`.
     """
 
     num_classes: int
@@ -80,6 +85,7 @@ class ResNet(nn.Module):
     stages: tuple[tuple[tuple[tuple[int, int], ...], ...], ...]
     strided: int
     dtype: Any = jnp.float32
+    projections: tuple[str, ...] = ()
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -100,7 +106,9 @@ class ResNet(nn.Module):
         for i, stage in enumerate(self.stages, 1):
             for j, layers in enumerate(stage, 1):
                 stride = 2 if i > 1 and j == 1 else 1
-                block = Block(layers, self.strided, stride, self.dtype, name=f"block{i}_{j}")
+                name = f"block{i}_{j}"
+                projects = name in self.projections
+                block = Block(layers, self.strided, stride, self.dtype, projects, name=name)
                 x = block(x, train=train)
         x = x.mean(axis=(1, 2))
         return nn.Dense(self.num_classes, kernel_init=_HEAD_INIT, dtype=self.dtype, name="head")(x)
@@ -113,7 +121,8 @@ class ResNet(nn.Module):
         for i, stage in enumerate(self.stages, 1):
             for j, layers in enumerate(stage, 1):
                 name, read = f"block{i}_{j}/", stream
-                if (i > 1 and j == 1) or layers[-1][1] != channels:
+                changes = (i > 1 and j == 1) or layers[-1][1] != channels
+                if changes or f"block{i}_{j}" in self.projections:
                     stream, channels = f"{name}shortcut", layers[-1][1]
                     wires |= {stream: (read, stream), f"{name}bn_shortcut": ("", stream)}
                 for k in range(1, len(layers) + 1):
@@ -125,22 +134,52 @@ class ResNet(nn.Module):
 
 def _build(
     depths: tuple[int, ...],
-    widths: tuple[int, ...],
+    stage_widths: tuple[int, ...],
     bottleneck: bool,
     *,
     num_classes: int,
     width: float,
     dtype: Any,
     stem: str = "cifar",
+    widths: Mapping[str, int] | None = None,
 ) -> ResNet:
     lookup(STEMS, stem, "config.model.stem")
 
     def block(n: int) -> tuple[tuple[int, int], ...]:
         return ((1, n), (3, n), (1, 4 * n)) if bottleneck else ((3, n), (3, n))
 
-    channels = scaled(widths, width)
+    channels = scaled(stage_widths, width)
     stages = tuple((block(n),) * depth for depth, n in zip(depths, channels, strict=True))
-    return ResNet(num_classes, stem, channels[0], stages, int(bottleneck), dtype)
+    network = ResNet(num_classes, stem, channels[0], stages, int(bottleneck), dtype)
+    return _with_widths(network, widths) if widths else network
+
+
+def _with_widths(network: ResNet, widths: Mapping[str, int]) -> ResNet:
+    """Return a network with given numbers of channels, by the groups of its wiring.
+
+    Blocks around which shortcuts lead have as many channels as the group that they share.
+    """
+    wires = network.wiring()
+    standard = {"stem": network.stem_width}
+    for i, stage in enumerate(network.stages, 1):
+        for j, layers in enumerate(stage, 1):
+            for k, (_, channels) in enumerate(layers, 1):
+                standard[wires[f"block{i}_{j}/conv{k}"][1]] = channels
+    counts = with_widths(standard, widths)
+    stages = tuple(
+        tuple(
+            tuple(
+                (size, counts[wires[f"block{i}_{j}/conv{k}"][1]])
+                for k, (size, _) in enumerate(layers, 1)
+            )
+            for j, layers in enumerate(stage, 1)
+        )
+        for i, stage in enumerate(network.stages, 1)
+    )
+    projections = tuple(path.partition("/")[0] for path in wires if path.endswith("/shortcut"))
+    return dataclasses.replace(
+        network, stem_width=counts["stem"], stages=stages, projections=projections
+    )
 
 
 _CIFAR, _IMAGENET = (16, 32, 64), (64, 128, 256, 512)

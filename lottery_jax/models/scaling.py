@@ -1,8 +1,10 @@
-"""Layer widths."""
+"""Layer widths: standard ones times a factor, or those that are given."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+
+from lottery_jax.errors import ConfigError
 
 
 def scaled(widths: Sequence[int], width: float) -> tuple[int, ...]:
@@ -12,3 +14,25 @@ def scaled(widths: Sequence[int], width: float) -> tuple[int, ...]:
     (150, 50)
     """
     return tuple(max(1, round(n * width)) for n in widths)
+
+
+def with_widths(standard: Mapping[str, int], widths: Mapping[str, int] | None) -> dict[str, int]:
+    """Return the number of units of each layer: the standard one, or that which `widths` gives.
+
+    Args:
+        standard: the standard number by the name of the layer, from input to output.
+        widths: the numbers of some layers or of all; None: of none.
+
+    Raises:
+        ConfigError: a name is none of `standard`, or a number is not a positive integer.
+
+    >>> with_widths({"dense1": 300, "dense2": 100}, {"dense2": 7})
+    {'dense1': 300, 'dense2': 7}
+    """
+    given = dict(widths or {})
+    for name, count in given.items():
+        if name not in standard:
+            raise ConfigError(f"widths: there is no {name!r}; there are {', '.join(standard)}")
+        if type(count) is not int or count < 1:
+            raise ConfigError(f"widths: {name!r} must have a positive number of units: {count!r}")
+    return {**standard, **given}

@@ -7,7 +7,7 @@ Xavier-normal weights, zero biases.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from lottery_jax.models.layers import BatchNorm, Conv, max_pool2
-from lottery_jax.models.scaling import scaled
+from lottery_jax.models.scaling import scaled, with_widths
 
 # Xavier normal as in PyTorch; Flax's `glorot_normal` is truncated.
 _INIT = nn.initializers.variance_scaling(1.0, "fan_avg", "normal")
@@ -49,9 +49,22 @@ class VGG(nn.Module):
         return nn.Dense(self.num_classes, kernel_init=_INIT, dtype=self.dtype, name="head")(x)
 
 
-def _build(depths: tuple[int, ...], *, num_classes: int, width: float, dtype: Any) -> VGG:
-    stages = zip(depths, scaled(_STAGE_WIDTHS, width), strict=True)
-    return VGG(num_classes, tuple((features,) * depth for depth, features in stages), dtype)
+def _build(
+    depths: tuple[int, ...],
+    *,
+    num_classes: int,
+    width: float,
+    dtype: Any,
+    widths: Mapping[str, int] | None = None,
+) -> VGG:
+    stages = [
+        {f"conv{i}_{j}": features for j in range(1, depth + 1)}
+        for i, (depth, features) in enumerate(
+            zip(depths, scaled(_STAGE_WIDTHS, width), strict=True), 1
+        )
+    ]
+    counts = with_widths({name: n for stage in stages for name, n in stage.items()}, widths)
+    return VGG(num_classes, tuple(tuple(counts[name] for name in stage) for stage in stages), dtype)
 
 
 MODELS: dict[str, Callable[..., nn.Module]] = {

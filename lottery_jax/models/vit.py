@@ -8,7 +8,7 @@ output whatever the scale of its input, so the flow through a block's weights ne
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from lottery_jax.models.layers import Conv
+from lottery_jax.models.scaling import with_widths
 from lottery_jax.models.wiring import Wiring
 
 _INIT = nn.initializers.truncated_normal(0.02)
@@ -53,10 +54,12 @@ class Block(nn.Module):
     Attributes:
         heads: as in `Attention`.
         dtype: in which the block computes.
+        hidden: units of the first dense layer; 0: four times the size of a token.
     """
 
     heads: int
     dtype: Any = jnp.float32
+    hidden: int = 0
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -65,7 +68,9 @@ class Block(nn.Module):
         norm = partial(nn.LayerNorm, epsilon=_EPSILON, dtype=self.dtype)
         dense = partial(nn.Dense, kernel_init=_INIT, dtype=self.dtype)
         x = x + Attention(self.heads, self.dtype, name="attn")(norm(name="norm1")(x))
-        y = nn.gelu(dense(4 * size, name="fc1")(norm(name="norm2")(x)), approximate=False)
+        y = nn.gelu(
+            dense(self.hidden or 4 * size, name="fc1")(norm(name="norm2")(x)), approximate=False
+        )
         return x + dense(size, name="fc2")(y)
 
 
@@ -79,6 +84,7 @@ class ViT(nn.Module):
         depth: number of blocks.
         patch: height and width of a patch, in pixels.
         dtype: in which the network computes.
+        hidden: for each block, `hidden` as in `Block`; empty: 0 for all.
     """
 
     num_classes: int
@@ -87,6 +93,7 @@ class ViT(nn.Module):
     depth: int
     patch: int = 4
     dtype: Any = jnp.float32
+    hidden: tuple[int, ...] = ()
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -108,8 +115,8 @@ class ViT(nn.Module):
         x = jnp.concatenate([token, x], axis=1)
         position = self.param("pos_embed", _INIT, (1, *x.shape[1:]), jnp.float32)
         x = x + position.astype(self.dtype)
-        for i in range(self.depth):
-            x = Block(self.heads, self.dtype, name=f"block{i + 1}")(x)
+        for i, hidden in enumerate(self.hidden or (0,) * self.depth, 1):
+            x = Block(self.heads, self.dtype, hidden, name=f"block{i}")(x)
         x = nn.LayerNorm(epsilon=_EPSILON, dtype=self.dtype, name="norm")(x)[:, 0]
         return nn.Dense(self.num_classes, kernel_init=_INIT, dtype=self.dtype, name="head")(x)
 
@@ -130,9 +137,21 @@ class ViT(nn.Module):
         return wires | {"head": ("token", "")}
 
 
-def _build(size: int, heads: int, depth: int, *, num_classes: int, width: float, dtype: Any) -> ViT:
+def _build(
+    size: int,
+    heads: int,
+    depth: int,
+    *,
+    num_classes: int,
+    width: float,
+    dtype: Any,
+    widths: Mapping[str, int] | None = None,
+) -> ViT:
     per_head = max(1, round(size // heads * width))  # the same number of heads at any width
-    return ViT(num_classes, heads * per_head, heads, depth, dtype=dtype)
+    size = heads * per_head
+    standard = {f"block{i}/fc1": 4 * size for i in range(1, depth + 1)}
+    hidden = tuple(with_widths(standard, widths).values()) if widths else ()
+    return ViT(num_classes, size, heads, depth, hidden=hidden, dtype=dtype)
 
 
 MODELS: dict[str, Callable[..., nn.Module]] = {"vit_tiny": partial(_build, 192, 3, 12)}

@@ -5,6 +5,9 @@ them changes with them. So a network is described by groups of units. Each layer
 has another; the blocks around which shortcuts lead share one group; the inputs and the outputs of
 the network are in no group, since they have their places.
 
+A normalisation comes right after the layer whose outputs it normalises, before any other function
+of these.
+
 A plain chain of layers is recognised. A network with shortcuts says what it is in a method `wiring`
 of its module, as `resnet.ResNet` and `vit.ViT` do.
 """

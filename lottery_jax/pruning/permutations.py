@@ -111,7 +111,8 @@ def permute(tree: PyTree, symmetry: Symmetry, permutations: Mapping[str, Permuta
     Args:
         tree: params, batch statistics, a mask, or variables: a dict of `params` and `batch_stats`.
         symmetry: that of the network.
-        permutations: for each group int `[units]`: the place from which each unit comes.
+        permutations: for each group int `[units]`: the place from which each unit comes. With
+            fewer places than units, the others are left out.
 
     Returns:
         A new tree of NumPy arrays; dtypes and values stay as they are.
@@ -124,7 +125,7 @@ def permute(tree: PyTree, symmetry: Symmetry, permutations: Mapping[str, Permuta
             name = name.removeprefix("params/").removeprefix("batch_stats/")
         for axis, group in symmetry.axes.get(name, ()):
             order = permutations[group]
-            starts = np.arange(0, leaf.shape[axis], len(order))
+            starts = np.arange(0, leaf.shape[axis], symmetry.units[group])
             leaf = np.take(leaf, (starts[:, None] + order).ravel(), axis)
         return leaf
 

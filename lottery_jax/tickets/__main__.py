@@ -9,6 +9,7 @@
     python -m lottery_jax.tickets export runs/quickstart/seed_0/level_09/ticket mine.pth --format=prune
     python -m lottery_jax.tickets import ticket.safetensors tickets/mine
     python -m lottery_jax.tickets import vgg19.pth tickets/theirs --model=vgg19 --data=cifar10
+    python -m lottery_jax.tickets compact ticket.safetensors small.safetensors
     python -m lottery_jax.tickets zoo
     python -m lottery_jax.tickets push runs/quickstart/seed_0/level_09/ticket USER/REPO
 
@@ -31,7 +32,7 @@ from lottery_jax.system.command_line import CommandParser, exit_status, path_arg
 from lottery_jax.system.files import is_clutter, is_temporary
 from lottery_jax.tickets import compare, display, portable, store
 from lottery_jax.tickets.addresses import is_address, ticket_argument
-from lottery_jax.tickets.commands import export, import_, share, zoo
+from lottery_jax.tickets.commands import compact, export, import_, share, zoo
 
 
 def find(paths: Sequence[Path]) -> list[Path]:
@@ -153,6 +154,7 @@ def _parser() -> argparse.ArgumentParser:
     a.add_argument("a", type=ticket_argument, metavar="A")
     a.add_argument("b", type=ticket_argument, metavar="B")
     allow_nonfinite(a)
+    compact.add_parser(command)
     allow_nonfinite(export.add_parser(command))
     allow_nonfinite(import_.add_parser(command))
     zoo.add_parser(command)
@@ -179,6 +181,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 for path in (args.a, args.b)
             )
             _print(display.comparison(compare.compare_tickets(a, b)))
+        elif args.command == "compact":
+            _print(compact.run(args))
         elif args.command == "export":
             export.run(args)
         elif args.command == "zoo":

@@ -164,6 +164,9 @@ KEYS = {
                   "`finetune`), if levels from 1 on start from trained weights", "object", _RUN, "method"),
     "imported": Key("the PyTorch file: `file`, its `sha256`, the `start` file, and what was recognised "
                     "(`wrapping`, `converted_from`, `mask`)", "object", ("import",), "imported"),
+    "compacted": Key("of a smaller network that `tickets compact` made: `units` that are left and of all, "
+                     "`weights_remaining` before, how many constants were `folded`, and whether it is "
+                     "`trainable` in place of the larger one", "object", ("compact",), "compacted"),
     "config_fingerprint": Key("the hash of the run's config", "text", _RUN, "config"),
     "lottery_jax_version": Key("the version of this package", "text", _BOTH, "made with"),
     "sha256": Key("the hash of each part and of the metadata itself", "object", _SAVE, "sha256"),
@@ -179,6 +182,7 @@ def markdown_table() -> str:
     """Return the table of keys as docs/tickets.md has it."""
     writers = {"maker": "the maker (required)", "save": "`save_ticket`", "run": "a run",
                "import": "an import",
+               "compact": "`tickets compact`",
                "own": "`save_ticket`, of a network of your own"}  # fmt: skip
     rows = ["| key | type | meaning | written by |", "|---|---|---|---|"]
     for name, key in KEYS.items():

@@ -197,7 +197,7 @@ def load_portable(
         tensors = {leaf.name: file.get_tensor(leaf.name) for leaf in table if leaf.stored != "ones"}
     if entry["version"] > 1 and entry.get("sha256") != _contents_hash(table, tensors):
         raise TicketError(
-            f"{where}: its contents are damaged (their SHA-256 is not the recorded one)"
+            f"{where}: is damaged (the SHA-256 of its contents is not the recorded one)"
         )
     flat: dict[str, Array] = {}
     for leaf in table:

@@ -170,9 +170,12 @@ def test_a_file_of_version_1_is_read(name, tmp_path):
 @pytest.mark.parametrize(
     "change, says",
     [
-        (lambda t, e: e.update(sha256="0" * 64), "its contents are damaged"),
-        (lambda t, e: e.pop("sha256"), "its contents are damaged"),
-        (lambda t, e: t["batch_stats/bn1_1/var"].__setitem__(0, 9.0), "its contents are damaged"),
+        (lambda t, e: e.update(sha256="0" * 64), "the SHA-256 of its contents"),
+        (lambda t, e: e.pop("sha256"), "the SHA-256 of its contents"),
+        (
+            lambda t, e: t["batch_stats/bn1_1/var"].__setitem__(0, 9.0),
+            "the SHA-256 of its contents",
+        ),
         (
             lambda t, e: e.update(bit_order="little"),
             "has bit_order 'little'; this version reads 'big'",
