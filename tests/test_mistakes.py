@@ -495,7 +495,10 @@ def named(mistake):
 def finished_run(tmp_path_factory):
     """The run directory of a short ladder, which mistakes are made with."""
     folder = tmp_path_factory.mktemp("finished")
-    result = start(command("main", QUICKSTART, *SHORT, "--workdir=run"), environment(), folder)
+    # Compiled with fewer optimisations, as in tests/conftest.py, since it trains for a second.
+    quick = "--xla_backend_optimization_level=1 --xla_llvm_disable_expensive_passes=true"
+    env = environment() | {"XLA_FLAGS": quick}
+    result = start(command("main", QUICKSTART, *SHORT, "--workdir=run"), env, folder)
     assert result.returncode == 0, result.stderr
     return folder / "run"
 
