@@ -14,6 +14,7 @@ import gc
 import shutil
 import sys
 import tempfile
+from pathlib import Path
 
 import hypothesis
 import jax
@@ -30,6 +31,8 @@ _CACHE = os.environ.get("LOTTERY_JAX_TESTS_CACHE") or tempfile.mkdtemp(prefix="l
 os.environ["LOTTERY_JAX_TESTS_CACHE"] = _CACHE
 jax.config.update("jax_compilation_cache_dir", _CACHE)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+MUCH = 800 * 2**20  # bytes of a process; no file compiles as much again
 
 # A file is run by one process: those that take longest come first, the very longest before all.
 _LONGEST = (
@@ -88,13 +91,26 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(scope="module", autouse=True)
 def forget_programs():
-    """Free what a file has compiled at its end: the programs of all files would fill gigabytes."""
+    """Free what files have compiled when it is much: the programs of all would fill gigabytes.
+
+    Until then the next file need not trace the same small operations again.
+    """
     yield
     forks.close()
-    jax.clear_caches()
-    gc.collect()
-    if sys.platform == "linux":  # what is freed goes back to the system
-        ctypes.CDLL(None).malloc_trim(0)
+    if resident_bytes() > MUCH:
+        jax.clear_caches()
+        gc.collect()
+        if sys.platform == "linux":  # what is freed goes back to the system
+            ctypes.CDLL(None).malloc_trim(0)
+
+
+def resident_bytes():
+    """Return the memory that this process has now, or infinity where that is not known."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except OSError:
+        return float("inf")
+    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 @pytest.fixture

@@ -24,8 +24,7 @@ from lottery_jax.runs import checkpoints, directory, experiment, ladder, record,
 from lottery_jax.runs.ladder import run_ladder
 from lottery_jax.training.loop import fit
 from lottery_jax.training.program import init_device_state
-from tests.helpers import assert_same, make_tiny_config, pruned_values, quiet_console
-from tests.helpers import load_trained
+from tests.helpers import assert_same, load_trained, make_tiny_config, pruned_values, quiet_console
 
 LEVELS, FRACTION = 2, 0.3
 # Many tests read the same tickets, and none changes a ticket that it has read.
