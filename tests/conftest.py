@@ -16,21 +16,13 @@ import sys
 import tempfile
 from pathlib import Path
 
-import hypothesis
-import jax
 import pytest
-from rich.console import Console
-
-from tests import forks
-from tests.helpers import make_tiny_config
 
 # Many tests train the same network: it is compiled once, as for a user's second run, in whichever of
 # pytest's processes. The first one makes the directory, and the others inherit its name.
 _OWN = "LOTTERY_JAX_TESTS_CACHE" not in os.environ
 _CACHE = os.environ.get("LOTTERY_JAX_TESTS_CACHE") or tempfile.mkdtemp(prefix="lottery_jax_tests_")
 os.environ["LOTTERY_JAX_TESTS_CACHE"] = _CACHE
-jax.config.update("jax_compilation_cache_dir", _CACHE)
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 MUCH = 800 * 2**20  # bytes of a process; no file compiles as much again
 
@@ -44,24 +36,48 @@ _LONGEST = (
     "test_replicates",
     "test_ladder",
     "test_mistakes",
-    "test_layers",
-    "test_loop",
     "test_draws",
+    "test_parts",
+    "test_transfer",
+    "test_models",
+    "test_loop",
+    "test_layers",
+    "test_strangers",
+    "test_sweep",
+    "test_main",
+    "test_pytorch",
+    "test_store",
 )
 
-# These machines are noisy: no deadlines. The same examples each time, so that red is red again.
-hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=True)
-hypothesis.settings.load_profile("repeatable")
+
+def pytest_configure(config):
+    """Set up JAX and hypothesis where tests run: not in the process that only hands them out."""
+    if config.getoption("dist", "no") != "no" and not hasattr(config, "workerinput"):
+        return
+    import hypothesis
+    import jax
+
+    jax.config.update("jax_compilation_cache_dir", _CACHE)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    # These machines are noisy: no deadlines. The same examples each time, so that red is red again.
+    hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=True)
+    hypothesis.settings.load_profile("repeatable")
+    # Tracing makes many small objects that live for long, and seldom garbage.
+    gc.set_threshold(10_000, 20, 20)
 
 
 @pytest.fixture
 def tiny_config():
+    from tests.helpers import make_tiny_config
+
     return make_tiny_config
 
 
 @pytest.fixture
 def one_device():
     """The first of the fake devices, for tests that need not be sharded."""
+    import jax
+
     return jax.devices()[:1]
 
 
@@ -96,6 +112,10 @@ def forget_programs():
     Until then the next file need not trace the same small operations again.
     """
     yield
+    import jax
+
+    from tests import forks
+
     forks.close()
     if resident_bytes() > MUCH:
         jax.clear_caches()
@@ -115,6 +135,8 @@ def resident_bytes():
 
 @pytest.fixture
 def quiet():
+    from rich.console import Console
+
     return Console(quiet=True)
 
 

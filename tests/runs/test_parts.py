@@ -129,8 +129,8 @@ def test_the_nnx_network_computes_what_the_module_does():
 def test_regression_on_data_of_ones_own_has_its_metric_everywhere(tmp_path, capsys):
     """Mse in rows, curve.csv, tickets, the table and `evaluate`; it is the one that NumPy finds."""
     c = config(
-        **{"train.batch_size": 24, "train.epochs": 12, "optimizer.learning_rate": 0.02,
-           "optimizer.schedule": "constant"}
+        **{"train.batch_size": 24, "train.epochs": 12, "train.checkpoint_every_epochs": 12,
+           "optimizer.learning_rate": 0.02, "optimizer.schedule": "constant"}
     )  # fmt: skip
     data, model = own.smooth_function(), own.MLP(outputs=1)
     rows = lj.run_ladder(
