@@ -139,7 +139,8 @@ def test_one_compilation_serves_all_levels_seeds_and_controls(tmp_path, quiet):
     "model, replica, vmapped",
     [
         pytest.param("lenet_300_100", 1, True, marks=pytest.mark.long),
-        ("lenet_300_100", 2, True),
+        # Two seeds together in tests/sweep/test_sweep.py are the small form of it.
+        pytest.param("lenet_300_100", 2, True, marks=pytest.mark.slow),
         pytest.param("lenet_300_100", 8, False, marks=pytest.mark.slow),
         pytest.param("vgg11", 2, False, marks=pytest.mark.long),
         pytest.param("vgg11", 2, True, marks=pytest.mark.long),
