@@ -14,22 +14,17 @@ import gc
 import shutil
 import sys
 import tempfile
+from pathlib import Path
 
-import hypothesis
-import jax
 import pytest
-from rich.console import Console
-
-from tests import forks
-from tests.helpers import make_tiny_config
 
 # Many tests train the same network: it is compiled once, as for a user's second run, in whichever of
 # pytest's processes. The first one makes the directory, and the others inherit its name.
 _OWN = "LOTTERY_JAX_TESTS_CACHE" not in os.environ
 _CACHE = os.environ.get("LOTTERY_JAX_TESTS_CACHE") or tempfile.mkdtemp(prefix="lottery_jax_tests_")
 os.environ["LOTTERY_JAX_TESTS_CACHE"] = _CACHE
-jax.config.update("jax_compilation_cache_dir", _CACHE)
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+MUCH = 800 * 2**20  # bytes of a process; no file compiles as much again
 
 # A file is run by one process: those that take longest come first, the very longest before all.
 _LONGEST = (
@@ -41,25 +36,55 @@ _LONGEST = (
     "test_replicates",
     "test_ladder",
     "test_mistakes",
-    "test_layers",
-    "test_loop",
     "test_draws",
+    "test_parts",
+    "test_transfer",
+    "test_models",
+    "test_loop",
+    "test_layers",
+    "test_strangers",
+    "test_sweep",
+    "test_main",
+    "test_pytorch",
+    "test_store",
 )
 
-# These machines are noisy: no deadlines. The same examples each time, so that red is red again.
-hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=True)
-hypothesis.settings.load_profile("repeatable")
+
+def pytest_configure(config):
+    """Set up JAX and hypothesis where tests run: not in the process that only hands them out."""
+    if config.getoption("dist", "no") != "no" and not hasattr(config, "workerinput"):
+        return
+    import hypothesis
+    import jax
+
+    jax.config.update("jax_compilation_cache_dir", _CACHE)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    # These machines are noisy: no deadlines. The same examples each time, so that red is red again.
+    hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=True)
+    hypothesis.settings.load_profile("repeatable")
+    # Tracing makes many small objects that live for long, and seldom garbage.
+    gc.set_threshold(10_000, 20, 20)
 
 
 @pytest.fixture
 def tiny_config():
+    from tests.helpers import make_tiny_config
+
     return make_tiny_config
 
 
 @pytest.fixture
 def one_device():
     """The first of the fake devices, for tests that need not be sharded."""
+    import jax
+
     return jax.devices()[:1]
+
+
+def pytest_collection_finish(session):
+    """Leave what was imported out of every later search for garbage: it is never garbage."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_unconfigure(config):
@@ -82,17 +107,36 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(scope="module", autouse=True)
 def forget_programs():
-    """Free what a file has compiled at its end: the programs of all files would fill gigabytes."""
+    """Free what files have compiled when it is much: the programs of all would fill gigabytes.
+
+    Until then the next file need not trace the same small operations again.
+    """
     yield
+    import jax
+
+    from tests import forks
+
     forks.close()
-    jax.clear_caches()
-    gc.collect()
-    if sys.platform == "linux":  # what is freed goes back to the system
-        ctypes.CDLL(None).malloc_trim(0)
+    if resident_bytes() > MUCH:
+        jax.clear_caches()
+        gc.collect()
+        if sys.platform == "linux":  # what is freed goes back to the system
+            ctypes.CDLL(None).malloc_trim(0)
+
+
+def resident_bytes():
+    """Return the memory that this process has now, or infinity where that is not known."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except OSError:
+        return float("inf")
+    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 @pytest.fixture
 def quiet():
+    from rich.console import Console
+
     return Console(quiet=True)
 
 

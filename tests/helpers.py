@@ -19,6 +19,8 @@ from lottery_jax.runs import directory
 from lottery_jax.tickets import Ticket
 
 ROOT = Path(__file__).parent.parent
+# For programs that run for milliseconds and take seconds to compile.
+COMPILE_QUICKLY = "--xla_backend_optimization_level=1 --xla_llvm_disable_expensive_passes=true"
 CONFIG_FILES = sorted((ROOT / "configs").glob("*.py"))
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from lottery_jax import evaluate, main, tickets
 from lottery_jax.config import GROUPS, KEYS
-from tests.helpers import ROOT
+from tests.helpers import COMPILE_QUICKLY, ROOT
 
 QUICKSTART = f"--config={ROOT / 'configs' / 'quickstart.py'}"
 
@@ -19,7 +19,7 @@ def run(*arguments, cwd, module="lottery_jax.main", **env):
     return subprocess.run(
         [sys.executable, "-m", module, *arguments],
         cwd=cwd, capture_output=True, text=True, timeout=120,
-        env={k: v for k, v in os.environ.items() if k != "XLA_FLAGS"} | env,
+        env={**os.environ, "XLA_FLAGS": COMPILE_QUICKLY, **env},
     )  # fmt: skip
 
 

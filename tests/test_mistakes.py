@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 
 from tests import forks
-from tests.helpers import ROOT, some_arrays, write_idx
+from tests.helpers import COMPILE_QUICKLY, ROOT, some_arrays, write_idx
 
 QUICKSTART = f"--config={ROOT / 'configs' / 'quickstart.py'}"
 SHORT = ("--config.seeds=0", "--config.train.epochs=2", "--config.ladder.levels=1")
@@ -508,7 +508,8 @@ def named(mistake):
 def finished_run(tmp_path_factory):
     """The run directory of a short ladder, which mistakes are made with."""
     folder = tmp_path_factory.mktemp("finished")
-    result = start(command("main", QUICKSTART, *SHORT, "--workdir=run"), environment(), folder)
+    env = environment() | {"XLA_FLAGS": COMPILE_QUICKLY}
+    result = start(command("main", QUICKSTART, *SHORT, "--workdir=run"), env, folder)
     assert result.returncode == 0, result.stderr
     return folder / "run"
 

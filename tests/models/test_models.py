@@ -1,5 +1,6 @@
 """Models: golden sizes and names."""
 
+import functools
 from functools import partial
 
 import flax.linen as nn
@@ -10,6 +11,7 @@ import pytest
 
 from lottery_jax.errors import ConfigError
 from lottery_jax.models import (
+    FULLY_CONNECTED,
     MODELS,
     abstract_variables,
     build_model,
@@ -69,9 +71,14 @@ def test_weights_are_drawn_as_documented():
     assert (norm["scale"] == 1).all() and not norm["bias"].any()
 
 
+@functools.cache
+def abstract_params(name, stem, classes):
+    return abstract_variables(build(name, stem, classes), input_shape(name))["params"]
+
+
 @pytest.mark.parametrize("name, stem, classes", GOLDEN)
 def test_golden_sizes(name, stem, classes):
-    params = abstract_variables(build(name, stem, classes), input_shape(name))["params"]
+    params = abstract_params(name, stem, classes)
     sizes = (
         sum(leaf.size for leaf in jax.tree.leaves(params)),
         sum(leaf.size for leaf in masks.kernels(params).values()),
@@ -81,6 +88,13 @@ def test_golden_sizes(name, stem, classes):
 
 def test_every_model_has_a_golden_size():
     assert set(MODELS) == {name for name, _, _ in GOLDEN}
+
+
+def test_networks_without_a_convolution_are_known():
+    """`choose_layout` needs to know before any device is there."""
+    for name, stem, classes in GOLDEN:
+        kernels = masks.kernels(abstract_params(name, stem, classes)).values()
+        assert (name in FULLY_CONNECTED) == all(kernel.ndim == 2 for kernel in kernels), name
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from lottery_jax import tickets
 from lottery_jax.errors import TrainingError
-from lottery_jax.models import FULLY_CONNECTED, MODELS, abstract_variables, build_model
 from lottery_jax.parallel.mesh import make_mesh, to_host, to_mesh
 from lottery_jax.parallel.replicates import (
     Layout,
@@ -140,7 +139,8 @@ def test_one_compilation_serves_all_levels_seeds_and_controls(tmp_path, quiet):
     "model, replica, vmapped",
     [
         pytest.param("lenet_300_100", 1, True, marks=pytest.mark.long),
-        ("lenet_300_100", 2, True),
+        # Two seeds together in tests/sweep/test_sweep.py are the small form of it.
+        pytest.param("lenet_300_100", 2, True, marks=pytest.mark.slow),
         pytest.param("lenet_300_100", 8, False, marks=pytest.mark.slow),
         pytest.param("vgg11", 2, False, marks=pytest.mark.long),
         pytest.param("vgg11", 2, True, marks=pytest.mark.long),
@@ -290,15 +290,6 @@ def test_a_rewind_point_made_again_leaves_later_checkpoints_alone(tmp_path, one_
         remove(workdir / gone)
     run_ladder(config, workdir, devices=jax.devices()[:2], console=quiet_console())
     assert runs.outcome(workdir) == runs.outcome(tmp_path / "whole")
-
-
-def test_networks_without_a_convolution_are_known():
-    """`choose_layout` needs to know before any device is there."""
-    shape = {"lenet_300_100": (8, 8, 1)}
-    for name in MODELS:
-        variables = abstract_variables(build_model(name, 10), shape.get(name, (32, 32, 3)))
-        kernels = masks.kernels(variables["params"]).values()
-        assert (name in FULLY_CONNECTED) == all(kernel.ndim == 2 for kernel in kernels), name
 
 
 @given(

@@ -1,6 +1,7 @@
 """Whole small ladders: what Morcos et al. describe, checked on the files a run leaves."""
 
 import csv
+import functools
 import itertools
 import json
 import shutil
@@ -23,17 +24,18 @@ from lottery_jax.runs import checkpoints, directory, experiment, ladder, record,
 from lottery_jax.runs.ladder import run_ladder
 from lottery_jax.training.loop import fit
 from lottery_jax.training.program import init_device_state
-from tests.helpers import assert_same, make_tiny_config, pruned_values, quiet_console
-from tests.helpers import load_trained as load
+from tests.helpers import assert_same, load_trained, make_tiny_config, pruned_values, quiet_console
 
 LEVELS, FRACTION = 2, 0.3
+# Many tests read the same tickets, and none changes a ticket that it has read.
+load = functools.cache(load_trained)
 
 
 @pytest.fixture(scope="module")
 def config():
     return validate(
         make_tiny_config(
-            "vgg11",
+            "tests.own:small_vgg",
             seeds=(3, 4),
             controls=("reinit", "random"),
             **{
@@ -278,7 +280,7 @@ def test_restored_optimizer_state_and_restarted_schedule_are_other_trainings(tmp
         "restored": {"ladder.optimizer_state": "restored"},
         "restart": {"ladder.schedule": "restart"},
     }.items():
-        config = make_tiny_config(**{"ladder.levels": 1, **override})
+        config = make_tiny_config(**{"ladder.levels": 1, "model.width": 0.2, **override})
         run_ladder(config, tmp_path / name, devices=one_device, console=quiet_console())
         results[name] = [load(tmp_path / name, 0, level) for level in (0, 1)]
     for name in ("restored", "restart"):
@@ -369,7 +371,7 @@ def test_what_a_process_killed_at_the_wrong_moment_leaves_is_no_obstacle(tmp_pat
     workdir = tmp_path / "run"
     workdir.mkdir()
     (workdir / ".config.json.host-12-abcd1234.tmp").write_text("{")
-    config = make_tiny_config(**{"ladder.levels": 1})
+    config = make_tiny_config(**{"ladder.levels": 1, "model.width": 0.2})
     rows = run_ladder(config, workdir, devices=one_device, console=quiet_console())
     stale = directory.Trial(workdir, 0, 0, WINNING).checkpoint_dir / "000000011"
     stale.mkdir(parents=True)
@@ -389,7 +391,7 @@ def test_what_a_process_killed_at_the_wrong_moment_leaves_is_no_obstacle(tmp_pat
 
 def test_logs_that_other_programs_have_spoilt_do_not_stop_a_run(tmp_path, one_device):
     """A spreadsheet's encoding, lines that are no rows: what can be read stays, the rest is made."""
-    config = make_tiny_config(**{"ladder.levels": 0})
+    config = make_tiny_config(**{"ladder.levels": 0, "model.width": 0.2})
     rows = run_ladder(config, tmp_path, devices=one_device, console=quiet_console())
     curve, metrics = tmp_path / "curve.csv", tmp_path / "metrics.jsonl"
     good_curve, good_metrics = curve.read_bytes(), metrics.read_bytes()
@@ -493,7 +495,7 @@ def test_bfloat16_and_validation_split_run(tmp_path, one_device):
 
 
 def test_sharded_ladders_give_the_same_masks(tmp_path):
-    config = make_tiny_config(**{"train.batch_size": 64})
+    config = make_tiny_config(**{"train.batch_size": 64, "model.width": 0.2})
     for devices in (1, 8):
         run_ladder(
             config, tmp_path / str(devices), devices=jax.devices()[:devices],

@@ -19,6 +19,9 @@ from lottery_jax.tickets import __main__ as commands
 from tests import own
 from tests.helpers import load_trained, make_tiny_config, pruned_values
 
+# Enough to share a batch or to train two seeds side by side; eight take longer to compile for.
+TWO = jax.devices()[:2]
+
 
 def config(**overrides):
     """One small level of one seed, with a control."""
@@ -38,7 +41,7 @@ def linen_run(tmp_path_factory):
             "optimizer.options": '{"learning_rate": 1e-3}',
         }
     )
-    return c, workdir, lj.run_ladder(c, workdir)
+    return c, workdir, lj.run_ladder(c, workdir, devices=TWO)
 
 
 def test_a_linen_network_by_import_path(linen_run):
@@ -59,7 +62,7 @@ def test_a_linen_network_by_import_path(linen_run):
 def test_an_object_trains_as_its_import_path_does(linen_run, tmp_path):
     """Only the names differ: the tickets are the same to the bit."""
     _, workdir, rows = linen_run
-    given = {"model": own.MLP(hidden=12), "optimizer": optax.lion(1e-3)}
+    given = {"model": own.MLP(hidden=12), "optimizer": optax.lion(1e-3), "devices": TWO}
     again = lj.run_ladder(config(), tmp_path / "run", **given)
     timed = {"seconds"}
     assert [{k: v for k, v in r.items() if k not in timed} for r in again] == [
@@ -126,11 +129,13 @@ def test_the_nnx_network_computes_what_the_module_does():
 def test_regression_on_data_of_ones_own_has_its_metric_everywhere(tmp_path, capsys):
     """Mse in rows, curve.csv, tickets, the table and `evaluate`; it is the one that NumPy finds."""
     c = config(
-        **{"train.batch_size": 24, "train.epochs": 12, "optimizer.learning_rate": 0.02,
-           "optimizer.schedule": "constant"}
+        **{"train.batch_size": 24, "train.epochs": 12, "train.checkpoint_every_epochs": 12,
+           "optimizer.learning_rate": 0.02, "optimizer.schedule": "constant"}
     )  # fmt: skip
     data, model = own.smooth_function(), own.MLP(outputs=1)
-    rows = lj.run_ladder(c, tmp_path, model=model, data=data, task=lj.tasks.regression())
+    rows = lj.run_ladder(
+        c, tmp_path, model=model, data=data, task=lj.tasks.regression(), devices=TWO
+    )
     assert "test_accuracy" not in rows[0]
     ticket = load_trained(tmp_path, 0, 0)
     outputs = model.apply({"params": ticket.trained}, data.x_test)[:, 0]
@@ -160,7 +165,7 @@ def test_a_task_and_data_by_import_path(tmp_path):
             "controls": (),
         }
     )
-    rows = lj.run_ladder(c, tmp_path)
+    rows = lj.run_ladder(c, tmp_path, devices=TWO)
     assert rows[0]["test_mae"] == pytest.approx(rows[0]["test_loss"])
     assert load_trained(tmp_path, 0, 0).metadata["task"] == {
         "name": "tests.own:mean_absolute", "options": '{"scale": 2.0}'
@@ -172,14 +177,15 @@ def test_tokens_reach_an_embedding_as_whole_numbers(tmp_path):
     """SNIP sees them, too; the embedding is not pruned; SynFlow is refused."""
     snip = {"ladder.scores": "snip", "ladder.draw": "init", "ladder.rewind": 0}
     c = config(**{"train.batch_size": 24, "controls": (), **snip})
-    rows = lj.run_ladder(c, tmp_path / "run", model=own.Bag(), data=own.tokens())
+    given = {"model": own.Bag(), "data": own.tokens(), "devices": TWO}
+    rows = lj.run_ladder(c, tmp_path / "run", **given)
     assert [row["weights_total"] for row in rows] == [8 * 8 + 8 * 2] * 2
     ticket = load_trained(tmp_path / "run", 0, 1)
     assert ticket.mask["Embed_0"]["embedding"].all()
     assert ticket.metadata["input_shape"] == [9]
     c.ladder.scores = "synflow"
     with pytest.raises(ConfigError, match="an input of ones, which tokens are not"):
-        lj.run_ladder(c, tmp_path / "synflow", model=own.Bag(), data=own.tokens())
+        lj.run_ladder(c, tmp_path / "synflow", **given)
 
 
 def test_tickets_of_ones_own_network_need_no_code_to_be_looked_at(linen_run, tmp_path, capsys):
@@ -209,7 +215,7 @@ def test_a_new_head_in_a_nested_layer(linen_run, tmp_path):
     for key in ("model.name", "model.options", "optimizer.name", "optimizer.options"):
         group, name = key.split(".")
         new[group][name] = c[group][name]
-    lj.run_ladder(new, tmp_path)
+    lj.run_ladder(new, tmp_path, devices=TWO)
     a, b = load_trained(source, 0, 1), load_trained(tmp_path, 0, 1)
     assert np.array_equal(a.params["Dense_0"]["kernel"], b.params["Dense_0"]["kernel"])
     head = b.params["Outputs_0"]["Dense_0"]["kernel"]

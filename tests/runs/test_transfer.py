@@ -289,12 +289,13 @@ def test_another_source_at_the_same_place_is_refused(source, tmp_path):
 
 
 def test_an_unfinished_source_is_an_error_that_names_the_level(tmp_path):
-    config = make_tiny_config(**{"ladder.levels": 1, "train.epochs": 1, "ladder.rewind": 0})
+    small = {"train.epochs": 1, "model.width": 0.5}
+    config = make_tiny_config(**{"ladder.levels": 1, "ladder.rewind": 0, **small})
     transfer(config, tmp_path / "source")
     (
         directory.Trial(tmp_path / "source", 0, 1, curve.WINNING).ticket_dir / "metadata.json"
     ).unlink()
-    target = make_tiny_config(source=str(tmp_path / "source"), **{"train.epochs": 1})
+    target = make_tiny_config(source=str(tmp_path / "source"), **small)
     with pytest.raises(ConfigError, match="no complete level 1 of seed 0"):
         transfer(target, tmp_path / "run")
     target.ladder.levels = 0

@@ -16,7 +16,7 @@ from orbax.checkpoint import v1 as ocp
 
 from lottery_jax import tickets
 from lottery_jax.errors import EnvironmentFault, TicketError, TrainingError
-from lottery_jax.models import build_model, init_variables
+from lottery_jax.models import abstract_variables, build_model, init_variables
 from lottery_jax.pruning import masks, scores
 from lottery_jax.runs import checkpoints
 from lottery_jax.tickets import Ticket, orbax_io, portable
@@ -39,8 +39,12 @@ METADATA = {
 
 
 def example_ticket():
-    model = build_model(num_classes=10, **MODEL)
-    variables = jax.device_get(init_variables(model, jax.random.key(0), (16, 16, 1)))
+    """Return a ticket of random numbers, always the same ones, drawn without compiling anything."""
+    rng = np.random.default_rng(0)
+    variables = jax.tree.map(
+        lambda leaf: rng.standard_normal(leaf.shape, leaf.dtype),
+        abstract_variables(build_model(num_classes=10, **MODEL), (16, 16, 1)),
+    )
     mask = masks.prune(
         scores.magnitude(variables["params"]), masks.ones_like(variables["params"]), 0.8
     )

@@ -25,6 +25,7 @@ from lottery_jax.training.program import compiled, init_device_state, make_progr
 from lottery_jax.training.state import MetricSums
 from lottery_jax.training.task import CLASSIFICATION
 from tests.helpers import assert_same, pruned_values
+from tests.own import small_vgg
 
 BATCH = 64
 
@@ -34,23 +35,31 @@ def digits():
     return load_dataset("digits", input_shape=(16, 16, 1))
 
 
-def program_for(data, model, devices=1, optimizer="sgd", rate=0.1, augment="none", **options):
+def program_for(data, *args, **options):
+    """Return a program for the data; tests that ask for the same one share it."""
+    return _program(len(data.x_train), tuple(data.mean), tuple(data.std), *args, **options)
+
+
+@functools.cache
+def _program(
+    examples, mean, std, model, devices=1, optimizer="sgd", rate=0.1, augment="none", **options
+):
     return make_program(
         model,
         optim.make_optimizer(optimizer, **options),
         optim.make_schedule("constant", rate, steps_per_epoch=22, epochs=3),
         mesh=make_mesh(jax.devices()[:devices]),
-        examples=len(data.x_train),
+        examples=examples,
         batch_size=BATCH,
-        mean=data.mean,
-        std=data.std,
+        mean=mean,
+        std=std,
         augment=augment,
     )
 
 
 @functools.cache
-def small_model(name="vgg11"):
-    model = build_model(name, 10, width=0.05)
+def small_model(name="vgg"):
+    model = small_vgg() if name == "vgg" else build_model(name, 10, width=0.05)
     init = jax.jit(lambda key: init_variables(model, key, (16, 16, 1)))
     return model, jax.device_get(init(jax.random.key(0)))
 
@@ -229,7 +238,7 @@ def test_another_key_gives_another_training(digits):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["vgg11", pytest.param("alexnet", marks=pytest.mark.long)])
+@pytest.mark.parametrize("name", ["vgg", pytest.param("alexnet", marks=pytest.mark.long)])
 def test_one_and_eight_devices_agree(digits, name):
     """BatchNorm over the global batch, augmentation and dropout all give the same numbers."""
     model, variables = small_model(name)
