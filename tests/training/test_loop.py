@@ -32,7 +32,7 @@ BATCH = 64
 
 @pytest.fixture(scope="module")
 def digits():
-    return load_dataset("digits", input_shape=(16, 16, 1))
+    return load_dataset("digits")
 
 
 def program_for(data, *args, **options):
@@ -60,7 +60,7 @@ def _program(
 @functools.cache
 def small_model(name="vgg"):
     model = small_vgg() if name == "vgg" else build_model(name, 10, width=0.05)
-    init = jax.jit(lambda key: init_variables(model, key, (16, 16, 1)))
+    init = jax.jit(lambda key: init_variables(model, key, (8, 8, 1)))
     return model, jax.device_get(init(jax.random.key(0)))
 
 
