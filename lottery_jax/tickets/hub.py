@@ -15,7 +15,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from lottery_jax.errors import ConfigError, EnvironmentFault, TicketError, first_line, raise_if_environment
+from lottery_jax.errors import (
+    ConfigError,
+    EnvironmentFault,
+    TicketError,
+    first_line,
+    raise_if_environment,
+)
 from lottery_jax.tickets.cards import LICENSE, TICKET_FILE, write_card_folder
 from lottery_jax.tickets.ticket import Ticket
 

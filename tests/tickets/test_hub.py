@@ -207,7 +207,9 @@ def test_without_a_hub_or_without_leave_it_is_one_line(server, saved, monkeypatc
         hub.push(ticket, "me/lenet")
     assert not server.hosted
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(TicketError, match=r"^hf://me/lenet: can't be fetched .*OfflineModeIsEnabled"):
+    with pytest.raises(
+        TicketError, match=r"^hf://me/lenet: can't be fetched .*OfflineModeIsEnabled"
+    ):
         tickets.load_ticket("hf://me/lenet")
 
 
