@@ -12,7 +12,7 @@ import types
 import pytest
 import yaml
 
-from lottery_jax import tickets
+from lottery_jax import evaluate, tickets
 from lottery_jax.errors import ConfigError, EnvironmentFault, TicketError
 from lottery_jax.tickets import cards, hub
 from lottery_jax.tickets.__main__ import main
@@ -189,6 +189,17 @@ def test_a_file_is_no_larger_than_the_limit(server, saved, monkeypatch):
         tickets.load_ticket("hf://they/large")
     monkeypatch.setenv(hub.LIMIT, str(len(content) / 1e6))
     tickets.load_ticket("hf://they/large")
+
+
+def test_evaluate_fetches_a_ticket_once(server, saved, capsys):
+    server.hosted["me/lenet"] = {"ticket.safetensors": saved[0].read_bytes()}
+    hub.fetch("me/lenet")
+    once = len(server.requests)
+    hub.fetch("me/lenet")
+    again = len(server.requests) - once
+    assert evaluate.main(["--ticket=hf://me/lenet", "--data=digits"]) == 0
+    assert "of the prunable weights" in capsys.readouterr().out
+    assert len(server.requests) == once + 2 * again
 
 
 def test_what_was_fetched_is_there_without_the_hub(server, saved, monkeypatch):
