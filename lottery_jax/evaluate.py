@@ -38,7 +38,7 @@ from lottery_jax.tickets import (
     read_metadata,
     torch_options,
 )
-from lottery_jax.tickets.addresses import ticket_argument
+from lottery_jax.tickets.addresses import local_ticket, ticket_argument
 from lottery_jax.tickets.metadata import Metadata
 from lottery_jax.tickets.ticket import compare_leaves, is_own_network, leaves
 from lottery_jax.training import tasks
@@ -149,6 +149,7 @@ def _read(args: argparse.Namespace) -> Ticket:
 def show(args: argparse.Namespace) -> None:
     """Print a ticket's sparsity, accuracy and loss, perhaps after a kept epoch, and its layers."""
     data, model, task = args.data, args.model, args.task
+    args.ticket = local_ticket(args.ticket)  # an address is fetched once
     ticket = _read(args)
     metadata = ticket.metadata
     is_foreign = torch_options.is_pytorch(args.ticket)

@@ -188,6 +188,7 @@ def test_a_wheel_has_all_that_a_run_needs(tmp_path):
     assert {p for p in files if not (target / p).is_file()} == set()
 
     assert (target / "lottery_jax/zoo/index.json").is_file()
+    assert [p.name for p in (target / "lottery_jax/zoo").iterdir()] == ["index.json"]
     assert not list(target.rglob("*.safetensors"))
 
     env = {"PYTHONPATH": str(target), "XDG_CACHE_HOME": str(tmp_path / "cache")}

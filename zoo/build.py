@@ -4,8 +4,8 @@
     python zoo/build.py              from the files in zoo/, in the format that this version writes
 
 Runs are recognised by the fingerprints of the configs below, however their directories are named.
-Of a ladder whose runs are not given, the files in zoo/ are kept. Files, cards and index are the same
-whenever the runs are. The runs themselves (docs/zoo.md has what they cost):
+A ticket that is in no given run stays as it is in zoo/. Equal runs give equal files, cards and index.
+The runs are made by these commands; the docstrings of the configs say what they cost:
 
     for method in imp snip grasp synflow; do
       for data in digits fashion_mnist; do
@@ -26,7 +26,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -35,8 +35,9 @@ from lottery_jax.config import fingerprint, to_json  # noqa: E402
 from lottery_jax.curve import WINNING  # noqa: E402
 from lottery_jax.errors import TicketError  # noqa: E402
 from lottery_jax.sweep.grid import load_config  # noqa: E402
-from lottery_jax.system.files import write_text  # noqa: E402
+from lottery_jax.system.files import atomic_write, write_text  # noqa: E402
 from lottery_jax.tickets import cards, is_complete, load_ticket, read_metadata, save_portable, zoo  # noqa: E402
+from lottery_jax.tickets.portable import SUFFIX  # noqa: E402
 
 ZOO = ROOT / "zoo"
 MOST_BYTES = 12_000_000
@@ -96,8 +97,13 @@ def runs_below(folders: list[Path]) -> dict[str, Path]:
     return found
 
 
-def tickets_of(series: Series, runs: dict[str, Path]) -> Iterator[tuple[str, Path, str, str]]:
-    """Yield the name, the ticket, the config and the commit of each ticket whose run is given."""
+def tickets_of(
+    series: Series, runs: dict[str, Path], before: dict[str, zoo.Entry]
+) -> Iterator[tuple[str, Path, str, str]]:
+    """Yield the name, the file or directory, the config and the commit of each ticket of a series.
+
+    A ticket that is in no given run is the one that the zoo has.
+    """
     kept = "ticket" if series.control == WINNING else series.control
     fingerprints = {
         config: fingerprint(load_config(str(ROOT / config), {})) for config in series.configs
@@ -105,29 +111,33 @@ def tickets_of(series: Series, runs: dict[str, Path]) -> Iterator[tuple[str, Pat
     trials = [(seed, level) for level, seeds in series.seeds.items() for seed in seeds]
     for seed, level in sorted(trials):
         inside = f"seed_{seed}/level_{level:02d}"
+        name = f"{series.name}/{inside}"
         for config in series.configs:
             run = runs.get(fingerprints[config])
             if run and is_complete(run / inside / kept):
                 commit = json.loads((run / "config.json").read_text(encoding="utf-8"))["git_commit"]
-                yield f"{series.name}/{inside}", run / inside / kept, config, commit
+                yield name, run / inside / kept, config, commit
                 break
+        else:
+            if old := before.get(name):
+                yield name, ZOO / f"{name}{SUFFIX}", old.config, old.commit
 
 
 def write_ticket(name: str, source: Path) -> None:
     """Write a ticket to the zoo, unless the same bytes are there."""
-    file = ZOO / f"{name}{zoo.SUFFIX}"
+    file = ZOO / f"{name}{SUFFIX}"
     with tempfile.TemporaryDirectory() as folder:
         made = Path(folder) / file.name
         save_portable(made, load_ticket(source))
         content = made.read_bytes()
     if not file.is_file() or file.read_bytes() != content:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(content)
+        with atomic_write(file) as temporary:
+            temporary.write_bytes(content)
 
 
 def entry(name: str, method: str, config: str, commit: str) -> zoo.Entry:
     """Return what the index says of a file that is in the zoo."""
-    file = ZOO / f"{name}{zoo.SUFFIX}"
+    file = ZOO / f"{name}{SUFFIX}"
     content, m = file.read_bytes(), read_metadata(file)
     return zoo.Entry(
         network=m["model"]["name"],
@@ -165,13 +175,7 @@ def build(folders: list[Path]) -> dict[str, zoo.Entry]:
     runs, tickets = runs_below(folders), {}
     for series in SERIES:
         method = series.name.rpartition("/")[2].partition("_")[0]
-        found: list[tuple[str, Any, str, str]] = list(tickets_of(series, runs))
-        if not found:  # as they are, in the format of this version
-            found = [
-                (name, ZOO / f"{name}{zoo.SUFFIX}", old.config, old.commit)
-                for name, old in before.items()
-                if name.startswith(f"{series.name}/")
-            ]
+        found = list(tickets_of(series, runs, before))
         print(f"{series.name}: {len(found)} of {sum(map(len, series.seeds.values()))} tickets")
         for name, source, config, commit in found:
             write_ticket(name, source)
@@ -179,10 +183,10 @@ def build(folders: list[Path]) -> dict[str, zoo.Entry]:
         if found:
             card = cards.series_card(series.name, {name: tickets[name] for name, *_ in found})
             write_text(ZOO / series.name / "README.md", card)
-    for file in sorted(ZOO.rglob(f"*{zoo.SUFFIX}")):
+    write_text(ZOO / "index.json", index_text(tickets))
+    for file in sorted(ZOO.rglob(f"*{SUFFIX}")):  # the index names none of these
         if file.relative_to(ZOO).with_suffix("").as_posix() not in tickets:
             file.unlink()
-    write_text(ZOO / "index.json", index_text(tickets))
     return tickets
 
 

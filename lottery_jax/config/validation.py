@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -14,7 +13,7 @@ from lottery_jax.system.files import URL, local_path
 from lottery_jax.system.imports import is_import_path
 
 # Tickets of the zoo and of the Hugging Face hub, which `tickets/addresses.py` fetches.
-_IS_TICKETS = re.compile(r"(zoo|hf):/")
+_TICKET_SCHEMES = ("zoo", "hf")
 
 
 def validate(config: ConfigDict) -> ConfigDict:
@@ -41,7 +40,8 @@ def validate(config: ConfigDict) -> ConfigDict:
         rule.check(name, value)
         flat[name] = value
     for name in ("data.dir", "ladder.pretrained", "source"):
-        if URL.match(flat[name]) and not (name != "data.dir" and _IS_TICKETS.match(flat[name])):
+        url = URL.match(flat[name])
+        if url and (name == "data.dir" or url["scheme"] not in _TICKET_SCHEMES):
             flat[name] = str(local_path(flat[name], f"config.{name}"))
     _check_transfer(flat)
     _check_retrain(flat)

@@ -286,7 +286,9 @@ class TransferredLadder:
         else:  # of a series of the zoo that was rewound to step 0
             variables = jax.device_get(self._experiment.init(Keys.of(seed).init))
         point = point_of_variables(self._experiment, variables, seed, new_head=self._new_head)
-        if self._new_head or not is_branch(self._experiment.config, self._source):
+        if not self._source.has_dense:
+            self._check_drawn(seed, point)
+        if self._new_head or not is_branch(self._experiment.config, self._source.config):
             return point
         # The dense network continues with the optimizer's state, as it did in the source.
         start = UntrainedTicket(masks.ones_like(point.variables["params"]), point.variables, 0)
@@ -315,26 +317,27 @@ class TransferredLadder:
             return masks.ones_like(point.variables["params"])
         ticket = self._store.load_ticket(self._source.ticket_dir(trial.seed, trial.level))
         mask = ticket.mask
-        if not self._source.has_dense:
-            self._check_drawn(ticket, point)
         if not self._new_head:
             return mask
         layer, key = self._output_layer, Keys.of(trial.seed).score
         head = heads.subtree(point.variables["params"], layer)
         return heads.mask_for_new_head(mask, head, self._head_mask, key, layer=layer)
 
-    def _check_drawn(self, ticket: Ticket, point: RewindPoint) -> None:
-        """Check that a ticket starts from the weights that its seed draws here."""
-        drawn, kept = leaves(point.variables["params"]), leaves(ticket.mask)
-        for name, theirs in leaves(ticket.params).items():
-            if self._new_head and name.startswith(f"{self._output_layer}/"):
-                continue
-            if not np.array_equal(np.where(kept[name], drawn[name], 0), theirs):
-                source, seed = self._experiment.config.source, ticket.metadata["seed"]
-                raise TicketError(
-                    f"{source}: {name} is not what seed {seed} draws here (another version of JAX?), "
-                    "and the zoo has no dense network of it"
-                )
+    def _check_drawn(self, seed: int, point: RewindPoint) -> None:
+        """Check that all tickets of a seed start from the weights that it draws here."""
+        drawn = leaves(point.variables["params"])
+        for level in range(1, self._experiment.config.ladder.levels + 1):
+            ticket = self._store.load_ticket(self._source.ticket_dir(seed, level))
+            kept = leaves(ticket.mask)
+            for name, theirs in leaves(ticket.params).items():
+                if self._new_head and name.startswith(f"{self._output_layer}/"):
+                    continue
+                if not np.array_equal(np.where(kept[name], drawn[name], 0), theirs):
+                    raise TicketError(
+                        f"{self._experiment.config.source}: {name} of level {level} is not what seed "
+                        f"{seed} draws here (another version of JAX?), and the zoo has no dense "
+                        "network of it"
+                    )
 
     def weights(
         self, trial: Trial, point: RewindPoint, in_memory: Mapping[Trial, Ticket]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 from pathlib import Path
 from typing import Any
@@ -104,15 +105,19 @@ def weights_sha256(config: ConfigDict) -> str:
 def _find(config: ConfigDict) -> dict[str, Any]:
     """Return the ticket of each seed, in the order of the seeds, and its metadata."""
     named = config.ladder.pretrained
-    path = (
-        local_ticket(named) if is_address(named) else local_path(named, "config.ladder.pretrained")
-    )
+    path = _fetched(named) if is_address(named) else local_path(named, "config.ladder.pretrained")
     is_run = _is_run(path)
     folders = [
         Trial(path, seed, 0, WINNING).ticket_dir if is_run else path for seed in config.seeds
     ]
     metadata = [_read(folder, seed) for folder, seed in zip(folders, config.seeds, strict=True)]
     return {"folders": list(map(str, folders)), "metadata": metadata}
+
+
+@functools.cache
+def _fetched(address: str) -> Path:
+    """Return the file at an address, fetched once: a run uses one, whatever is published meanwhile."""
+    return local_ticket(address)
 
 
 def _is_run(path: Path) -> bool:

@@ -126,14 +126,15 @@ def _check_settings(workdir: Path, record: dict[str, Any]) -> None:
 def source_fingerprint(config: ConfigDict) -> str | None:
     """Return the fingerprint of the run whose tickets are transferred.
 
-    Of a rewind point from elsewhere it is the hash of the weights; without either, None.
+    It is the hash of the tickets for a series of the zoo, the hash of the weights for a rewind point
+    from elsewhere, and None without either.
     """
     if config.ladder.pretrained:
         return weights_sha256(config)
     if not config.source:
         return None
     if is_zoo(config.source):
-        return configuration.fingerprint(open_zoo(config.source).config)
+        return open_zoo(config.source).sha256
     return configuration.fingerprint(read_config(local_path(config.source, "config.source")))
 
 
@@ -161,7 +162,7 @@ def recorded_commit(workdir: Path) -> str | None:
     """Return the commit that began a run; None if it is not known.
 
     Raises:
-        ConfigError: it is no run, or its config.json can't be read.
+        ConfigError: it is not a run, or its config.json can't be read.
     """
     return _read(workdir).get("git_commit")
 

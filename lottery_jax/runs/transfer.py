@@ -107,9 +107,9 @@ _OF_A_BRANCH = {"train.order", "transfer.head", "controls", "control_levels", "s
                 "ladder.levels"}  # fmt: skip
 
 
-def is_branch(config: ConfigDict, source: Source) -> bool:
+def is_branch(config: ConfigDict, source: ConfigDict) -> bool:
     """Return whether a run trains its source's tickets as they were, but in another order."""
-    differ = configuration.differing_keys(source.config, config)
+    differ = configuration.differing_keys(source, config)
     names = {line.partition(":")[0].removeprefix("config.") for line in differ}
     return "train.order" in names and names <= _OF_A_BRANCH
 
@@ -156,6 +156,11 @@ def _check_source(config: ConfigDict) -> dict[str, Any]:
     if zoo and config.transfer.align and not zoo.has_dense:
         raise ConfigError(
             f"config.transfer.align: {workdir} has no dense networks, by which units are matched"
+        )
+    if zoo and config.transfer.head != "reinit" and is_branch(config, theirs):
+        raise ConfigError(
+            f"config.train.order: another order of the data continues from the optimizer's state, which "
+            f"the zoo does not keep; leave it at {theirs.train.order}, or name a run in config.source"
         )
     if zoo:
         for seed in config.seeds:  # so that all are here before anything is trained

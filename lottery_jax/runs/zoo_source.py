@@ -8,7 +8,7 @@ weights of level 0 are those that the seed draws.
 from __future__ import annotations
 
 import dataclasses
-import re
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,7 @@ from lottery_jax import config as configuration
 from lottery_jax.curve import WINNING
 from lottery_jax.errors import ConfigError
 from lottery_jax.tickets import read_metadata, zoo
-
-_ADDRESS = re.compile(r"zoo:/{1,2}(?P<name>[^/].*?)/*")
+from lottery_jax.tickets.addresses import split_address
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +31,7 @@ class ZooSource:
         levels: the levels of the run that found them, of level 0, 1, 2, ... here.
         has_dense: whether the zoo has their dense networks.
         config: of a ladder of these levels.
+        sha256: a hash of the config and of the files of all tickets.
     """
 
     name: str
@@ -39,6 +39,7 @@ class ZooSource:
     levels: tuple[int, ...]
     has_dense: bool
     config: ConfigDict
+    sha256: str
 
     def ticket(self, seed: int, level: int) -> Path:
         """Return the address of the winning ticket of a seed and level."""
@@ -47,7 +48,8 @@ class ZooSource:
 
 def is_zoo(source: str) -> bool:
     """Return whether `config.source` names a series of the zoo."""
-    return _ADDRESS.fullmatch(source) is not None
+    address = split_address(source)
+    return address is not None and address[0] == "zoo"
 
 
 def open_zoo(source: str) -> ZooSource:
@@ -57,13 +59,15 @@ def open_zoo(source: str) -> ZooSource:
         ConfigError: there is no such series, or its tickets can't be transferred.
         TicketError: the index of the zoo is damaged.
     """
-    match = _ADDRESS.fullmatch(source)
-    assert match, source
-    name = match["name"]
+    address = split_address(source)
+    assert address, source
+    name = address[1]
     entries = {key: e for key, e in zoo.index().items() if key.startswith(f"{name}/seed_")}
     if not entries:
         known = sorted({key.partition("/seed_")[0] for key in zoo.index()})
-        raise ConfigError(f"config.source: {source} is no series of the zoo: {', '.join(known)}")
+        raise ConfigError(
+            f"config.source: {source} is not a series of the zoo, which has {', '.join(known)}"
+        )
     if any(entry.control != WINNING for entry in entries.values()):
         raise ConfigError(
             f"config.source: {source} are controls; a transfer trains winning tickets"
@@ -83,7 +87,10 @@ def open_zoo(source: str) -> ZooSource:
         config.seeds, config.controls, config.control_levels = tuple(seeds), (), ()
         config.ladder.levels = len(levels)
         config.ladder.sparsities = tuple(1 - density[seeds[0], level] for level in levels)
-    return ZooSource(name, tuple(seeds), (0, *levels), bool(dense), configuration.validate(config))
+    config = configuration.validate(config)
+    hashes = [configuration.fingerprint(config), *sorted(e.sha256 for e in entries.values())]
+    sha256 = hashlib.sha256("".join(hashes).encode()).hexdigest()
+    return ZooSource(name, tuple(seeds), (0, *levels), bool(dense), config, sha256)
 
 
 def zoo_metadata(source: ZooSource, seed: int) -> dict[str, Any]:

@@ -10,17 +10,24 @@ from lottery_jax.system.command_line import path_argument
 from lottery_jax.system.files import local_path
 from lottery_jax.tickets import hub, zoo
 
-# `Path` makes one slash of two.
-_ADDRESS = re.compile(r"(?P<scheme>zoo|hf):/{1,2}(?P<name>[^/].*)", re.DOTALL)
+# `Path` makes one slash of two, so that an address may come with one.
+_ADDRESS = re.compile(r"(?P<scheme>zoo|hf):/{1,2}(?P<name>[^/].*?)/*", re.DOTALL)
+
+
+def split_address(path: str | os.PathLike[str]) -> tuple[str, str] | None:
+    """Return the scheme, `zoo` or `hf`, and the name of an address; None if it is none.
+
+    >>> split_address("zoo://lenet_digits/imp/"), split_address("runs/zoo")
+    (('zoo', 'lenet_digits/imp'), None)
+    """
+    text = path.as_posix() if isinstance(path, PurePath) else os.fspath(path)
+    match = _ADDRESS.fullmatch(text)
+    return (match["scheme"], match["name"]) if match else None
 
 
 def is_address(path: str | os.PathLike[str]) -> bool:
-    """Return whether a ticket is named by an address.
-
-    >>> is_address("zoo://lenet_digits/imp/seed_0/level_06"), is_address("runs/zoo")
-    (True, False)
-    """
-    return _ADDRESS.fullmatch(_text(path)) is not None
+    """Return whether a ticket is named by an address."""
+    return split_address(path) is not None
 
 
 def local_ticket(path: str | os.PathLike[str]) -> Path:
@@ -30,16 +37,16 @@ def local_ticket(path: str | os.PathLike[str]) -> Path:
         ConfigError: the path is a URL of another kind.
         TicketError: nothing is at the address, or it can't be fetched.
     """
-    match = _ADDRESS.fullmatch(_text(path))
-    if match is None:
+    address = split_address(path)
+    if address is None:
         return local_path(path)
-    return zoo.fetch(match["name"]) if match["scheme"] == "zoo" else hub.fetch(match["name"])
+    scheme, name = address
+    return zoo.fetch(name) if scheme == "zoo" else hub.fetch(name)
 
 
-def ticket_argument(text: str) -> Path:
-    """Return the path or address that names a ticket on the command line."""
-    return Path(text) if is_address(text) else path_argument(text)
+def ticket_argument(text: str) -> str | Path:
+    """Return the path or the address that names a ticket on the command line.
 
-
-def _text(path: str | os.PathLike[str]) -> str:
-    return path.as_posix() if isinstance(path, PurePath) else os.fspath(path)
+    An address stays text, because a path would show it with one slash.
+    """
+    return text if is_address(text) else path_argument(text)

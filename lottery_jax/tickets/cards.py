@@ -15,13 +15,13 @@ from typing import Any
 
 from lottery_jax.curve import ACCURACY, metric_of
 from lottery_jax.errors import TicketError, one_line
-from lottery_jax.system.files import atomic_folder, local_path, write_text
+from lottery_jax.system.files import local_path, write_text
 from lottery_jax.tickets import zoo
 from lottery_jax.tickets.metadata import Metadata
 from lottery_jax.tickets.portable import save_portable
-from lottery_jax.tickets.ticket import Ticket
+from lottery_jax.tickets.ticket import Ticket, complete
 
-TICKET_FILE = "ticket.safetensors"
+TICKET_FILE, CARD_FILE, CONFIG_FILE = FILES = ("ticket.safetensors", "README.md", "config.json")
 LICENSE = "apache-2.0"  # that of this project, under which its zoo is published
 _TAGS = ("lottery-ticket", "pruning", "sparsity", "jax", "flax")
 # The names by which the hub knows data sets.
@@ -41,27 +41,30 @@ def write_card_folder(
 ) -> Path:
     """Write a folder ready for upload: README.md, ticket.safetensors and config.json.
 
-    The folder appears whole or not at all; whatever is at `path` is replaced.
+    Each file appears whole or not at all and replaces one of its name; all else in the folder stays.
 
     Args:
-        path: the folder.
+        path: the folder, which may be there.
         ticket: a trained ticket.
-        name: how `load_ticket` will name it, such as `hf://user/repo`; default: the folder.
+        name: how the card tells readers to load it, such as `hf://user/repo`; default: by the name of
+            its file.
         license: an identifier of the hub's list, such as `mit`.
 
     Returns:
         The folder.
 
     Raises:
-        TicketError: as `save_ticket`.
+        TicketError: as `save_ticket`, or its metadata can't be shown; nothing is written then.
+        OSError: the folder can't be written.
     """
     folder = local_path(path)
-    with atomic_folder(folder) as temporary:
-        ticket = save_portable(temporary / TICKET_FILE, ticket)
-        card = ticket_card(ticket.metadata, name or str(folder / TICKET_FILE), license=license)
-        write_text(temporary / "README.md", card)
-        about = {"library_name": "lottery_jax", "ticket": TICKET_FILE, **ticket.metadata}
-        write_text(temporary / "config.json", json.dumps(about, indent=1, allow_nan=False) + "\n")
+    ticket = complete(folder, ticket)
+    card = ticket_card(ticket.metadata, name or TICKET_FILE, license=license)
+    about = {**ticket.metadata, "library_name": "lottery_jax", "ticket": TICKET_FILE}
+    config = json.dumps(about, indent=1, allow_nan=False)
+    save_portable(folder / TICKET_FILE, ticket)
+    write_text(folder / CONFIG_FILE, f"{config}\n")
+    write_text(folder / CARD_FILE, card)
     return folder
 
 

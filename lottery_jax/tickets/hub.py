@@ -1,7 +1,8 @@
 """Tickets on the Hugging Face hub, through `huggingface_hub` (the extra `hub`).
 
 A repository holds what `cards.write_card_folder` writes. What is downloaded is opened as a portable
-file, with all the checks of one; nothing else of a repository is read.
+file, with all the checks of one; nothing else of a repository is read. A file that is larger than the
+environment variable LOTTERY_JAX_MAX_DOWNLOAD_MB says is not downloaded.
 """
 
 from __future__ import annotations
@@ -14,12 +15,26 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from lottery_jax.errors import EnvironmentFault, TicketError, first_line, raise_if_environment
+from lottery_jax.errors import (
+    ConfigError,
+    EnvironmentFault,
+    TicketError,
+    first_line,
+    raise_if_environment,
+)
 from lottery_jax.tickets.cards import LICENSE, TICKET_FILE, write_card_folder
 from lottery_jax.tickets.ticket import Ticket
 
+LIMIT = "LOTTERY_JAX_MAX_DOWNLOAD_MB"  # the environment variable that raises or lowers the limit
+_LIMIT_MB = 2000  # room for every network of this package
+# huggingface_hub makes paths of revisions and files and does not check the revisions. So no part of
+# one may begin with a dot. A slash of a revision is written as %2F, as in the hub's own addresses;
+# the hub's names of pull requests and conversions may have theirs.
+_PART = r"[\w-][\w.-]*"
 _NAME = re.compile(
-    r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+?))?(/(?P<file>(?!.*\.\./)[^@]+\.safetensors))?",
+    rf"(?P<repo>{_PART}/{_PART})"
+    rf"(@(?P<revision>refs/(pr|convert)/{_PART}|{_PART}(%2F{_PART})*))?"
+    rf"(/(?P<file>({_PART}/)*{_PART}\.safetensors))?",
     re.ASCII,
 )
 
@@ -32,22 +47,44 @@ def fetch(name: str) -> Path:
 
     Raises:
         EnvironmentFault: huggingface_hub is not installed.
-        TicketError: the name is not one, the hub has no such file, or it can't be reached.
+        TicketError: the name is malformed, the hub has no such file, it is larger than the limit, or
+            the hub can't be reached and there is no copy.
+        ConfigError: LOTTERY_JAX_MAX_DOWNLOAD_MB is not a number.
     """
     match = _NAME.fullmatch(name)
     if match is None:
         raise TicketError(
-            f"hf://{name}: is not hf://USER/REPO, perhaps with @REVISION and /FILE.safetensors"
+            f"hf://{name}: is not hf://USER/REPO, perhaps with @REVISION (a slash in it is written as "
+            "%2F) and /FILE.safetensors"
         )
-    hub = _huggingface_hub()
+    hub, limit, endpoint = _huggingface_hub(), _limit(), _endpoint()
+    repo, file = match["repo"], match["file"] or TICKET_FILE
+    revision = match["revision"] and match["revision"].replace("%2F", "/")
     with _explained(f"hf://{name}", "fetched"):
-        file = hub.hf_hub_download(
-            match["repo"],
-            match["file"] or TICKET_FILE,
-            revision=match["revision"],
-            endpoint=_endpoint(),
+        try:
+            url = hub.hf_hub_url(repo, file, revision=revision, endpoint=endpoint)
+            size = hub.get_hf_file_metadata(url, endpoint=endpoint).size or 0
+        except Exception:  # as in `_explained`
+            copy = hub.try_to_load_from_cache(repo, file, revision=revision)
+            if not isinstance(copy, str):
+                raise
+            return Path(copy)
+    if size > limit * 1e6:
+        raise TicketError(
+            f"hf://{name}: has {size / 1e6:.0f} MB, more than the limit of {limit:g} MB; if you trust "
+            f"it, set {LIMIT} to a larger number"
         )
-    return Path(file)
+    with _explained(f"hf://{name}", "fetched"):
+        return Path(hub.hf_hub_download(repo, file, revision=revision, endpoint=endpoint))
+
+
+def _limit() -> float:
+    """Return the largest size of a download in megabytes."""
+    text = os.environ.get(LIMIT) or str(_LIMIT_MB)
+    try:
+        return float(text)
+    except ValueError as error:
+        raise ConfigError(f"{LIMIT}: {text!r} is not a number of megabytes") from error
 
 
 def push(ticket: Ticket, repo: str, *, private: bool = False, license: str = LICENSE) -> str:
@@ -64,7 +101,7 @@ def push(ticket: Ticket, repo: str, *, private: bool = False, license: str = LIC
 
     Raises:
         EnvironmentFault: huggingface_hub is not installed.
-        TicketError: the name is not one, or the hub refuses it or can't be reached.
+        TicketError: the name is malformed, or the hub refuses it or can't be reached.
     """
     match = _NAME.fullmatch(repo)
     if match is None or match["repo"] != repo:

@@ -1,9 +1,9 @@
 """The zoo: trained tickets that come with the package, by names such as `lenet_digits/imp/seed_0/level_06`.
 
 `index.json` lists them, with what each was measured to do and the SHA-256 of its file. A source
-checkout has the files in `zoo/`. An installed package has the index alone; it fetches files from
-the folder or URL that the environment variable LOTTERY_JAX_ZOO names, checks them against the index
-and keeps them in a cache.
+checkout has the files in `zoo/`. An installed package has the index alone; it takes files from the
+folder or URL that the environment variable LOTTERY_JAX_ZOO names and checks them against the index.
+Those of a URL are kept in a cache.
 """
 
 from __future__ import annotations
@@ -16,15 +16,16 @@ import json
 import os
 import re
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from lottery_jax.errors import TicketError, raise_if_environment
 from lottery_jax.system.files import atomic_write
+from lottery_jax.tickets.portable import SUFFIX
 
 PLACE = "LOTTERY_JAX_ZOO"  # the environment variable that names a folder or URL with the files
-SUFFIX = ".safetensors"
 VERSION = 1
 _TIMEOUT = 30  # seconds without an answer
 # Not file://: a folder is named by its path. Not ftp://: urllib would look for credentials.
@@ -141,40 +142,46 @@ def fetch(name: str) -> Path:
         name: such as `lenet_digits/imp/seed_0/level_06`.
 
     Raises:
-        TicketError: the zoo has no such ticket, it is nowhere to be had, or what is there differs.
+        TicketError: the zoo has no such ticket, its file can't be found, or what is there differs.
         OSError: the cache can't be written.
     """
-    entry = find(name)
-    beside, cached = (place / f"{name}{SUFFIX}" for place in (folder(), _cache()))
-    if _is_file(beside):
-        _check(beside.read_bytes(), entry, name, beside)
-        return beside
+    entry, place = find(name), os.environ.get(PLACE, "").strip()
+    if _is_file(folder() / f"{name}{SUFFIX}"):
+        return _checked(folder(), name, entry)
+    if place and not _URL.match(place):
+        return _checked(place, name, entry)
+    cached = _cache(name)
     if _is_file(cached) and hashlib.sha256(cached.read_bytes()).hexdigest() == entry.sha256:
         return cached
-    content, place = _download(name, entry)
-    _check(content, entry, name, place)
-    with atomic_write(cached) as temporary:
-        temporary.write_bytes(content)
-    return cached
-
-
-def _download(name: str, entry: Entry) -> tuple[bytes, str]:
-    """Return what lies at the place that the user names, and where that is."""
-    place = os.environ.get(PLACE, "").strip()
     if not place:
         raise TicketError(
             f"zoo://{name}: the files of the zoo are not installed; set {PLACE} to the folder zoo/ "
             "of a checkout, or to a URL that has its files"
         )
-    try:
-        if _URL.match(place):
-            address = f"{place.rstrip('/')}/{name}{SUFFIX}"
-            with urllib.request.urlopen(address, timeout=_TIMEOUT) as answer:
-                # A longer answer is not the file: there is no need to read all of it.
-                return answer.read(entry.bytes + 1), address
+    address = f"{place.rstrip('/')}/{name}{SUFFIX}"
+    with _explained(name, place), urllib.request.urlopen(address, timeout=_TIMEOUT) as answer:
+        # If more comes than the index states, it is not the file, and the rest need not be read.
+        content = answer.read(entry.bytes + 1)
+    _check(content, entry, name, address)
+    with atomic_write(cached) as temporary:
+        temporary.write_bytes(content)
+    return cached
+
+
+def _checked(place: str | Path, name: str, entry: Entry) -> Path:
+    """Return a ticket's file in a folder, which is read where it is, after a check of its content."""
+    with _explained(name, place):
         path = Path(place).expanduser() / f"{name}{SUFFIX}"
         with path.open("rb") as file:
-            return file.read(entry.bytes + 1), str(path)
+            content = file.read(entry.bytes + 1)
+    _check(content, entry, name, path)
+    return path
+
+
+@contextmanager
+def _explained(name: str, place: str | Path) -> Iterator[None]:
+    try:
+        yield
     # Errors of urllib and time-outs are OSErrors, too.
     except (OSError, ValueError, RuntimeError, http.client.HTTPException) as error:
         raise_if_environment(error)
@@ -192,9 +199,21 @@ def _check(content: bytes, entry: Entry, name: str, where: str | Path) -> None:
         )
 
 
-def _cache() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "lottery_jax" / "zoo"
+def _cache(name: str) -> Path:
+    """Return where the file of a ticket is kept.
+
+    Raises:
+        TicketError: the system knows no home directory.
+    """
+    base = os.environ.get("XDG_CACHE_HOME")
+    try:
+        place = Path(base) if base else Path.home() / ".cache"
+    except RuntimeError as error:
+        raise TicketError(
+            f"zoo://{name}: fetched files can't be kept ({error}); set XDG_CACHE_HOME to a folder for "
+            f"them, or {PLACE} to a folder that has the files of the zoo"
+        ) from error
+    return place / "lottery_jax" / "zoo" / f"{name}{SUFFIX}"
 
 
 def _is_file(path: Path) -> bool:

@@ -4,12 +4,15 @@ import jax
 import numpy as np
 import pytest
 
+from lottery_jax import config as configuration
 from lottery_jax import tickets
 from lottery_jax.errors import ConfigError, TicketError
+from lottery_jax.runs import pretrained
 from lottery_jax.runs.ladder import run_ladder
 from lottery_jax.runs.record import source_fingerprint
 from lottery_jax.runs.transfer import open_source, resolve
 from lottery_jax.runs.zoo_source import ZooSource, open_zoo
+from lottery_jax.tickets import zoo
 from tests.helpers import assert_same, make_tiny_config, quiet_console
 from tests.helpers import load_trained as load
 
@@ -83,7 +86,10 @@ def test_a_series_is_a_ladder_of_its_levels():
     "overrides, says",
     [
         ({"source": "zoo://lenet_digits/imp_random"}, "are controls; a transfer trains winning"),
-        ({"source": "zoo://lenet_digit/imp"}, "is no series of the zoo: lenet_digits/grasp, "),
+        (
+            {"source": "zoo://lenet_digit/imp"},
+            "is not a series of the zoo, which has lenet_digits/grasp, ",
+        ),
         ({"source": "zoo://lenet_digits/imp", "seeds": (1, 4)}, "has no seed 4; it has 0, 1"),
         ({"source": "zoo://lenet_digits/imp", "model.width": 0.5}, "fits its own network only"),
         (
@@ -100,10 +106,61 @@ def test_what_can_not_be_a_source_is_one_line(overrides, says, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_another_order_of_the_data_needs_what_the_zoo_does_not_keep(tmp_path):
+    """A branch continues from the optimizer's state at the rewind point; with a new head it does not."""
+    config = open_zoo("zoo://lenet_digits/imp").config
+    with config.unlocked():
+        config.source, config.train.order = "zoo://lenet_digits/imp", 7
+    with pytest.raises(
+        ConfigError, match=r"^config.train.order: .*the zoo does not keep; leave it"
+    ):
+        run(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    for key, value in (("transfer.head", "reinit"), ("data.name", "digits_b")):
+        other = configuration.default_config()
+        other.update_from_flattened_dict({**configuration.flatten(config), key: value})
+        assert open_source(resolve(other)).has_dense
+
+
+def test_a_run_knows_its_source_by_the_tickets(monkeypatch):
+    """A series that was trained again is another one, also by the same config."""
+    config = resolve(config_with(source="zoo://lenet_digits/snip", **{"ladder.rewind": 0}))
+    before = source_fingerprint(config)
+    assert source_fingerprint(config_with(source="zoo://lenet_digits/snip/")) == before
+    index = dict(zoo.index())
+    for name, same in (("grasp", True), ("snip", False)):
+        key = f"lenet_digits/{name}/seed_1/level_02"
+        index[key] = index[key]._replace(sha256="0" * 64)
+        monkeypatch.setattr(zoo, "index", lambda: index)
+        assert (source_fingerprint(config) == before) is same
+
+
+def test_an_address_is_asked_for_once_in_a_run(monkeypatch):
+    """So that what is recorded is what was used, whatever is published meanwhile."""
+    fetch, asked = zoo.fetch, []
+
+    def counted(name):
+        asked.append(name)
+        return fetch(name)
+
+    monkeypatch.setattr(zoo, "fetch", counted)
+    pretrained._fetched.cache_clear()
+    config = config_with(**{"ladder.pretrained": "zoo://lenet_digits/imp/seed_1/level_00"})
+    there = pretrained.open_pretrained(config)
+    assert source_fingerprint(config) == source_fingerprint(config) == there.sha256
+    assert asked == ["lenet_digits/imp/seed_1/level_00"]
+
+
 @pytest.mark.slow
-def test_weights_that_are_not_drawn_here_are_refused(tmp_path, monkeypatch):
-    """As by another version of JAX: here the tickets of one seed are taken for another's."""
+@pytest.mark.parametrize("wrong", [1, 2])
+def test_weights_that_are_not_drawn_here_are_refused_first(wrong, tmp_path, monkeypatch):
+    """As by another version of JAX: here a ticket of seed 0 is taken for another's."""
     original = ZooSource.ticket
-    monkeypatch.setattr(ZooSource, "ticket", lambda self, seed, level: original(self, 0, level))
-    with pytest.raises(TicketError, match="is not what seed 0 draws here"):
+    monkeypatch.setattr(
+        ZooSource,
+        "ticket",
+        lambda self, seed, level: original(self, 0 if level == wrong else seed, level),
+    )
+    with pytest.raises(TicketError, match=f"of level {wrong} is not what seed 1 draws here"):
         run(config_with(source="zoo://lenet_digits/snip", **{"ladder.rewind": 0}), tmp_path)
+    assert not list(tmp_path.rglob("ticket")) and not list(tmp_path.rglob("state"))

@@ -1,6 +1,7 @@
 """Cards, and tickets on a hub: a local server that speaks the calls that are used."""
 
 import base64
+import dataclasses
 import hashlib
 import http.server
 import json
@@ -11,8 +12,8 @@ import types
 import pytest
 import yaml
 
-from lottery_jax import tickets
-from lottery_jax.errors import EnvironmentFault, TicketError
+from lottery_jax import evaluate, tickets
+from lottery_jax.errors import ConfigError, EnvironmentFault, TicketError
 from lottery_jax.tickets import cards, hub
 from lottery_jax.tickets.__main__ import main
 from tests.helpers import assert_same, synthetic_ticket
@@ -56,11 +57,12 @@ class Server(http.server.BaseHTTPRequestHandler):
         revision, _, file = file.partition("/")
         if not found or name not in HUB.hosted:
             return self.answer(404, {}, {"X-Error-Code": "RepoNotFound"})
-        if revision not in ("main", COMMIT):
+        if revision not in ("main", COMMIT, *HUB.revisions):
             return self.answer(404, {}, {"X-Error-Code": "RevisionNotFound"})
         if file not in HUB.hosted[name]:
             return self.answer(404, {}, {"X-Error-Code": "EntryNotFound"})
         content = HUB.hosted[name][file]
+        HUB.requests.append((self.command, revision, file))
         etag = f'"{hashlib.sha256(content).hexdigest()}"'
         return self.answer(200, content, {"ETag": etag, "X-Repo-Commit": COMMIT})
 
@@ -84,7 +86,7 @@ class Server(http.server.BaseHTTPRequestHandler):
 def server(tmp_path, monkeypatch):
     serving = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Server)
     HUB.url = f"http://127.0.0.1:{serving.server_port}"
-    HUB.hosted, HUB.private = {}, {}
+    HUB.hosted, HUB.private, HUB.requests, HUB.revisions = {}, {}, [], []
     threading.Thread(target=serving.serve_forever, args=(0.01,), daemon=True).start()
     monkeypatch.setenv("HF_ENDPOINT", HUB.url)
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
@@ -138,6 +140,77 @@ def test_what_is_not_on_the_hub_is_one_line(server, saved, capsys):
     assert "lenet: is not USER/REPO" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["me/lenet@{0}/victim", "me/lenet@../../{0}/victim", "me/lenet@..", "me/lenet@a/../../x",
+     "me/lenet@.%2F..%2Fx", "me/lenet@%2Fx", "me/lenet@a%2F..%2Fx", "../lenet", "me/..",
+     "me/lenet/a\n/../../x.safetensors", "me/lenet//x.safetensors", "me/lenet/..",
+     "me/lenet/a/../x.safetensors", "me/lenet/.safetensors", "me/lenet@v1\n"],
+)  # fmt: skip
+def test_no_name_reaches_out_of_the_cache(server, saved, tmp_path, name):
+    """The hub answers to every revision, so that the name alone decides which files are written."""
+    server.hosted["me/lenet"] = {"ticket.safetensors": saved[0].read_bytes()}
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    name = name.format(tmp_path)
+    server.revisions = [name.partition("@")[2], str(victim)]
+    with pytest.raises(TicketError, match="is not hf://USER/REPO, perhaps with"):
+        hub.fetch(name)
+    assert victim.read_text() == "precious" and list(tmp_path.iterdir()) == [victim]
+    assert not server.requests
+
+
+@pytest.mark.parametrize(
+    "name, revision, file",
+    [
+        ("me/lenet@v1.0", "v1.0", "ticket.safetensors"),
+        ("me/lenet@new%2Fidea/a/b.safetensors", "new%2Fidea", "a/b.safetensors"),
+        ("me/lenet@refs/pr/1/ticket.safetensors", "refs%2Fpr%2F1", "ticket.safetensors"),
+        ("me/lenet@refs%2Fpr%2F1", "refs%2Fpr%2F1", "ticket.safetensors"),
+        ("me/lenet@refs/convert/x", "refs%2Fconvert%2Fx", "ticket.safetensors"),
+    ],
+)
+def test_a_revision_and_a_file_are_told_apart(server, saved, name, revision, file):
+    server.hosted["me/lenet"] = {file: saved[0].read_bytes()}
+    server.revisions = [revision]
+    assert hub.fetch(name).read_bytes() == saved[0].read_bytes()
+    assert set(server.requests) == {(verb, revision, file) for verb in ("HEAD", "GET")}
+
+
+def test_a_file_is_no_larger_than_the_limit(server, saved, monkeypatch):
+    content = saved[0].read_bytes()
+    server.hosted["they/large"] = {"ticket.safetensors": content}
+    monkeypatch.setenv(hub.LIMIT, str((len(content) - 1) / 1e6))
+    with pytest.raises(TicketError, match=rf"more than the limit of .* MB; .* set {hub.LIMIT}"):
+        tickets.load_ticket("hf://they/large")
+    assert {verb for verb, *_ in server.requests} == {"HEAD"}
+    monkeypatch.setenv(hub.LIMIT, "much")
+    with pytest.raises(ConfigError, match="'much' is not a number of megabytes"):
+        tickets.load_ticket("hf://they/large")
+    monkeypatch.setenv(hub.LIMIT, str(len(content) / 1e6))
+    tickets.load_ticket("hf://they/large")
+
+
+def test_evaluate_fetches_a_ticket_once(server, saved, capsys):
+    server.hosted["me/lenet"] = {"ticket.safetensors": saved[0].read_bytes()}
+    hub.fetch("me/lenet")
+    once = len(server.requests)
+    hub.fetch("me/lenet")
+    again = len(server.requests) - once
+    assert evaluate.main(["--ticket=hf://me/lenet", "--data=digits"]) == 0
+    assert "of the prunable weights" in capsys.readouterr().out
+    assert len(server.requests) == once + 2 * again
+
+
+def test_what_was_fetched_is_there_without_the_hub(server, saved, monkeypatch):
+    server.hosted["me/lenet"] = {"ticket.safetensors": saved[0].read_bytes()}
+    there = hub.fetch("me/lenet")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert hub.fetch("me/lenet") == there
+    with pytest.raises(TicketError, match="can't be fetched"):
+        hub.fetch("me/lenet@v2")
+
+
 def test_without_a_hub_or_without_leave_it_is_one_line(server, saved, monkeypatch):
     _, ticket = saved
     monkeypatch.setenv("HF_TOKEN", "hf_wrong")
@@ -145,12 +218,14 @@ def test_without_a_hub_or_without_leave_it_is_one_line(server, saved, monkeypatc
         hub.push(ticket, "me/lenet")
     assert not server.hosted
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(TicketError, match=r"^hf://me/lenet: can't be fetched .*LocalEntryNotFound"):
+    with pytest.raises(
+        TicketError, match=r"^hf://me/lenet: can't be fetched .*OfflineModeIsEnabled"
+    ):
         tickets.load_ticket("hf://me/lenet")
 
 
 def test_a_strangers_file_is_checked_as_any_other(server, saved):
-    """What is no ticket, and one whose weights were changed, do not load."""
+    """Neither a file of another kind nor a ticket whose weights were changed loads."""
     path, _ = saved
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
@@ -185,6 +260,42 @@ def test_a_card_folder_has_all_that_a_reader_needs(saved, tmp_path, capsys):
     config = json.loads((folder / "config.json").read_text())
     assert config["model"] == ticket.metadata["model"] and config["library_name"] == "lottery_jax"
     assert_same(tickets.load_ticket(folder / config["ticket"]).trained, ticket.trained)
+
+
+def test_a_card_leaves_all_else_in_its_folder_alone(saved, tmp_path):
+    """The folder is often the clone of a repository."""
+    clone = tmp_path / "clone"
+    (clone / ".git").mkdir(parents=True)
+    (clone / ".git" / "HEAD").write_text("ref: refs/heads/main\n")
+    (clone / "notes.txt").write_text("mine")
+    (clone / "README.md").write_text("old")
+    assert main(["card", str(saved[0]), str(clone)]) == 2
+    assert (clone / "README.md").read_text() == "old"
+    for _ in range(2):
+        assert main(["card", str(saved[0]), str(clone), "--force"]) == 0
+    assert (clone / ".git" / "HEAD").read_text() == "ref: refs/heads/main\n"
+    assert {file.name for file in clone.iterdir()} == {".git", "notes.txt", *cards.FILES}
+    assert (clone / "README.md").read_text().startswith("---\n")
+    (clone / "README.md").unlink()
+    (clone / "config.json").write_text("old")
+    changed = dataclasses.replace(saved[1], metadata={**saved[1].metadata, "result": "much"})
+    with pytest.raises(TicketError, match="its metadata can't be shown"):
+        cards.write_card_folder(clone, changed)
+    assert (clone / "config.json").read_text() == "old" and (clone / "notes.txt").exists()
+
+
+def test_a_card_says_nothing_of_the_machine_that_wrote_it(saved, tmp_path):
+    """Neither does a ticket's metadata say what only the writer of the card knows."""
+    bad = {**saved[1].metadata, "library_name": "other", "ticket": "/etc/passwd"}
+    ticket = dataclasses.replace(saved[1], metadata=bad)
+    folder = cards.write_card_folder(tmp_path / "card", ticket)
+    for file in ("README.md", "config.json"):
+        assert str(tmp_path) not in (folder / file).read_text()
+    assert 'lj.load_ticket("ticket.safetensors")' in (folder / "README.md").read_text()
+    config = json.loads((folder / "config.json").read_text())
+    assert (config["library_name"], config["ticket"]) == ("lottery_jax", "ticket.safetensors")
+    assert main(["card", str(saved[0]), str(tmp_path / "named"), "--name=hf://me/lenet"]) == 0
+    assert 'lj.load_ticket("hf://me/lenet")' in (tmp_path / "named" / "README.md").read_text()
 
 
 def test_a_card_states_what_was_measured(saved):

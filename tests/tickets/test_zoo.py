@@ -5,6 +5,7 @@ import hashlib
 import http.server
 import importlib.util
 import json
+import re
 import shutil
 import threading
 from pathlib import Path
@@ -70,7 +71,37 @@ def test_the_index_says_what_the_tickets_say():
         assert len(entry.commit) == 40 and int(entry.commit, 16)
 
 
-def test_the_zoo_has_what_it_promises():
+def numbers(text):
+    """The numbers of a cell: `5 to 12`, or `6, 8`, or the only one."""
+    first, _, last = text.partition(" to ")
+    return range(int(first), int(last) + 1) if last else [int(n) for n in text.split(",")]
+
+
+def promised():
+    """The tickets in the table of docs/zoo.md: a name and the percentage that is kept, as written."""
+    table = (ROOT / "docs" / "zoo.md").read_text().partition("| series |")[2].partition("\n\n")[0]
+    for line in table.splitlines()[2:]:
+        series, *cells = (cell.strip() for cell in line.strip("|").split("|"))
+        names = re.findall(r"`(.+?)`", series)
+        network = names[0].partition("/")[0]
+        for levels, kept, seeds in zip(*(cell.split(";") for cell in cells), strict=True):
+            kept = ["100"] if kept.startswith("all") else re.findall(r"[\d.]+", kept)
+            for level, density in zip(numbers(levels), kept, strict=True):
+                for name in names:
+                    name = name if "/" in name else f"{network}/{name}"
+                    for seed in numbers(seeds):
+                        yield f"{name}/seed_{seed}/level_{level:02d}", density
+
+
+def test_the_zoo_has_exactly_what_its_page_promises():
+    page = list(promised())
+    assert sorted(name for name, _ in page) == sorted(zoo.index())
+    for name, density in page:
+        decimals = len(density.partition(".")[2])
+        assert f"{100 * zoo.index()[name].density:.{decimals}f}" == density, name
+
+
+def test_the_zoo_has_eight_densities_five_seeds_and_rivals_at_two_densities():
     def chosen(**wanted):
         return {
             (entry.level, entry.seed)
@@ -79,14 +110,14 @@ def test_the_zoo_has_what_it_promises():
         }
 
     for data in ("digits", "fashion_mnist"):
+        rivals = [{"method": "imp", "control": control} for control in ("random", "reinit")]
+        rivals += [{"method": method} for method in ("snip", "grasp", "synflow")]
         winners = chosen(network="lenet_300_100", data=data, method="imp", control="winning")
         assert winners >= {(level, seed) for level in range(5, 13) for seed in range(5)}
-        for control in ("random", "reinit"):
-            assert (
-                len({level for level, _ in chosen(data=data, method="imp", control=control)}) == 2
-            )
-        for method in ("snip", "grasp", "synflow"):
-            assert len({level for level, _ in chosen(data=data, method=method)}) == 2
+        for rival in rivals:
+            assert len({level for level, _ in chosen(data=data, **rival)}) == 2
+            seeds = 3 if "control" not in rival else 5
+            assert len({seed for _, seed in chosen(data=data, **rival)}) == seeds
 
 
 @pytest.mark.parametrize("name", SAMPLE)
@@ -134,8 +165,11 @@ def test_the_command_lists_the_zoo(capsys):
     )
     lines = capsys.readouterr().out.splitlines()
     assert sum("zoo://" in line for line in lines) == 18
+    assert main(["zoo", "zoo://lenet_digits/imp/seed_0/"]) == 0
+    assert capsys.readouterr().out.splitlines() == lines[: len(lines) // 2]
     assert main(["zoo", "lenet_mnist"]) == 2
     assert main(["verify", f"zoo://{NAME}"]) == 0
+    assert capsys.readouterr().out == f"ok   zoo://{NAME}\n"
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):
@@ -167,44 +201,77 @@ def test_an_installed_package_says_where_files_can_come_from(installed, monkeypa
         lj.load_ticket(f"zoo://{NAME}")
 
 
-def test_files_are_fetched_from_a_folder_once(installed, monkeypatch):
+def test_files_of_a_folder_are_read_where_they_are(installed, monkeypatch):
     files, cached = installed
     monkeypatch.setenv(zoo.PLACE, str(files))
     ticket = lj.load_ticket(f"zoo://{NAME}")
     assert_same(ticket.trained, lj.load_ticket(ROOT / "zoo" / f"{NAME}.safetensors").trained)
+    assert zoo.fetch(NAME) == files / f"{NAME}.safetensors" and not cached.exists()
     shutil.rmtree(files)
-    assert_same(lj.load_ticket(f"zoo://{NAME}").mask, ticket.mask)
-    cached.write_bytes(b"damaged")
-    with pytest.raises(TicketError, match="can't be fetched"):
+    with pytest.raises(TicketError, match=rf"can't be fetched from {files}.*No such file"):
         lj.load_ticket(f"zoo://{NAME}")
 
 
-def test_another_file_is_refused_and_not_kept(installed, monkeypatch):
-    files, cached = installed
+def test_without_a_home_directory_a_folder_will_do(installed, monkeypatch, capsys):
+    files, _ = installed
+
+    def home():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(Path, "home", home)
+    monkeypatch.setenv(zoo.PLACE, "http://127.0.0.1:9")
+    assert main(["show", f"zoo://{NAME}"]) == 2
+    error = capsys.readouterr().err
+    assert "can't be kept (Could not determine home" in error and error.count("\n") == 1
+    assert "set XDG_CACHE_HOME to a folder for them, or LOTTERY_JAX_ZOO" in error
     monkeypatch.setenv(zoo.PLACE, str(files))
+    lj.load_ticket(f"zoo://{NAME}")
+    monkeypatch.setattr(zoo, "folder", lambda: ROOT / "zoo")  # a checkout has the files
+    monkeypatch.delenv(zoo.PLACE)
+    lj.load_ticket(f"zoo://{NAME}")
+
+
+@pytest.fixture
+def serving(installed):
+    """A server of the files; its address begins what the tests fetch."""
+    handler = functools.partial(Quiet, directory=str(installed[0]))
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+def test_another_file_is_refused_and_not_kept(installed, serving, monkeypatch):
+    files, cached = installed
     file = files / f"{NAME}.safetensors"
     whole = file.read_bytes()
     for content in (whole[:-1], whole + b"x", b"\0" * len(whole)):
         file.write_bytes(content)
-        with pytest.raises(TicketError, match=r"is not the file that the index .* SHA-256 differs"):
-            lj.load_ticket(f"zoo://{NAME}")
+        for place in (str(files), f"http://127.0.0.1:{serving.server_port}"):
+            monkeypatch.setenv(zoo.PLACE, place)
+            with pytest.raises(TicketError, match=r"is not the file that the index .* SHA-256 dif"):
+                lj.load_ticket(f"zoo://{NAME}")
     assert not cached.exists()
     file.write_bytes(whole)
     lj.load_ticket(f"zoo://{NAME}")
     assert cached.read_bytes() == whole and list(cached.parent.iterdir()) == [cached]
 
 
-def test_files_are_fetched_from_a_url(installed, monkeypatch):
+def test_files_are_fetched_from_a_url_once(installed, serving, monkeypatch):
     files, cached = installed
-    handler = functools.partial(Quiet, directory=str(files))
-    serving = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=serving.serve_forever, args=(0.01,), daemon=True).start()
     address = f"http://127.0.0.1:{serving.server_port}"
     monkeypatch.setenv(zoo.PLACE, f"{address}/")
     lj.load_ticket(f"zoo://{NAME}")
     assert hashlib.sha256(cached.read_bytes()).hexdigest() == zoo.index()[NAME].sha256
     with pytest.raises(TicketError, match=rf"can't be fetched from {address}/ \(.*[Nn]ot [Ff]ound"):
         lj.load_ticket("zoo://lenet_digits/imp/seed_0/level_07")
+    shutil.rmtree(files)
+    assert lj.load_ticket(f"zoo://{NAME}").density < 0.03  # the one in the cache
+    cached.write_bytes(b"damaged")
+    with pytest.raises(TicketError, match="can't be fetched"):
+        lj.load_ticket(f"zoo://{NAME}")
     serving.shutdown()
     serving.server_close()
     with pytest.raises(TicketError, match=r"can't be fetched from .*refused"):
@@ -226,21 +293,66 @@ def test_an_index_that_is_not_one_is_refused(tmp_path, monkeypatch):
     clear()
 
 
-def test_building_it_again_from_itself_changes_nothing(tmp_path, monkeypatch, capsys):
-    """Files, cards and index are a function of the tickets."""
+@pytest.fixture
+def build(tmp_path, monkeypatch):
+    """zoo/build.py, for a zoo of SNIP's tickets of digits alone in `tmp_path / "zoo"`."""
     spec = importlib.util.spec_from_file_location("build_zoo", ROOT / "zoo" / "build.py")
-    build = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(build)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    folder = tmp_path / "zoo"
+    monkeypatch.setattr(module, "ZOO", folder)
+    shutil.copytree(ROOT / "zoo" / "lenet_digits" / "snip", folder / "lenet_digits" / "snip")
     kept = {
         name: entry for name, entry in zoo.index().items() if name.startswith("lenet_digits/snip/")
     }
-    shutil.copytree(ROOT / "zoo" / "lenet_digits" / "snip", tmp_path / "lenet_digits" / "snip")
-    (tmp_path / "index.json").write_text(build.index_text(kept))
-    (tmp_path / "lenet_digits" / "of_before.safetensors").write_bytes(b"")
-    before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
-    monkeypatch.setattr(build, "ZOO", tmp_path)
-    assert build.build([]) == kept
-    after = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
-    del before[tmp_path / "lenet_digits" / "of_before.safetensors"]
-    assert after == before
-    assert json.loads(after[tmp_path / "index.json"])["version"] == zoo.VERSION
+    (folder / "index.json").write_text(module.index_text(kept))
+    return module, folder, kept
+
+
+def contents(folder):
+    return {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def test_building_it_again_from_itself_changes_nothing(build):
+    """Files, cards and index are a function of the tickets."""
+    module, folder, kept = build
+    before = contents(folder)
+    (folder / "lenet_digits" / "of_before.safetensors").write_bytes(b"")
+    assert module.build([]) == kept
+    assert contents(folder) == before
+    assert json.loads(before[folder / "index.json"])["version"] == zoo.VERSION
+
+
+def test_a_run_that_lacks_tickets_of_the_zoo_removes_none(build, tmp_path):
+    """Its own tickets replace those of the zoo; here it has one seed of three."""
+    module, folder, kept = build
+    before = contents(folder)
+    config, run = "configs/zoo.py:digits_snip", tmp_path / "run"
+    for level in (1, 2):
+        name = f"seed_1/level_{level:02d}"
+        ticket = lj.load_ticket(f"zoo://lenet_digits/snip/{name}")
+        lj.save_ticket(run / name / "ticket", ticket)
+    record = {"fingerprint": config_fingerprint(config), "git_commit": "b" * 40}
+    (run / "config.json").write_text(json.dumps(record))
+    built = module.build([run])
+    assert built == {
+        name: entry._replace(commit="b" * 40, config=config) if entry.seed == 1 else entry
+        for name, entry in kept.items()
+    }
+    assert set(contents(folder)) == set(before)
+    assert {f: c for f, c in contents(folder).items() if f.suffix == ".safetensors"} == {
+        f: c for f, c in before.items() if f.suffix == ".safetensors"
+    }
+
+
+def test_a_build_that_ends_early_leaves_no_ticket_without_its_file(build, monkeypatch):
+    module, folder, kept = build
+
+    def fail(path, text):
+        raise OSError("no space")
+
+    monkeypatch.setattr(module, "SERIES", ())  # which removes all tickets
+    monkeypatch.setattr(module, "write_text", fail)
+    with pytest.raises(OSError, match="no space"):
+        module.build([])
+    assert all((folder / f"{name}.safetensors").is_file() for name in kept)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from lottery_jax.system.command_line import check_free, path_argument
 from lottery_jax.tickets import hub, store
 from lottery_jax.tickets.addresses import ticket_argument
-from lottery_jax.tickets.cards import LICENSE, write_card_folder
+from lottery_jax.tickets.cards import FILES, LICENSE, write_card_folder
 
 Add = Callable[[str, str], argparse.ArgumentParser]
 
@@ -18,7 +18,9 @@ def add_parsers(command: Add) -> None:
     a = command("card", "write a folder ready for upload: a model card, the ticket and its config")
     _add_ticket(a)
     a.add_argument("folder", type=path_argument, metavar="FOLDER")
-    a.add_argument("--force", action="store_true", help="replace FOLDER")
+    a.add_argument("--force", action="store_true", help=f"replace {', '.join(FILES)} in FOLDER")
+    a.add_argument("--name", default="", help="how the card tells readers to load the ticket, such as "
+                   "hf://USER/REPO; default: by the name of its file")  # fmt: skip
     a = command("push", "upload a ticket with its card to the Hugging Face hub")
     _add_ticket(a)
     a.add_argument("repo", metavar="USER/REPO")
@@ -37,8 +39,10 @@ def _add_ticket(a: argparse.ArgumentParser) -> None:
 
 def card(args: argparse.Namespace) -> None:
     """Write the folder of a ticket."""
-    check_free(args.folder, args.force)
-    write_card_folder(args.folder, store.load_ticket(args.ticket), license=args.license)
+    for file in FILES:
+        check_free(args.folder / file, args.force)
+    ticket = store.load_ticket(args.ticket)
+    write_card_folder(args.folder, ticket, name=args.name, license=args.license)
     print(f"wrote {args.folder}")
 
 

@@ -30,7 +30,7 @@ def run(args: argparse.Namespace) -> None:
     Raises:
         TicketError: there are none.
     """
-    pattern = args.pattern.removeprefix("zoo://")
+    pattern = args.pattern.removeprefix("zoo://").rstrip("/")
     chosen = {name: entry for name, entry in zoo.index().items() if fnmatchcase(name, pattern)}
     chosen = chosen or {
         name: entry for name, entry in zoo.index().items() if name.startswith(f"{pattern}/")
