@@ -44,15 +44,9 @@ def public_names() -> dict[str, str]:
     return names
 
 
-def expand(text: str, shown: set[str]) -> str:
-    """Return a page with its `{api}` fences filled, and add the public names to `shown`."""
-
-    def fill(fence: re.Match[str]) -> str:
-        names = fence[1].split()
-        shown.update(names)
-        return "\n".join(describe(name) for name in names)
-
-    return FENCE.sub(fill, text)
+def expand(text: str) -> str:
+    """Return a page with its `{api}` fences filled."""
+    return FENCE.sub(lambda fence: "\n".join(map(describe, fence[1].split())), text)
 
 
 def describe(name: str) -> str:
@@ -106,6 +100,8 @@ def _object(found: Any, path: str, fence: str) -> str:
                 body.append(_object(member, f"{path}.{key}", fence[:-1]))
     inside = "\n\n".join(part for part in body if part)
     options = ":no-index-entry:\n" if kind == "attribute" else ""
+    if kind == "method" and found.labels & {"classmethod", "staticmethod"}:
+        options = f":{'classmethod' if 'classmethod' in found.labels else 'staticmethod'}:\n"
     return f"{fence}{{py:{kind}}} {' '.join(head.split())}\n{options}\n{inside}\n{fence}"
 
 
@@ -139,7 +135,7 @@ def _sections(found: Any) -> str:
 def _row(kind: Any, item: Any) -> str:
     text = textwrap.indent(_text(item.description), "  ").strip()
     if kind is griffe.DocstringSectionKind.raises:
-        return f"- `{item.annotation}`: {text}"
+        return f"- `{str(item.annotation).strip('()')}`: {text}"
     name = getattr(item, "name", "")
     return f"- `{name}`: {text}" if name else f"- {text}"
 

@@ -1,4 +1,9 @@
-"""What the site does to a page before it is rendered: links out of docs/, files, help texts, the API."""
+"""What the site does to a page before it is rendered.
+
+It sends links to files beside docs/ to the pages that show them, and fills fences: `{file}` with a file
+of the repository, `{help}` with what commands say of themselves, `{configs}` with what configs say of
+themselves, `{api}` with docstrings.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +15,8 @@ from pathlib import Path
 
 from sphinx.application import Sphinx
 from sphinx.config import Config
-from sphinx.errors import ExtensionError
+from sphinx.environment import BuildEnvironment
+from sphinx.util import logging
 
 from . import api
 
@@ -18,6 +24,7 @@ DOCS = api.ROOT / "docs"
 LINK = re.compile(r"\]\(((?!\w+:)[^)#\s]+)(#[^)\s]*)?\)")
 FILE = re.compile(r"^```\{file\}\n(.*?)\n```$", re.M)
 HELP = re.compile(r"^```\{help\}\n(.*?)^```$", re.M | re.S)
+CONFIGS = re.compile(r"^```\{configs\}\n```$", re.M)
 # A file beside docs/ -> the page that shows it.
 PAGES = {
     "CONTRIBUTING.md": "contributing.md",
@@ -25,7 +32,6 @@ PAGES = {
     "CHANGELOG.md": "changelog.md",
     "README.md": "index.md",
 }
-_SHOWN: set[str] = set()
 
 
 def copy_notebooks(app: Sphinx, config: Config) -> None:
@@ -45,7 +51,8 @@ def read(app: Sphinx, name: str, content: list[str]) -> None:
     text = redirect(text, folder, folder)
     text = FILE.sub(lambda f: redirect((api.ROOT / f[1]).read_text(), api.ROOT, folder), text)
     text = HELP.sub(lambda fence: "\n".join(map(_help, fence[1].split())), text)
-    content[0] = api.expand(text, _SHOWN)
+    text = CONFIGS.sub(lambda _: "\n\n".join(map(_config, configs())), text)
+    content[0] = api.expand(text)
 
 
 def redirect(text: str, start: Path, end: Path) -> str:
@@ -74,22 +81,36 @@ def _help(module: str) -> str:
     """Return what `python -m lottery_jax.MODULE` says of itself."""
     path = api.ROOT / "lottery_jax" / module
     file = path / "__main__.py" if path.is_dir() else path.with_suffix(".py")
-    return f"```text\n{ast.get_docstring(ast.parse(file.read_text()))}\n```"
+    return f"```text\n{_docstring(file)}\n```"
 
 
-def check(app: Sphinx, error: Exception | None) -> None:
-    """Fail if a public name is on no page."""
-    missing = sorted(set(api.public_names()) - _SHOWN)
-    if missing and error is None and app.builder.name == "html":
-        raise ExtensionError(
-            f"public names that no page under docs/api shows: {', '.join(missing)}"
-        )
+def configs() -> list[Path]:
+    """Return the files of configs, the quickstart first."""
+    files = (api.ROOT / "configs").glob("*.py")
+    return sorted(files, key=lambda file: (file.stem != "quickstart", file.stem))
+
+
+def _config(file: Path) -> str:
+    """Return a section of what a config's docstring says: the recipe, its cost, what to expect."""
+    first, _, rest = _docstring(file).partition("\n")
+    return f"## {file.stem}\n\n{first}\n\n```text\n{rest.strip()}\n```"
+
+
+def _docstring(file: Path) -> str:
+    return ast.get_docstring(ast.parse(file.read_text())) or ""
+
+
+def check(app: Sphinx, env: BuildEnvironment) -> None:
+    """Warn of public names that are on no page."""
+    text = "\n".join(page.read_text() for page in (DOCS / "api").glob("*.md"))
+    shown = " ".join(api.FENCE.findall(text)).split()
+    for name in sorted(set(api.public_names()) - set(shown)):
+        logging.getLogger(__name__).warning("no page of docs/api shows the public name %s", name)
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
     """Register the changes."""
     app.connect("config-inited", copy_notebooks)
     app.connect("source-read", read)
-    app.connect("build-finished", check)
-    # One process reads all pages: `check` has to know of each.
-    return {"parallel_read_safe": False, "parallel_write_safe": True}
+    app.connect("env-check-consistency", check)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
