@@ -1,6 +1,6 @@
 """The checks of the project, one session each: `nox -l` lists them, `nox -s lint types` runs two.
 
-    pip install -e '.[test]' torch nox
+    pip install -e '.[test]' torch nox    # and -e '.[docs]' for the session `site`
 
 All sessions but two run in the environment that nox was started from, and install nothing. `oldest`
 and `newest` test other versions in environments of their own, below `.nox`.
@@ -54,6 +54,12 @@ def types(session: nox.Session) -> None:
 def docs(session: nox.Session) -> None:
     """Check the documents' links and names, and the examples in docstrings."""
     session.run("pytest", "-n", "0", "tests/test_docs.py", "lottery_jax", *session.posargs)
+
+
+@nox.session
+def site(session: nox.Session) -> None:
+    """Build the documentation site into build/site; any warning or broken link fails."""
+    session.run("python", "-m", "sphinx", "-E", "-W", "--keep-going", "docs", "build/site")
 
 
 @nox.session

@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+import lottery_jax as lj
 from lottery_jax.config import misspelt_override, validate
 from tests.helpers import CONFIG_FILES, ROOT, load_config_file
 
@@ -48,3 +49,17 @@ def test_tests_that_are_named_exist(path):
         assert f"def {name}" in (ROOT / "tests" / file.removeprefix("tests/")).read_text(
             encoding="utf-8"
         ), (file, name)
+
+
+def test_every_public_name_is_once_in_the_reference():
+    """The site's build writes what these fences name."""
+    text = "\n".join(page.read_text() for page in sorted((ROOT / "docs" / "api").glob("*.md")))
+    fences = re.findall(r"^```\{api\}\n(.*?)^```$", text, re.M | re.S)
+    assert sorted("".join(fences).split()) == lj.__all__
+
+
+def test_every_page_has_a_place_on_the_site():
+    """The site's build fails otherwise, but is not part of the tests."""
+    lists = re.findall(r"```\{toctree\}\n(.*?)```", (ROOT / "docs/index.md").read_text(), re.S)
+    named = " ".join(lists).split()
+    assert {p.stem for p in (ROOT / "docs").glob("*.md")} - {"index"} <= set(named)
