@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from lottery_jax.report.curves import RunCurve
-from lottery_jax.report.labels import flatten
+from lottery_jax.report.labels import flatten, headings
 from lottery_jax.report.page_data import link, page_data
 from lottery_jax.report.panels import HeatCell
 from lottery_jax.system.files import write_text
@@ -69,9 +69,9 @@ def page_html(
         "base-uri 'none'; form-action 'none'"
     )
     sections = []
-    for run, shown in zip(runs, data["runs"], strict=True):
+    for run, heading, shown in zip(runs, headings(runs), data["runs"], strict=True):
         section = _run_section(run, shown, out)
-        name = f"{shown['name']}{' (warnings)' if shown['warnings'] else ''}"
+        name = f"{heading}{' (warnings)' if shown['warnings'] else ''}"
         folded = f"<details><summary>{escape(name)}</summary>{section}</details>"
         sections.append(folded if len(runs) > 1 else section)
         del shown["facts"], shown["warnings"]  # these are HTML, not data for the script

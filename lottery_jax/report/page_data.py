@@ -14,7 +14,8 @@ from urllib.parse import quote
 
 from lottery_jax.curve import ACCURACY, WINNING, is_share
 from lottery_jax.report.curves import UNREADABLE, RunCurve, read_record, read_rows, series_label
-from lottery_jax.report.labels import flatten, headings
+from lottery_jax.report.labels import flatten, legend_names
+from lottery_jax.report.trained import ticket_costs
 
 # The training curves of a page have about this many points together, and each curve not more than
 # that: 31 levels, 6 seeds and 2 controls stay under 6 MB.
@@ -44,7 +45,8 @@ def page_data(runs: Sequence[RunCurve], out: Path) -> dict[str, Any]:
     Returns:
         `runs`: for each run its name, metric, facts (pairs of texts) and warnings.
         `trials`: a row for each trial, the accuracy and the density in percent, with the directory
-        of its ticket, its card and its training curve (None where there is none).
+        of its ticket, its card, its training curve, and the epochs `spent` on a winning ticket from
+        nothing, a mean over seeds (None where there is none).
         `texts`: what the cards say; they have indices into it. `labels`: the controls in words.
     """
     texts: dict[str, int] = {}
@@ -54,9 +56,11 @@ def page_data(runs: Sequence[RunCurve], out: Path) -> dict[str, Any]:
     rows_of = {folder: read_rows(folder) for folder in folders}
     total = sum(map(len, rows_of.values()))
     most = max(8, min(_POINTS_OF_CURVE, _POINTS // max(total, 1)))
-    for number, (run, name) in enumerate(zip(runs, headings(runs), strict=True)):
+    names = legend_names(runs) if len(runs) > 1 else [run.title for run in runs]
+    for number, (run, name) in enumerate(zip(runs, names, strict=True)):
         warnings = _Warnings()
         trials: list[dict[str, Any]] = []
+        spent = {level: _number(cost.epochs) for level, cost in ticket_costs(run).items()}
         for folder in dict.fromkeys(run.folders.values()):
             curves = _training_curves(folder, run.metric, most, warnings)
             for row in rows_of[folder]:
@@ -64,6 +68,7 @@ def page_data(runs: Sequence[RunCurve], out: Path) -> dict[str, Any]:
                     trial = _trial(row, run, number)
                     key = (trial["seed"], trial["level"], trial["control"])
                     trial["curve"] = curves.get(key)
+                    trial["spent"] = spent.get(key[1]) if key[2] == WINNING else None
                     trials.append(trial | _ticket(folder, trial, out, texts, warnings))
         _check(run, trials, warnings)
         shown.append(
@@ -145,7 +150,9 @@ def _ticket(
     found: dict[str, Any] = {"path": None, "card": None, "layers": None}
     found |= {"url": None, "classes": None, "empty": []}
     name = "ticket" if trial["control"] == WINNING else trial["control"]
-    if Path(name).name != name:  # curve.csv may be a stranger's: no path out of the run
+    if (
+        Path(name).name != name or name == ".."
+    ):  # curve.csv may be a stranger's: no path out of the run
         return found
     place = folder / f"seed_{trial['seed']}" / f"level_{trial['level']:02d}" / name
     if not (place / "metadata.json").is_file():

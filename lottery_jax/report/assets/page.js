@@ -11,6 +11,7 @@
   const several = data.runs.length > 1;
   const metric = data.runs[0].metric, unit = data.runs[0].share ? ", %" : "";
   const QUANTITIES = { metric: `test ${metric}${unit}`, test_loss: "test loss", train_loss: "training loss" };
+  const OVER = { left: "weights left, %", spent: "epochs to find and train the ticket, from nothing" };
   const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
   const unique = (list) => [...new Set(list)];
   const label = (control) => data.labels[control] ?? control;
@@ -148,7 +149,7 @@
       const key = JSON.stringify([t.run, t.control, t.seed]);
       groups.set(key, [...(groups.get(key) ?? []), t]);
     }
-    const quantity = at("quantity").value, control = at("control").value;
+    const quantity = at("quantity").value, control = at("control").value, over = at("over").value;
     const controls = unique(data.trials.map((t) => t.control));
     const severalSeeds = unique(rows.map((t) => t.seed)).length > 1;
     const lines = [...groups.values()].filter((g) => control === "all" || g[0].control === control).map((group) => {
@@ -158,30 +159,38 @@
         name: names.filter(Boolean).join(", "),
         colour: PALETTE[(several ? first.run : controls.indexOf(first.control)) % PALETTE.length],
         dash: first.control === WINNING ? undefined : several ? [6, 4] : DASHES[Math.floor(controls.indexOf(first.control) / PALETTE.length) % DASHES.length],
-        points: group.map((t) => [t.left, t[quantity], t[`sd_${quantity}`]]),
+        points: group.map((t) => [t[over], t[quantity], t[`sd_${quantity}`]]),
         dense: first.control === WINNING ? group.find((t) => t.level === DENSE)?.[quantity] : null,
       };
     });
     at("bars").textContent = at("seed").value === "mean" ? "Bars: one standard deviation over seeds. Dotted: the dense network." : "Dotted: the dense network.";
-    draw("curve", lines, { x: "weights left, %", y: QUANTITIES[quantity], logx: at("logx").checked, logy: at("logy").checked, reversed: true });
+    draw("curve", lines.filter((l) => l.points.some((p) => p[0] != null)), { x: OVER[over], y: QUANTITIES[quantity], logx: at("logx").checked, logy: at("logy").checked, reversed: over === "left" });
   }
+
+  // Some of many series are shown at first: evenly chosen, with the first and the last one.
+  const isHidden = (i, last) => last > 7 && ![0, 1, 2, 3].some((n) => Math.round((n * last) / 3) === i);
+  const gradient = (i, last) => {
+    const place = (last ? i / last : 0) * (LEVELS.length - 1), low = Math.min(Math.floor(place), LEVELS.length - 2);
+    return `rgb(${LEVELS[low].map((n, c) => Math.round(n + (place - low) * (LEVELS[low + 1][c] - n)))})`;
+  };
 
   function drawTraining() {
     const run = +at("training-run").value, seed = +at("training-seed").value;
     const control = at("training-control").value, quantity = at("training-quantity").value;
-    const trials = data.trials.filter((t) => t.run === run && t.seed === seed && t.curve
+    const trials = data.trials.filter((t) => t.run === run && t.seed === seed
       && (t.control === control || (t.level === DENSE && t.control === WINNING)));
-    const last = trials.length - 1;
-    const shown = new Set([0, Math.round(last / 3), Math.round((2 * last) / 3), last]);
-    const lines = trials.map((t, i) => {
-      const place = (last ? i / last : 0) * (LEVELS.length - 1), low = Math.min(Math.floor(place), LEVELS.length - 2);
-      const mixed = LEVELS[low].map((n, c) => Math.round(n + (place - low) * (LEVELS[low + 1][c] - n)));
-      return {
-        name: `level ${t.level} (${number(t.left)} %)`, colour: `rgb(${mixed})`, hidden: last > 5 && !shown.has(i),
-        points: t.curve.step.map((step, j) => [step, t.curve[quantity][j], null]),
-      };
-    });
+    const trained = trials.filter((t) => t.curve), last = trained.length - 1;
+    const lines = trained.map((t, i) => ({
+      name: `level ${t.level} (${number(t.left)} %)`, colour: gradient(i, last), hidden: isHidden(i, last),
+      points: t.curve.step.map((step, j) => [step, t.curve[quantity][j], null]),
+    }));
     draw("training", lines, { x: "step", y: QUANTITIES[quantity], logx: at("training-logx").checked, logy: at("training-logy").checked });
+    const tickets = trials.filter((t) => t.layers), names = unique(tickets.flatMap((t) => Object.keys(t.layers)));
+    const layers = names.map((name, i) => ({
+      name: data.texts[name], colour: gradient(i, names.length - 1), hidden: isHidden(i, names.length - 1),
+      points: tickets.filter((t) => t.layers[name]?.[1]).map((t) => [t.left, (100 * t.layers[name][0]) / t.layers[name][1], null]),
+    }));
+    draw("layers", layers, { x: OVER.left, y: "weights left in the layer, %", logx: true, logy: true, reversed: true });
   }
 
   // ---- the table ----
@@ -259,6 +268,8 @@
   options(at("seed"), seeds.length > 1 ? [["mean", "mean over seeds"], ["all", "each"], ...seeds] : seeds);
   options(at("control"), [["all", "all"], ...controls]);
   options(at("quantity"), Object.entries(QUANTITIES));
+  options(at("over"), Object.entries(OVER).filter(([key]) => data.trials.some((t) => t[key] != null)));
+  if (several) at("control").value = WINNING;
   options(at("training-run"), runs);
   options(at("training-seed"), seeds);
   options(at("training-control"), controls);
