@@ -29,9 +29,9 @@ _CHANCE = 1.1
 
 # What the card of a ticket shows of its metadata, in this order.
 _CARD = (
-    "model", "input_shape", "num_classes", "data", "method", "rewind_step", "start_step",
-    "optimizer", "found_by", "result", "weights_remaining", "weights_total", "sha256",
-    "config_fingerprint", "lottery_jax_version",
+    "model", "input_shape", "num_classes", "data", "method", "result", "weights_remaining",
+    "weights_total", "rewind_step", "start_step", "sha256", "config_fingerprint",
+    "lottery_jax_version", "optimizer", "found_by",
 )  # fmt: skip
 
 
@@ -161,6 +161,7 @@ def _ticket(
         metadata = json.loads((place / "metadata.json").read_text(encoding="utf-8"))
         layers = {str(k): [int(n) for n in metadata["layers"][k]] for k in metadata["layer_order"]}
         classes = int(metadata.get("num_classes") or 0)
+        metadata["sha256"] = {k: v[:16] for k, v in metadata.get("sha256", {}).items()}
         card = {key: _words(metadata[key]) for key in _CARD if key in metadata}
     except UNREADABLE as error:
         warnings.add("The metadata of a ticket can't be read", f"{_place(trial)}: {error}")
@@ -190,13 +191,15 @@ def link(place: Path, out: Path) -> str:
 def _words(value: Any) -> str:
     """Return a value of JSON as text.
 
-    >>> _words({"name": "vgg11", "options": {"width": 1.0}}), _words([28, 28]), _words(None)
-    ('name vgg11, options.width 1.0', '28, 28', 'none')
+    >>> _words({"name": "vgg11", "options": {"width": 1.0}}), _words([0.123456789, 28]), _words("")
+    ('name vgg11, options.width 1', '0.123457, 28', 'none')
     """
     if isinstance(value, Mapping):
         return ", ".join(f"{key} {_words(one)}" for key, one in flatten(value)) or "none"
     if isinstance(value, list):
         return ", ".join(map(_words, value)) or "none"
+    if isinstance(value, float):
+        return f"{value:.6g}"
     return "none" if value in (None, "") else str(value)
 
 
