@@ -63,11 +63,6 @@ def page_html(
 ) -> str:
     """Return the page as text; the arguments are those of `write_page`."""
     data = page_data(runs, out)
-    scripts, styles = [_asset(name) for name in _SCRIPTS], [_asset(name) for name in _STYLES]
-    policy = (
-        f"default-src 'none'; script-src {_hashes(scripts)}; style-src {_hashes(styles)}; "
-        "base-uri 'none'; form-action 'none'"
-    )
     sections = []
     for run, heading, shown in zip(runs, headings(runs), data["runs"], strict=True):
         section = _run_section(run, shown, out)
@@ -76,8 +71,31 @@ def page_html(
         sections.append(folded if len(runs) > 1 else section)
         del shown["facts"], shown["warnings"]  # these are HTML, not data for the script
     figures = _asset("page.html")
+    body = [
+        *(f"<p>{escape(note)}</p>" for note in notes),
+        _heat_table(*heat) if heat else "",
+        *([figures, "<h2>Runs</h2>", *sections] if len(runs) > 1 else [*sections, figures]),
+    ]
     text = json.dumps(data, allow_nan=False, separators=(",", ":")).translate(_IN_SCRIPT)
-    return "\n".join(
+    body += [f'<script type="application/json" id="data">{text}</script>']
+    return document(title, body, _SCRIPTS, _STYLES)
+
+
+def document(title: str, body: Iterable[str], scripts: Sequence[str], styles: Sequence[str]) -> str:
+    """Return a whole page that runs and loads nothing but these files of `assets/`.
+
+    Args:
+        title: the heading, a text.
+        body: the markup below it.
+        scripts: names of files, in the order in which they run.
+        styles: names of files.
+    """
+    codes, sheets = [_asset(name) for name in scripts], [_asset(name) for name in styles]
+    policy = (
+        f"default-src 'none'; script-src {_hashes(codes)}; style-src {_hashes(sheets)}; "
+        "base-uri 'none'; form-action 'none'"
+    )
+    page = "\n".join(
         [
             '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
             f'<meta http-equiv="Content-Security-Policy" content="{policy}">',
@@ -85,16 +103,15 @@ def page_html(
             '<meta name="referrer" content="no-referrer">',
             '<meta name="color-scheme" content="light dark">',
             f"<title>{escape(title)}</title>",
-            *(f"<style>{style}</style>" for style in styles),
+            *(f"<style>{sheet}</style>" for sheet in sheets),
             f"</head>\n<body>\n<main>\n<h1>{escape(title)}</h1>",
-            *(f"<p>{escape(note)}</p>" for note in notes),
-            _heat_table(*heat) if heat else "",
-            *([figures, "<h2>Runs</h2>", *sections] if len(runs) > 1 else [*sections, figures]),
-            f'</main>\n<script type="application/json" id="data">{text}</script>',
-            *(f"<script>{script}</script>" for script in scripts),
+            *body,
+            "</main>",
+            *(f"<script>{code}</script>" for code in codes),
             "</body>\n</html>\n",
         ]
     )
+    return page.encode(errors="replace").decode()  # names of files may hold what UTF-8 can't
 
 
 @cache

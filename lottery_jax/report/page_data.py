@@ -155,11 +155,14 @@ def _ticket(
     ):  # curve.csv may be a stranger's: no path out of the run
         return found
     place = folder / f"seed_{trial['seed']}" / f"level_{trial['level']:02d}" / name
-    if not (place / "metadata.json").is_file():
-        return found
     try:
+        if not (place / "metadata.json").is_file():
+            return found
         metadata = json.loads((place / "metadata.json").read_text(encoding="utf-8"))
-        layers = {str(k): [int(n) for n in metadata["layers"][k]] for k in metadata["layer_order"]}
+        layers = {}
+        for layer in metadata["layer_order"]:
+            kept, total = metadata["layers"][layer]
+            layers[str(layer)] = (int(kept), int(total))
         classes = int(metadata.get("num_classes") or 0)
         metadata["sha256"] = {k: v[:16] for k, v in metadata.get("sha256", {}).items()}
         card = {key: _words(metadata[key]) for key in _CARD if key in metadata}
@@ -172,7 +175,7 @@ def _ticket(
         "card": {key: texts.setdefault(text, len(texts)) for key, text in card.items()},
         "layers": {texts.setdefault(k, len(texts)): counts for k, counts in layers.items()},
         "classes": classes,
-        "empty": [name for name, (kept, *_) in layers.items() if kept == 0],
+        "empty": [layer for layer, (kept, _) in layers.items() if kept == 0],
     }
 
 
@@ -183,7 +186,7 @@ def link(place: Path, out: Path) -> str:
     '../javascript%3Aalert%281%29'
     """
     try:
-        return quote(Path(os.path.relpath(place, out)).as_posix())
+        return quote(os.fsencode(Path(os.path.relpath(place, out)).as_posix()))
     except ValueError:  # another drive of Windows
         return place.resolve().as_uri()
 

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+import math
 import re
 import shutil
 from html.parser import HTMLParser
@@ -13,6 +14,8 @@ import pytest
 from lottery_jax import config as configuration
 from lottery_jax import report
 from lottery_jax.curve import CURVE_COLUMNS, WINNING
+from lottery_jax.report.claims import ForestRow
+from lottery_jax.report.claims_page import write_claims_page
 from lottery_jax.report.page import commands, page_html
 from tests.report import chromium
 
@@ -252,3 +255,42 @@ def test_a_browser_shows_the_page_and_runs_nothing_of_strangers(tmp_path):
         assert tab.run("document.images.length") == 0
         assert tab.errors == []
         assert all(url.startswith("file:") and "report.html" in url for url in tab.requests)
+
+
+FOREST = [
+    (["1. a", "5 %"], ForestRow("a", "points", 0.5, -0.25, 1.25, 1.0, 0.0, math.inf, "holds")),
+    (["10. b", "5 %"], ForestRow("b", "points", -2.0, -2.5, -1.5, None, 0.0, math.inf, "fails")),
+    ([HOSTILE, ""], ForestRow("c", "ratio", math.nan, -math.inf, math.inf, None, 0.9, 1.1, HOSTILE)),
+]  # fmt: skip
+
+
+def test_the_page_of_claims_draws_each_interval_on_the_scale_of_its_unit(tmp_path):
+    html = write_claims_page(
+        tmp_path / "claims.html", "Claims", ["claim", "weights"], FOREST
+    ).read_text()
+    found = Elements(html)
+    assert {tag for tag, _ in found.tags}.isdisjoint({"img"}) and html.count("<script>") == 1
+    # From -2.5 to 1.25 with 5 % beside them: 0.1875 each.
+    means = [float(a["cx"]) for tag, a in found.tags if tag == "circle"]
+    assert means == pytest.approx([180 * (n + 2.6875) / 4.125 for n in (0.5, -2.0)], abs=0.01)
+    ranges = [(float(a["x"]), float(a["width"])) for tag, a in found.tags if tag == "rect"]
+    assert ranges[0] == pytest.approx((180 * 2.6875 / 4.125, 180 * 1.4375 / 4.125), abs=0.01)
+    assert "0.5 (-0.25 to 1.25) points" in html
+
+
+@pytest.mark.long
+@pytest.mark.skipif(chromium.PATH is None, reason="Chromium is not installed (apt: chromium)")
+def test_a_browser_sorts_and_filters_the_page_of_claims(tmp_path):
+    path = write_claims_page(tmp_path / "claims.html", "Claims", ["claim", "weights"], FOREST)
+    rows = "document.querySelectorAll('#claims tbody tr:not([hidden])')"
+    first = f"[...{rows}].map(r => r.cells[0].innerText)"
+    with chromium.browser(tmp_path) as tab:
+        tab.open(path)
+        tab.run("document.querySelectorAll('#claims th button')[2].click()")
+        assert tab.run(first)[:2] == ["10. b", "1. a"]
+        tab.run("document.querySelectorAll('#claims th button')[0].click()")
+        assert [text for text in tab.run(first) if text[0] == "1"] == ["1. a", "10. b"]
+        choose = "s => { s.value = 'fails'; s.dispatchEvent(new Event('change')); }"
+        tab.run(f"({choose})(document.getElementById('outcome'))")
+        assert tab.run(first) == ["10. b"]
+        assert tab.run("typeof ran") == "undefined" and tab.errors == []

@@ -9,8 +9,8 @@
   const LEVELS = [[253, 180, 47], [229, 92, 48], [186, 54, 85], [120, 60, 160], [50, 110, 190]];
   const dark = matchMedia("(prefers-color-scheme: dark)");
   const several = data.runs.length > 1;
-  const metric = data.runs[0].metric, unit = data.runs[0].share ? ", %" : "";
-  const QUANTITIES = { metric: `test ${metric}${unit}`, test_loss: "test loss", train_loss: "training loss" };
+  const metrics = [...new Set(data.runs.map((r) => `test ${r.metric}${r.share ? ", %" : ""}`))];
+  const QUANTITIES = { metric: metrics.join(" / "), test_loss: "test loss", train_loss: "training loss" };
   const OVER = { left: "weights left, %", spent: "epochs to find and train the ticket, from nothing" };
   const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
   const unique = (list) => [...new Set(list)];
