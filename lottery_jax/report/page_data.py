@@ -269,7 +269,9 @@ def _check(run: RunCurve, trials: Sequence[Mapping[str, Any]], warnings: _Warnin
         ):
             warnings.add("No better than chance", f"{_place(trial)}: {accuracy} %")
     with contextlib.suppress(*UNREADABLE):
-        planned = len(run.seeds) * sum(1 for _ in _planned(run.config))
+        pooled = len(set(run.folders.values())) > 1
+        seeds = run.seeds if pooled else run.config["seeds"]
+        planned = len(seeds) * sum(1 for _ in _planned(run.config))
         if len(trials) < planned:
             warnings.add(f"Not complete: {len(trials)} of {planned} trials are there", "")
     with contextlib.suppress(*UNREADABLE):
@@ -282,6 +284,8 @@ def _planned(config: Mapping[str, Any]) -> Iterator[tuple[int, str]]:
     """Yield the (level, control) that a config asks of each seed."""
     for level in range(config["ladder"]["levels"] + 1):
         yield level, WINNING
+        if not level and "aligned" in config["controls"]:
+            yield level, "aligned"
         if level and level in (config["control_levels"] or (level,)):
             yield from ((level, control) for control in config["controls"])
 

@@ -49,6 +49,7 @@ def make_run(path, *, seeds=2, levels=2, controls=("random",), epochs=3, layers=
     config = {
         "model": {"name": name}, "data": {"name": name}, "optimizer": {"name": "sgd"},
         "ladder": {"levels": levels}, "controls": list(controls), "control_levels": [],
+        "seeds": list(range(seeds)),
     }  # fmt: skip
     (path / "config.json").write_text(json.dumps({"config": config}))
     return path
@@ -174,12 +175,14 @@ def test_warnings_say_what_went_wrong(tmp_path):
         )
     (run / "seed_0/level_01/ticket/metadata.json").write_text("[")
     edit(run / "config.json", resumed_with=[{"jax": "0.11.0"}])
+    config = json.loads((run / "config.json").read_text())["config"]
+    edit(run / "config.json", config=config | {"seeds": [0, 1, 2]})
     html = page(run)
     for text in (
         "No weight is left: seed 0, level 5, winning: lenet_0, lenet_1; seed 0, level 5, random",
         "No better than chance: seed 0, level 4, winning: 10 %",
         "Not finite: seed 0, level 1, winning, step 40 (train_loss)",
-        "Not complete: 20 of 22 trials are there",
+        "Not complete: 20 of 33 trials are there",
         "The metadata of a ticket can&#x27;t be read: seed 0, level 1, winning",
         "Resumed with other versions: jax 0.11.0",
     ):

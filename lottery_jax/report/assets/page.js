@@ -154,7 +154,7 @@
     const severalSeeds = unique(rows.map((t) => t.seed)).length > 1;
     const lines = [...groups.values()].filter((g) => control === "all" || g[0].control === control).map((group) => {
       const [first] = group;
-      const names = [several && data.runs[first.run].name, label(first.control), severalSeeds && `seed ${first.seed}`];
+      const names = [several && data.runs[first.run].name, (control === "all" || !several) && label(first.control), severalSeeds && `seed ${first.seed}`];
       return {
         name: names.filter(Boolean).join(", "),
         colour: PALETTE[(several ? first.run : controls.indexOf(first.control)) % PALETTE.length],
