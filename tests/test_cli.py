@@ -183,7 +183,7 @@ def test_a_wheel_has_all_that_a_run_needs(tmp_path):
     made = child(*pip, "install", "--no-deps", f"--target={target}", wheel, cwd=tmp_path)
     assert made.returncode == 0, made.stderr
     assert {p.stem for p in (target / "lottery_jax/configs").glob("*.py")} == set(named_configs())
-    kinds = ("*.py", "*.csv", "py.typed")
+    kinds = ("*.py", "*.csv", "py.typed", "assets/*")
     files = {p.relative_to(ROOT) for kind in kinds for p in (ROOT / "lottery_jax").rglob(kind)}
     assert {p for p in files if not (target / p).is_file()} == set()
 

@@ -4,8 +4,8 @@
 
 `curves.py` reads a run, `trained.py` its tickets, and `transfers.py` a transfer matrix. `labels.py`
 names runs so that readers can tell them apart, and `published.py` has published accuracies.
-`panels.py` prepares what `figures.py` draws, `tables.py` makes the tables, and `write.py` writes the
-files.
+`panels.py` prepares what `figures.py` draws, `tables.py` makes the tables, `page_data.py` and `page.py`
+the page that opens in a browser, and `write.py` writes the files.
 """
 
 from __future__ import annotations

@@ -193,7 +193,7 @@ def read_run(workdir: Path) -> RunCurve:
         ConfigError: the directory is not a run, or a file is damaged.
     """
     try:
-        config, rows = read_config(workdir), _read_rows(workdir)
+        config, rows = read_config(workdir), read_rows(workdir)
         points = _points(rows)
         network, data, optimizer = _trained_on(config)
         folder = source_dir(workdir, config)
@@ -270,7 +270,8 @@ def read_config(workdir: Path) -> dict[str, Any]:
     return stored
 
 
-def _read_rows(workdir: Path) -> list[dict[str, str]]:
+def read_rows(workdir: Path) -> list[dict[str, str]]:
+    """Return the rows of a run's curve.csv, or raise one of `UNREADABLE`."""
     with (workdir / "curve.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     for row in rows:
@@ -360,5 +361,5 @@ def _has_dense_head(
         pruned = [row for row in rows if row["control"] == WINNING and int(row["level"]) > 0]
         return {(row["seed"], row["level"]): row["weights_remaining"] for row in pruned}
 
-    in_source = kept_weights(_read_rows(source))
+    in_source = kept_weights(read_rows(source))
     return any(in_source.get(key, n) != n for key, n in kept_weights(rows).items())

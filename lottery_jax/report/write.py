@@ -13,6 +13,7 @@ from lottery_jax.errors import ConfigError, FigureError
 from lottery_jax.report import figures, published
 from lottery_jax.report.curves import RunCurve, pooled, read_run
 from lottery_jax.report.labels import counted_weights, headings, spread
+from lottery_jax.report.page import write_page
 from lottery_jax.report.panels import accuracy_panel, budget_panels, heat_rows, matrix_panels
 from lottery_jax.report.tables import (
     budget_markdown,
@@ -51,9 +52,9 @@ def write_report(
 
     Returns:
         The paths of the files. For runs: curve.png, curve.svg, budget.png and budget.svg (if the
-        runs recorded what is needed), layers.png and layers.svg (of the first run), and table.md.
-        For a matrix: matrix.png, matrix.svg, heatmap.png, heatmap.svg,
-        matrix.csv and table.md.
+        runs recorded what is needed), layers.png and layers.svg (of the first run), table.md, and
+        report.html, which shows all of it and opens offline. For a matrix: matrix.png,
+        matrix.svg, heatmap.png, heatmap.svg, matrix.csv, table.md and report.html.
 
     Raises:
         ConfigError: a directory is not a run, or nothing is published under a name in `reference`.
@@ -146,6 +147,8 @@ def _write_runs(runs: Sequence[RunCurve], out: Path, reference: Sequence[str]) -
     if notes:
         text += "\n### Published numbers\n\n" + "".join(f"- {note}\n" for note in notes)
     write_text(out / "table.md", text)
+    title = runs[0].title if len(runs) == 1 else f"{len(runs)} runs"
+    page = write_page(runs, out, title, notes=notes)
     layers = layer_densities(runs[0])
     with drawing_errors(out):
         files = figures.save(runs_figure(runs, curves, notes), out / "curve")
@@ -155,7 +158,7 @@ def _write_runs(runs: Sequence[RunCurve], out: Path, reference: Sequence[str]) -
             subtitle = "the tickets layer by layer, from input to output"
             figure = figures.layer_figure(layers, runs[0].title, subtitle, runs[0].counted_weights)
             files += figures.save(figure, out / "layers")
-    return [*files, out / "table.md"]
+    return [*files, out / "table.md", page]
 
 
 @contextmanager
@@ -177,7 +180,16 @@ def drawing_errors(out: Path) -> Iterator[None]:
 def _write_matrix(matrix: TransferMatrix, out: Path) -> list[Path]:
     write_text(out / "matrix.csv", matrix_csv(matrix))
     write_text(out / "table.md", matrix_markdown(matrix))
+    notes = [
+        f"At level {matrix.level}, {matrix.densities} of the weights: accuracy less that of the "
+        "target's own ticket, percentage points. Framed: the target's own ticket and its accuracy "
+        f"in %. {matrix.spread_note()}",
+        *matrix.incomparable(),
+        *_missing(matrix),
+    ]
+    heat = (matrix.targets, heat_rows(matrix))
+    page = write_page(list(matrix.runs.values()), out, matrix.title, notes=notes, heat=heat)
     with drawing_errors(out):
         files = figures.save(matrix_figure(matrix), out / "matrix")
         files += figures.save(matrix_heat_map(matrix), out / "heatmap")
-    return [*files, out / "matrix.csv", out / "table.md"]
+    return [*files, out / "matrix.csv", out / "table.md", page]

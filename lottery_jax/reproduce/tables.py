@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from rich.table import Table
 
@@ -15,7 +15,7 @@ from lottery_jax.reproduce.results import Measured, Result
 from lottery_jax.reproduce.verdict import Outcome
 from lottery_jax.sweep.grid import PlannedRun
 
-_MARKDOWN_HEADER = (
+HEADER = (
     "claim", "source", "published", "measured (95 % interval)", "sign test", "rule", "verdict",
     "seeds", "weights",
 )  # fmt: skip
@@ -64,20 +64,14 @@ def markdown(results: Sequence[Result], scale: str) -> str:
     lines = [
         f"### {SCALES[scale].text}",
         "",
-        "| " + " | ".join(_MARKDOWN_HEADER) + " |",
-        "|" + " --- |" * len(_MARKDOWN_HEADER),
+        "| " + " | ".join(HEADER) + " |",
+        "|" + " --- |" * len(HEADER),
     ]
     for result in results:
-        claim = result.claim
-        name = f"**{claim.key}. {claim.statement}** {_outcome(result)}"
-        access = "" if claim.access == "read" else f" ({claim.access})"
-        head = (name, f"{claim.source}{access}", claim.published)
-        for i, each in enumerate(result.measured):
-            shown = f"{each.label}: {interval(each)}"
-            p = f"p = {each.verdict.sign_p:.2g}"
-            cells = (*(head if i == 0 else ("", "", "")), shown, p, str(each.rule), _verdict(each),
-                     _seeds(each), f"{100 * each.density:.3g} %")  # fmt: skip
-            lines.append("| " + " | ".join(cells) + " |")
+        name = f"**{result.claim.key}. {result.claim.statement}** {_outcome(result)}"
+        for i, (head, cells) in enumerate(_result_cells(result)):
+            shown = (name, *head[1:]) if i == 0 else ("", "", "")
+            lines.append("| " + " | ".join((*shown, *cells)) + " |")
     lines += ["", "How to run each again, and what it was measured on:", ""]
     for result in results:
         runs = ", ".join(f"`runs/{folder}`" for folder in result.runs.values())
@@ -88,6 +82,24 @@ def markdown(results: Sequence[Result], scale: str) -> str:
             f"begun at commit {commits}; decided at commit {result.decided_by[:12]}"
         )
     return "\n".join(lines) + "\n"
+
+
+def _result_cells(result: Result) -> Iterator[tuple[tuple[str, ...], tuple[str, ...]]]:
+    """Yield for each quantity the cells of its claim, and its own, as `HEADER` has them."""
+    claim = result.claim
+    access = "" if claim.access == "read" else f" ({claim.access})"
+    head = (f"{claim.key}. {claim.statement}", f"{claim.source}{access}", claim.published)
+    for each in result.measured:
+        shown, p = f"{each.label}: {interval(each)}", f"p = {each.verdict.sign_p:.2g}"
+        judged = (str(each.rule), _verdict(each), _seeds(each), f"{100 * each.density:.3g} %")
+        yield head, (shown, p, *judged)
+
+
+def page_rows(results: Iterable[Result]) -> list[tuple[list[str], ForestRow]]:
+    """Return the rows of the page: the cells below `HEADER`, and what is drawn beside them."""
+    results = list(results)
+    cells = [[*head, *own] for result in results for head, own in _result_cells(result)]
+    return list(zip(cells, forest_rows(results), strict=True))
 
 
 def results_table(results: Iterable[Result]) -> Table:

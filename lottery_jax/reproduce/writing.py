@@ -1,4 +1,4 @@
-"""Write what claims have come to: claims.json, claims.md and claims.png of a scale."""
+"""Write what claims have come to: claims.json, claims.md, claims.html and claims.png of a scale."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from lottery_jax.report.claims import claims_figure_files
+from lottery_jax.report.claims_page import write_claims_page
 from lottery_jax.reproduce import tables
 from lottery_jax.reproduce.claim import Claim
 from lottery_jax.reproduce.claims import all_claims
@@ -17,7 +18,7 @@ from lottery_jax.system.files import write_text
 def write(
     workdir: Path, scale: str, asked_for: Iterable[tuple[Claim, tuple[int, ...]]]
 ) -> tuple[list[Result], list[Path], list[str]]:
-    """Write claims.json, claims.md and claims.png of a scale.
+    """Write claims.json, claims.md, claims.html and claims.png of a scale.
 
     Claims that claims.json has from before are read from the disk again, with their own seeds. Their
     recorded result is kept if its runs are gone, or if other runs are planned now and nobody asked
@@ -42,8 +43,11 @@ def write(
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / NAME, to_json(results, scale))
     write_text(folder / "claims.md", tables.markdown(results, scale))
+    page = write_claims_page(
+        folder / "claims.html", SCALES[scale].text, tables.HEADER, tables.page_rows(results)
+    )
     figure = claims_figure_files(tables.forest_rows(results), SCALES[scale].text, folder / "claims")
-    return results, [folder / NAME, folder / "claims.md", *figure], notes
+    return results, [folder / NAME, folder / "claims.md", page, *figure], notes
 
 
 def _choose(old: Result | None, new: Result, asked: bool) -> tuple[Result, str]:

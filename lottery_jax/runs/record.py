@@ -18,7 +18,7 @@ from lottery_jax.errors import ConfigError, DataError
 from lottery_jax.runs.directory import is_finished
 from lottery_jax.runs.pretrained import weights_sha256
 from lottery_jax.runs.zoo_source import is_zoo, open_zoo
-from lottery_jax.system import locks, settings
+from lottery_jax.system import host, locks, settings
 from lottery_jax.system.files import is_clutter, is_temporary, local_path, write_text
 
 # The format of a run directory. A run of another format can't be resumed.
@@ -194,7 +194,8 @@ def record_config(
     """Write config.json once: the config, its fingerprint, the data's hash, versions, settings.
 
     `cost` is what reports need to charge trainings: `steps_per_epoch`, and `multiply_adds` of each
-    layer in a forward pass of one example, or null if they can't be counted.
+    layer in a forward pass of one example, or null if they can't be counted. With it goes the
+    machine, for readers alone.
 
     The file says what began the run, and is not changed when other versions resume the run.
     """
@@ -207,7 +208,7 @@ def record_config(
         "source_fingerprint": source_fingerprint(config),
         "data_sha256": data_sha256,
         **({"network_sha256": network_sha256} if network_sha256 else {}),
-        **({"cost": cost} if cost else {}),
+        **({"cost": cost, "machine": host.description()} if cost else {}),
         "versions": versions(config),
         "settings": settings.recorded(),
         "git_commit": git_commit(),

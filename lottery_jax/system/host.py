@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import os
+import platform
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from lottery_jax.errors import EnvironmentFault
@@ -42,6 +44,17 @@ def devices() -> list[jax.Device]:
         return jax.devices()
     except (RuntimeError, AssertionError) as error:
         raise no_device(error) from error
+
+
+def description() -> dict[str, str]:
+    """Return this machine in words, for the record of a run; its name and its user are not in it."""
+    found = Counter(f"{device.platform}: {device.device_kind}" for device in devices())
+    return {
+        "system": f"{platform.system()} {platform.machine()}",
+        "cores": str(len(cores())),
+        "memory": f"{memory() / 2**30:.0f} GiB",
+        "devices": ", ".join(f"{count} of {kind}" for kind, count in sorted(found.items())),
+    }
 
 
 def is_no_device(error: Exception) -> bool:

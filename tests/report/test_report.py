@@ -25,6 +25,9 @@ ROWS = """
 """.lstrip()
 
 
+FILES = {"curve.png", "curve.svg", "table.md", "report.html"}
+
+
 def make_run(path, rows=ROWS, model="lenet_300_100", data="digits", **more):
     path.mkdir(parents=True)
     (path / "curve.csv").write_text(",".join(CURVE_COLUMNS) + "\n" + rows)
@@ -72,7 +75,7 @@ def test_figures_of_one_and_of_several_runs(tmp_path, capsys):
     a = make_run(tmp_path / "a")
     b = make_run(tmp_path / "b", model="conv2")
     assert report.main([str(a)]) == 0
-    assert {p.name for p in (a / "report").iterdir()} == {"curve.png", "curve.svg", "table.md"}
+    assert {p.name for p in (a / "report").iterdir()} == FILES
     width, height = struct.unpack(">II", (a / "report/curve.png").read_bytes()[16:24])
     assert width > 1000 and height > 600
     assert report.main([str(a), str(b), "--out", str(tmp_path / "both")]) == 0
@@ -308,7 +311,8 @@ def test_the_files_of_a_transfer_matrix(tmp_path):
     path = make_matrix(tmp_path / "matrix")
     files = report.write_report([path])
     assert [file.name for file in files] == [
-        "matrix.png", "matrix.svg", "heatmap.png", "heatmap.svg", "matrix.csv", "table.md"
+        "matrix.png", "matrix.svg", "heatmap.png", "heatmap.svg", "matrix.csv", "table.md",
+        "report.html",
     ]  # fmt: skip
     with (path / "report" / "matrix.csv").open(newline="") as file:
         table = [tuple(row.values()) for row in csv.DictReader(file)]
