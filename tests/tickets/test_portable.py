@@ -249,18 +249,15 @@ def test_own_networks_of_any_naming_come_back(tmp_path):
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("dtype", [jnp.bfloat16, np.float64])
-def test_a_dtype_that_no_reader_takes_is_not_written(tmp_path, dtype):
+def test_a_dtype_that_no_reader_takes_is_not_written(tmp_path):
     """A directory can hold the same ticket."""
-    path = tmp_path / "own.safetensors"
-    ticket = own_ticket({"a": {"kernel": np.ones((2, 2), np.float32), "bias": np.ones(1, dtype)}})
-    with pytest.raises(
-        TicketError, match=r"params/a/bias is \w+, which .* as a directory"
-    ) as error:
+    path, bias = tmp_path / "own.safetensors", np.ones(1, jnp.bfloat16)
+    ticket = own_ticket({"a": {"kernel": np.ones((2, 2), np.float32), "bias": bias}})
+    with pytest.raises(TicketError, match="params/a/bias is bfloat16, .* as a directory") as error:
         tickets.save_portable(path, ticket)
     assert str(path) in str(error.value) and not path.exists()
     tickets.save_ticket(tmp_path / "own", ticket)
-    assert tickets.load_ticket(tmp_path / "own").params["a"]["bias"].dtype == dtype
+    assert_same(tickets.load_ticket(tmp_path / "own").params["a"]["bias"], bias)
 
 
 @pytest.mark.parametrize("shape", [[0, 10**30], [0, 2**31, 2**31], [1] * 70])
