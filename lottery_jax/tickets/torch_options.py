@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -71,7 +72,7 @@ def add_export_options(parser: argparse._ActionsContainer) -> None:
 
 def _add_flatten(parser: argparse._ActionsContainer) -> None:
     parser.add_argument(
-        "--flatten", type=_images, help="your own network's dense layers that take a flattened image, "
+        "--flatten", type=images, help="your own network's dense layers that take a flattened image, "
         "with its height and width: dense1=7x7",
     )  # fmt: skip
 
@@ -200,14 +201,18 @@ def _table_of(file: str) -> dict[str, str]:
     return found
 
 
-def _images(text: str) -> dict[str, Image]:
-    images = {}
+def images(text: str) -> dict[str, Image]:
+    """Return the heights and widths of a text such as `dense1=7x7`, or of a JSON file.
+
+    Raises:
+        argparse.ArgumentTypeError: there are none; argparse adds the name of the option.
+    """
+    found = {}
     for layer, size in table(text).items():
-        height, _, width = size.partition("x")
-        if not (height.isdecimal() and width.isdecimal() and int(height) * int(width)):
-            raise argparse.ArgumentTypeError(f"{size!r} is not like 7x7")
-        images[layer] = (int(height), int(width))
-    return images
+        if not (match := re.fullmatch(r"([1-9][0-9]{0,8})x([1-9][0-9]{0,8})", size)):
+            raise argparse.ArgumentTypeError(f"{size[:20]!r} is not like 7x7")
+        found[layer] = (int(match[1]), int(match[2]))
+    return found
 
 
 def _numbers(kind: Callable[[str], float]) -> Callable[[str], list[float]]:

@@ -253,6 +253,7 @@ def test_evaluate_measures_a_file_of_pytorch(lenet, capsys):
     (("--model=lenet_300_100", "--data=digits", "--names=dense1"), "--names: 'dense1' is not like"),
     (("--model=lenet_300_100", "--data=digits", "--names=a.json"), "--names: a.json: can't be read"),
     (("--model=lenet_300_100", "--data=digits", "--flatten=dense1=7"), "--flatten: '7' is not like 7x7"),
+    (("--model=lenet_300_100", "--data=digits", f"--flatten=dense1={'9' * 5000}x1"), "9' is not like 7x7"),
     (("--model=no.such:Net", "--data=digits"), "--model: "),
 ])  # fmt: skip
 def test_mistakes_about_files_of_pytorch_are_one_line(more, says, lenet, capsys):
