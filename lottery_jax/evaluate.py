@@ -3,9 +3,9 @@
     python -m lottery_jax.evaluate --ticket=runs/quickstart-1a2b3c4d/seed_0/level_09/ticket
     python -m lottery_jax.evaluate --ticket=theirs.pth --model=vgg19 --data=cifar10
 
-The mask of a file of PyTorch is the one in it, or else what is not zero; give the --mean and --std
-by which its images were normalised. With --epoch the weights are those after an epoch of the
-training that config.train.keep_epochs kept.
+The mask of a PyTorch file is the one in it, or else what is not zero. Its images are normalised as
+this package normalises those of the data set, unless --mean and --std say otherwise. With --epoch
+the weights are those after an epoch of the training that config.train.keep_epochs kept.
 """
 
 from __future__ import annotations
@@ -131,26 +131,35 @@ def _task_of(metadata: Metadata) -> Task:
     return tasks.from_config(**options)
 
 
-def _read(args: argparse.Namespace) -> Ticket:
-    """Return the ticket that the command line names, which may be a file of PyTorch."""
+def _read(args: argparse.Namespace) -> tuple[Ticket, str | Dataset]:
+    """Return the ticket that the command line names, perhaps a PyTorch file, and its data."""
     if torch_options.is_pytorch(args.ticket):
         if args.epoch is not None:
             raise ConfigError("--epoch: is for the tickets of a run")
         if not (args.model and args.data):
             raise ConfigError(
-                f"{args.ticket}: is no ticket; of PyTorch files say --model and --data"
+                f"{args.ticket}: is not a ticket; for a PyTorch file give --model and --data"
             )
-        return torch_options.read(args.ticket, args)
+        torch_options.check(args)
+        if not args.ticket.is_file():  # said before the data are read
+            raise TicketError(f"{args.ticket}: is not a file")
+        shape = tuple(args.input_shape or ())
+        data = open_data(args.data, args.data_dir, input_shape=shape)
+        pixels = torch_options.Pixels(tuple(data.image_shape), data.mean, data.std)
+        # A stream has read nothing yet; it is opened again.
+        opened = data if isinstance(data, Dataset) else args.data
+        return torch_options.read(args.ticket, args, pixels), opened
     if given := torch_options.given(args):
         raise ConfigError(f"--{given[0]}: is for PyTorch files; {args.ticket} is not one")
-    return load_ticket(args.ticket) if args.epoch is None else load_epoch(args.ticket, args.epoch)
+    epoch = args.epoch
+    return load_ticket(args.ticket) if epoch is None else load_epoch(args.ticket, epoch), args.data
 
 
 def show(args: argparse.Namespace) -> None:
     """Print a ticket's sparsity, accuracy and loss, perhaps after a kept epoch, and its layers."""
-    data, model, task = args.data, args.model, args.task
+    model, task = args.model, args.task
     args.ticket = local_ticket(args.ticket)  # an address is fetched once
-    ticket = _read(args)
+    ticket, data = _read(args)
     metadata = ticket.metadata
     is_foreign = torch_options.is_pytorch(args.ticket)
     measured = evaluate_ticket(
@@ -166,13 +175,15 @@ def show(args: argparse.Namespace) -> None:
     )
     # An epoch of a training has no result of its own.
     metric = metric_of((metadata if is_foreign else read_metadata(args.ticket)).get("result") or {})
-    kept, total = masks.counts(ticket.mask)
-    print(f"pruned   {1 - kept / total:.2%} of the prunable weights ({total - kept} of {total})")
+    kept, total, left_out = torch_options.counts(ticket)
+    of_all = f"of the prunable weights ({total - kept} of {total})"
+    print(f"pruned   {1 - kept / total:.2%} {of_all}{left_out}")
     value = show_metric(float(measured.accuracy), metric).removeprefix(f"{metric} ")
-    print(f"{metric:8} {value} on the test set of {data or metadata['data']}")
+    print(f"{metric:8} {value} on the test set of {args.data or metadata['data']}")
     print(f"loss     {measured.loss:.4f}")
     if is_foreign:
         print(f"mask     {metadata['imported']['mask']}")
+        print(f"images   {torch_options.normalisation(args, ticket, 'those of the data set')}")
     if args.layers:
         table = Table("layer", "remaining", "of", "density")
         counts = masks.layer_counts(ticket.mask)
@@ -196,7 +207,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument(
         "--ticket", required=True, type=ticket_argument, metavar="TICKET",
-        help="a ticket directory, a portable file, zoo://NAME, hf://USER/REPO or a file of PyTorch",
+        help="a ticket directory, a portable file, zoo://NAME, hf://USER/REPO or a PyTorch file",
     )  # fmt: skip
     parser.add_argument(
         "--data_dir", default="", help="default: $TFDS_DATA_DIR or ~/tensorflow_datasets"
@@ -204,7 +215,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--data", default="", help="another data set than the ticket's own")
     parser.add_argument(
         "--model", default="", help="the ticket's network if it is your own: package.module:Class; "
-        "of a file of PyTorch, any: vgg19",
+        "for a PyTorch file, the name of any network: vgg19",
     )  # fmt: skip
     parser.add_argument(
         "--task", default="", help="the ticket's task if it is your own: package.module:function"
@@ -213,7 +224,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--epoch", type=int, help="measure the weights after this epoch (config.train.keep_epochs)"
     )
     parser.add_argument("--layers", action="store_true", help="also list every layer")
-    torch_options.add_options(parser.add_argument_group("for a file of PyTorch"))
+    torch_options.add_options(
+        parser.add_argument_group("for a PyTorch file; by default images are those of the data")
+    )
     args = parser.parse_args(argv)
     return exit_status(lambda: show(args))
 

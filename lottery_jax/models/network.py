@@ -193,6 +193,19 @@ class LinenNetwork:
             dict.fromkeys(path.rpartition("/")[0] or path for path, _ in self._called_leaves())
         )
 
+    @settings.fixed()
+    def module_classes(self) -> dict[str, type]:
+        """Return the class of each module that is called, by its path."""
+        found: dict[str, type] = {}
+
+        def note(call: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
+            found["/".join(context.module.path)] = type(context.module)
+            return call(*args, **kwargs)
+
+        with nn.intercept_methods(note):
+            self.abstract_variables()
+        return found
+
     def _called_leaves(self) -> list[tuple[str, Any]]:
         """Return the path and the shape of each array of the params, in the order of calls."""
         found: list[tuple[str, Any]] = []

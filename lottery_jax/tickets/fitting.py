@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
+import jax
 import numpy as np
 
 from lottery_jax.errors import ConfigError, TicketError, lookup, raise_if_environment
@@ -21,8 +22,10 @@ from lottery_jax.system.imports import is_import_path
 from lottery_jax.tickets.checkpoints import Checkpoint, as_array, dtype_name, is_tensor, some
 from lottery_jax.tickets.layouts import (
     LAYOUTS,
+    NO_WEIGHTS,
     Image,
     Layout,
+    check_layers,
     fixed_shortcuts,
     layout_of,
     torch_shape,
@@ -148,6 +151,8 @@ def from_flax(
         arrays = leaves(variables[part])
         for path, torch_name in of_part.items():
             array = layout.to_torch(path, np.asarray(arrays[path]))
+            if array.dtype.kind == "V":  # bfloat16, which NumPy does not know
+                array = array.astype(np.float32)
             state[torch_name] = np.ascontiguousarray(array)
     for torch_name in names["batch_stats"].values():
         module = torch_name.rpartition(".")[0]
@@ -208,6 +213,8 @@ def fit(checkpoint: Checkpoint, target: Target) -> Fitted:
     matrices = {k: len(v) for k, v in entries.items() if is_tensor(v) and v.ndim == 2}
     heads = [rows for key, rows in matrices.items() if _HEAD.search(key)] or [*matrices.values()]
     network, facts = facts_of(target, heads[-1] if heads else 1)
+    if name not in LAYOUTS:
+        check_layers(facts.variables["params"], _module_classes(network))
     layout = _layout(entries, target, network, facts)
     names = layout.names(facts.variables)
     known = {torch_name for of_part in names.values() for torch_name in of_part.values()}
@@ -235,7 +242,7 @@ def fit(checkpoint: Checkpoint, target: Target) -> Fitted:
         if not (shortcuts := fixed_shortcuts(name, missing, shapes)):
             raise TicketError(f"has no {some(missing)}, which {name} has; {where}")
         tensors |= shortcuts
-        found.recognised.append("shortcuts without weights")
+        found.recognised.append(NO_WEIGHTS)
     if unexpected := sorted(given - known):
         raise TicketError(f"has {some(unexpected)}, which {name} does not have; {where}")
     variables = {
@@ -252,6 +259,28 @@ def fit(checkpoint: Checkpoint, target: Target) -> Fitted:
     }  # fmt: skip
     kept = {key: text for key, text in recognised.items() if text}
     return Fitted(variables, masks, kept, facts, names)
+
+
+def _module_classes(network: Network) -> dict[str, type]:
+    """Return the class of each module of a Linen or an NNX network, by its path."""
+    from flax import nnx
+
+    from lottery_jax.models.nnx import NNXNetwork
+
+    found: dict[str, type] = {}
+    if isinstance(network, LinenNetwork):
+        return network.module_classes()
+    if not isinstance(network, NNXNetwork):
+        return found
+
+    def note() -> None:
+        module = network.make(nnx.Rngs(jax.random.key(0)))
+        found.update(
+            {"/".join(map(str, path)): type(node) for path, node in nnx.iter_modules(module)}
+        )
+
+    jax.eval_shape(note)
+    return found
 
 
 def _layout(entries: Mapping[Any, Any], target: Target, network: Network, facts: Facts) -> Layout:

@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lottery_jax.errors import ConfigError, lookup
+from lottery_jax.leaves import is_kernel as is_prunable
 from lottery_jax.models.network import HEAD
 from lottery_jax.tickets.ticket import leaves
 from lottery_jax.types import PyTree
@@ -33,11 +34,17 @@ Image = tuple[int, int]  # (height, width)
 _ALEXNET = {"conv1": "features.0", "conv2": "features.3", "conv3": "features.6",
             "conv4": "features.8", "conv5": "features.10", "dense1": "classifier.1",
             "dense2": "classifier.4", "head": "classifier.6"}  # fmt: skip
-_LEAVES = {"kernel": "weight", "scale": "weight", "embedding": "weight", "bias": "bias",
-           "mean": "running_mean", "var": "running_var"}  # fmt: skip
+# The names there of arrays, where they differ.
+LEAVES = {"kernel": "weight", "scale": "weight", "embedding": "weight",
+          "mean": "running_mean", "var": "running_var"}  # fmt: skip
+# What a file is said to have where `fixed_shortcuts` stand for what it does not have.
+NO_WEIGHTS = "shortcuts without weights"
 # The ResNets that have a variant without projections: "option A" of He et al. (2016).
 _CIFAR_RESNETS = ("resnet20", "resnet32", "resnet56")
 _EPSILON = 1e-5  # of BatchNorm
+# Layers that PyTorch does not have, or whose kernels have another order of axes there; and those of
+# which it is so if their kernels have more than two axes.
+_OTHERS, _GENERAL = {"ConvTranspose", "ConvLocal", "Einsum"}, {"DenseGeneral", "LinearGeneral"}
 
 
 class Layout(NamedTuple):
@@ -54,15 +61,27 @@ class Layout(NamedTuple):
     head: str
 
     def names(self, variables: PyTree) -> dict[str, dict[str, str]]:
-        """Return, for `params` and for `batch_stats`, the name there of each leaf by its path."""
-        return {
+        """Return, for `params` and for `batch_stats`, the name there of each leaf by its path.
+
+        Raises:
+            ConfigError: two leaves have the same name there.
+        """
+        names = {
             part: {path: self._name(path) for path in leaves(variables[part])}
             for part in ("params", "batch_stats")
         }
+        paths: dict[str, str] = {}
+        for path, name in (pair for of_part in names.values() for pair in of_part.items()):
+            if name in paths:
+                raise ConfigError(
+                    f"{paths[name]} and {path} would both be {name} in PyTorch; rename one of them"
+                )
+            paths[name] = path
+        return names
 
     def _name(self, path: str) -> str:
         module, _, leaf = path.rpartition("/")
-        name = _LEAVES.get(leaf, leaf)
+        name = LEAVES.get(leaf, leaf)
         return f"{self.modules[module]}.{name}" if module else name
 
     def from_torch(self, path: str, weight: Array) -> Array:
@@ -115,7 +134,7 @@ def layout_of(
         head: the path of the output layer.
         names: the names there of modules by their paths here, where they differ from the layout.
         flatten: (height, width) of the image that a dense layer takes flattened, by its path. For
-            one's own network it has to be said of dense layers after convolutions.
+            one's own network it has to be said wherever the sizes of layers leave it open.
 
     Raises:
         ConfigError: `names` or `flatten` do not fit the network, or `flatten` is needed.
@@ -132,6 +151,12 @@ def layout_of(
             raise ConfigError(
                 f"{flat[0]}: its kernel has {len(kernels[flat[0]])} dimensions; only those of dense "
                 "layers (2) and of convolutions of images (4) can be from or for PyTorch"
+            )
+        params = leaves(variables["params"])
+        if other := [p for p, leaf in params.items() if is_prunable(p, leaf) and not is_kernel(p)]:
+            raise ConfigError(
+                f"{other[0]}: only weights named kernel can be from or for PyTorch; the order of axes "
+                "of one with this name is not known"
             )
         in_order = {layer: kernels[layer] for layer in layer_order if layer in kernels}
         images = _images(in_order, input_shape, flatten or {})
@@ -151,6 +176,26 @@ def layout_of(
     return Layout(modules, {**images, **(flatten or {})}, modules.get(head, head))
 
 
+def check_layers(params: PyTree, classes: Mapping[str, type]) -> None:
+    """Check that the kernels of one's own network are of layers that PyTorch has, too.
+
+    Args:
+        params: arrays, or their shapes.
+        classes: the classes of Linen's or NNX's modules by their paths.
+
+    Raises:
+        ConfigError: a layer is of a kind whose kernels would be read wrongly.
+    """
+    kernels = leaves(params)
+    for path, kind in classes.items():
+        kernel, names = kernels.get(f"{path}/kernel"), {base.__name__ for base in kind.__mro__}
+        if kernel is not None and names & (_OTHERS if kernel.ndim == 2 else _OTHERS | _GENERAL):
+            raise ConfigError(
+                f"{path}: is a {kind.__name__}; of layers with a kernel, only Dense and Conv (in NNX "
+                "Linear and Conv) can be from PyTorch"
+            )
+
+
 def _some(kernels: Mapping[str, tuple[int, ...]]) -> str:
     dense = [f"{layer} of {shape[0]}" for layer, shape in kernels.items() if len(shape) == 2]
     return ", ".join(dense[:3]) or "no dense layer"
@@ -159,15 +204,24 @@ def _some(kernels: Mapping[str, tuple[int, ...]]) -> str:
 def _images(
     kernels: Mapping[str, tuple[int, ...]], input_shape: Sequence[int], flatten: Mapping[str, Image]
 ) -> dict[str, Image]:
-    """Return which layers of a chain take a flattened image; refuse to guess after convolutions."""
+    """Return which layers of one's own network take the flattened image that the network is given.
+
+    Raises:
+        ConfigError: a layer may take a flattened image, and the sizes don't say whether or which.
+    """
     images: dict[str, Image] = {}
-    before, channels = None, 0
+    whole, channels = (math.prod(input_shape), input_shape[2]) if len(input_shape) == 3 else (0, 0)
+    before, convolves = channels, False
+    # The sizes of flattened images; the numbers of one with one channel have one order alone.
+    flat = {whole} if channels > 1 and whole != channels else set()
     for layer, shape in kernels.items():
         if len(shape) == 4:
-            channels = shape[-1]
-        elif before is None and len(input_shape) == 3 and shape[0] == math.prod(input_shape):
+            channels, convolves = shape[-1], True
+        elif layer in flatten:
+            flat |= {shape[0]} if math.prod(flatten[layer]) > 1 else set()
+        elif not convolves and shape[0] == whole != before:
             images[layer] = (input_shape[0], input_shape[1])
-        elif channels and shape[0] != before and layer not in flatten:
+        elif (channels > 1 or convolves) and (shape[0] != before or shape[0] in flat):
             side = math.isqrt(shape[0] // channels)
             fits = side * side * channels == shape[0]
             size = f"{side}x{side}" if fits else "HEIGHTxWIDTH"
@@ -176,6 +230,8 @@ def _images(
                 f"size of the image that it takes flattened, --flatten={layer}={size} (in Python "
                 "flatten={layer: (height, width)}); 1x1 leaves the order as it is"
             )
+        elif shape[0] == channels:  # perhaps of each pixel
+            channels = shape[-1]
         before = shape[-1]
     return images
 

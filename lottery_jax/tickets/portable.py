@@ -116,11 +116,16 @@ def save_portable(path: str | os.PathLike[str], ticket: Ticket) -> Ticket:
         The ticket as `load_ticket` will return it: with NumPy arrays and completed metadata.
 
     Raises:
-        TicketError: as `save_ticket`.
+        TicketError: as `save_ticket`; or a leaf has a dtype that such a file can't hold.
     """
     ticket = complete(path, ticket)
     arrays = {part: getattr(ticket, part) for part in PARTS}
     table, flat = _table(arrays), leaves(arrays)
+    if other := [leaf for leaf in table if np.dtype(leaf.dtype) not in _DTYPES.values()]:
+        raise TicketError(
+            f"{path}: {other[0].name} is {other[0].dtype}, which a portable file can't hold; save the "
+            "ticket as a directory"
+        )
     tensors = {}
     for leaf in table:
         array = flat[leaf.name]
@@ -290,7 +295,8 @@ def _check_table(where: Path, entry: dict[str, Any], table: list[_Leaf]) -> None
     if not isinstance(listed, list):
         raise TicketError(f"{where}: has no list of its leaves")
     for leaf, found in zip_longest(table, listed):
-        if leaf is None or found != leaf._asdict():
+        # Short readers, such as those of docs/format.md, rely on the order of the keys.
+        if leaf is None or found != leaf._asdict() or list(found) != list(leaf._fields):
             name = "the end" if leaf is None else leaf.name
             raise TicketError(f"{where}: its list of leaves is not the network's at {name}")
 

@@ -20,9 +20,8 @@ from lottery_jax.models.vgg import VGG
 from lottery_jax.models.vit import ViT
 from lottery_jax.system.files import atomic_write
 from lottery_jax.tickets.checkpoints import import_torch
+from lottery_jax.tickets.layouts import LEAVES
 from lottery_jax.tickets.ticket import Ticket, leaves, model_of
-
-_LEAVES = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
 
 _HEAD = '''"""A network written by lottery_jax. Load it with
 
@@ -172,7 +171,7 @@ def _state(ticket: Ticket) -> dict[str, Any]:
             array, (module, _, name) = np.asarray(leaf), path.rpartition("/")
             if name == "kernel":
                 array = array.transpose(3, 2, 0, 1) if array.ndim == 4 else array.T
-            key = f"{module}/{_LEAVES.get(name, name)}" if module else name
+            key = f"{module}/{LEAVES.get(name, name)}" if module else name
             found[key.replace("/", ".")] = np.ascontiguousarray(array)
             if name == "var":
                 found[f"{module}/num_batches_tracked".replace("/", ".")] = np.zeros((), np.int64)

@@ -1,45 +1,59 @@
-"""The options of command lines that read files of PyTorch, and their meaning."""
+"""The options of command lines that read PyTorch files, and their meaning."""
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from lottery_jax.errors import ConfigError
+from lottery_jax.pruning import masks
 from lottery_jax.tickets import portable, pytorch
+from lottery_jax.tickets.addresses import is_address
 from lottery_jax.tickets.fitting import Names
-from lottery_jax.tickets.layouts import Image
+from lottery_jax.tickets.layouts import NO_WEIGHTS, Image
 from lottery_jax.tickets.ticket import Ticket
 
 SUFFIXES = (".pth", ".pt")
-_SHAPE = [32, 32, 3]
+_SHAPE = (32, 32, 3)
+
+
+class Pixels(NamedTuple):
+    """The images of a data set, as a network is given them.
+
+    Attributes:
+        shape: (height, width, channels).
+        mean: of each channel, of pixel value / 255.
+        std: the standard deviation of each, on the same scale.
+    """
+
+    shape: tuple[int, ...]
+    mean: Sequence[float]
+    std: Sequence[float]
 
 
 def is_pytorch(path: Path) -> bool:
-    """Return whether a path is that of a file of PyTorch, which need not be there or be readable.
+    """Return whether a path is that of a PyTorch file, which need not be there or be readable.
 
     Raises:
         TicketError: it ends in `.safetensors` and can't be read.
     """
+    if is_address(path):
+        return False
     if path.suffix == portable.SUFFIX:
         return path.is_file() and not portable.is_portable(path)
     return path.suffix in SUFFIXES or path.is_file()
 
 
 def add_options(parser: argparse._ActionsContainer) -> None:
-    """Add the options but `--model`, `--data` and `--start`, which not every command has alike."""
+    """Add all options but `--model`, `--data` and `--start`, which differ between commands."""
     parser.add_argument("--stem", help="the stem of a ResNet: cifar or imagenet")
-    parser.add_argument(
-        "--mean", type=_numbers(float), help="the means it was normalised with; default: 0 each"
-    )
-    parser.add_argument(
-        "--std", type=_numbers(float), help="the standard deviations; default: 1 each"
-    )
-    parser.add_argument("--input_shape", type=_numbers(int),
-                        help="height,width,channels; default: 32,32,3")  # fmt: skip
+    parser.add_argument("--mean", type=_numbers(float), help="the means it was normalised with")
+    parser.add_argument("--std", type=_numbers(float), help="the standard deviations")
+    parser.add_argument("--input_shape", type=_numbers(int), help="height,width,channels")
     parser.add_argument(
         "--names", type=names, help="the names there of layers here: dense1=fc1,head=fc, a JSON file "
         "of them, or order, by which layers are paired in the order of calls and of the file",
@@ -58,7 +72,7 @@ def add_export_options(parser: argparse._ActionsContainer) -> None:
 
 def _add_flatten(parser: argparse._ActionsContainer) -> None:
     parser.add_argument(
-        "--flatten", type=_images, help="your own network's dense layers that take a flattened image, "
+        "--flatten", type=images, help="your own network's dense layers that take a flattened image, "
         "with its height and width: dense1=7x7",
     )  # fmt: skip
 
@@ -75,17 +89,45 @@ def given(args: argparse.Namespace) -> list[str]:
     return [name for name in names if getattr(args, name, None)]
 
 
-def read(file: Path, args: argparse.Namespace, *, allow_nonfinite: bool = False) -> Ticket:
+def check(args: argparse.Namespace) -> None:
+    """Check what can be wrong with options whatever the data are.
+
+    Raises:
+        ConfigError: an option is wrong.
+    """
+    shape = args.input_shape
+    if shape and (len(shape) != 3 or min(shape) < 1):
+        raise ConfigError("--input_shape must be height,width,channels")
+    if args.std and min(args.std) <= 0:
+        raise ConfigError("--std must be above 0")
+
+
+def read(
+    file: Path,
+    args: argparse.Namespace,
+    pixels: Pixels | None = None,
+    *,
+    allow_nonfinite: bool = False,
+) -> Ticket:
     """Return the ticket of a PyTorch file, as the options describe it.
+
+    Args:
+        file: the file.
+        args: the options.
+        pixels: the images, where the options don't describe them; by default 32x32 pixels of three
+            channels, from 0 to 1.
+        allow_nonfinite: whether to load weights and statistics that are NaN or infinite.
 
     Raises:
         ConfigError: an option is missing or wrong.
         TicketError: the file can't be read or does not fit the network.
     """
-    shape = tuple(args.input_shape or _SHAPE)
-    if len(shape) != 3 or min(shape) < 1:
-        raise ConfigError("--input_shape must be height,width,channels")
-    mean, std = args.mean or [0.0] * shape[2], args.std or [1.0] * shape[2]
+    check(args)
+    shape = tuple(args.input_shape or (pixels.shape if pixels else _SHAPE))
+    if len(shape) != 3:
+        raise ConfigError(f"--data: {args.data} has no images, as networks from PyTorch take them")
+    mean = args.mean or (pixels.mean if pixels else [0.0] * shape[2])
+    std = args.std or (pixels.std if pixels else [1.0] * shape[2])
     if not len(mean) == len(std) == shape[2] or min(std) <= 0:
         raise ConfigError(f"--mean and --std must be {shape[2]} numbers each, std above 0")
     model = {"name": args.model} | ({"stem": args.stem} if args.stem else {})
@@ -101,6 +143,28 @@ def read(file: Path, args: argparse.Namespace, *, allow_nonfinite: bool = False)
         names=args.names,
         flatten=args.flatten,
     )
+
+
+def normalisation(args: argparse.Namespace, ticket: Ticket, source: str) -> str:
+    """Return, in words, how images are normalised; `source` says where unnamed numbers are from."""
+    mean, std = (", ".join(f"{x:.4g}" for x in ticket.metadata[key]) for key in ("mean", "std"))
+    unnamed = " and ".join(name for name in ("mean", "std") if not getattr(args, name))
+    said = f" ({unnamed}: {source}; --mean and --std change that)" if unnamed else ""
+    return f"normalised with mean {mean}, std {std}{said}"
+
+
+def counts(ticket: Ticket) -> tuple[int, int, str]:
+    """Return how many prunable weights remain, how many there are, and which are left out.
+
+    A ResNet's shortcuts without weights become projections, which its file does not have.
+    """
+    imported = ticket.metadata.get("imported")
+    if not isinstance(imported, dict) or NO_WEIGHTS not in str(imported.get("wrapping")):
+        return *masks.counts(ticket.mask), ""
+    layers = masks.layer_counts(ticket.mask)
+    theirs = [layers[name] for name in layers if not name.endswith("/shortcut")]
+    kept, total = map(sum, zip(*theirs, strict=True))
+    return kept, total, f", without {len(layers) - len(theirs)} projections for {NO_WEIGHTS}"
 
 
 def names(text: str) -> Names:
@@ -137,14 +201,18 @@ def _table_of(file: str) -> dict[str, str]:
     return found
 
 
-def _images(text: str) -> dict[str, Image]:
-    images = {}
+def images(text: str) -> dict[str, Image]:
+    """Return the heights and widths of a text such as `dense1=7x7`, or of a JSON file.
+
+    Raises:
+        argparse.ArgumentTypeError: there are none; argparse adds the name of the option.
+    """
+    found = {}
     for layer, size in table(text).items():
-        height, _, width = size.partition("x")
-        if not (height.isdecimal() and width.isdecimal() and int(height) * int(width)):
-            raise argparse.ArgumentTypeError(f"{size!r} is not like 7x7")
-        images[layer] = (int(height), int(width))
-    return images
+        if not (match := re.fullmatch(r"([1-9][0-9]{0,8})x([1-9][0-9]{0,8})", size)):
+            raise argparse.ArgumentTypeError(f"{size[:20]!r} is not like 7x7")
+        found[layer] = (int(match[1]), int(match[2]))
+    return found
 
 
 def _numbers(kind: Callable[[str], float]) -> Callable[[str], list[float]]:

@@ -6,6 +6,7 @@ weight: there it is the structure, the shapes and the dtypes that must be the sa
 value finite.
 """
 
+import argparse
 import dataclasses
 import hashlib
 import io
@@ -26,7 +27,8 @@ from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from lottery_jax import tickets
-from lottery_jax.tickets import display, pytorch, store
+from lottery_jax.errors import ConfigError, TicketError
+from lottery_jax.tickets import display, pytorch, store, torch_options
 from lottery_jax.tickets.metadata import PARTS, metadata_hash
 from lottery_jax.tickets.ticket import leaves
 from tests.fuzz.mutations import damaged_bytes, damaged_json, damaged_text, dumps
@@ -580,6 +582,51 @@ class Safetensors(Torch):
         return damaged_safetensors(rng, self.content)
 
 
+class Tables(Torch):
+    """JSON files for `--names` and `--flatten`, beside a state dict that is whole."""
+
+    def __init__(self, scratch):
+        self.names = {"conv1": "conv1", "conv2": "a.0", "dense1": "b", "head": "fc3"}
+        self.flatten = {"dense1": "4x4"}
+        ticket = synthetic_ticket("conv2", (8, 8, 1), 0.5, width=0.02)
+        there = {"conv2": "a.0", "fc1": "b"}
+        state = pytorch.from_flax(ticket.trained_variables, "conv2", (8, 8, 1))
+        renamed = {".".join([there.get(k.split(".")[0], k.split(".")[0]), k.split(".")[1]]): value
+                   for k, value in state.items()}  # fmt: skip
+        self.file = scratch / "conv2.pth"
+        self.file.write_bytes(self.saved(renamed))
+        names, flatten = scratch / "names.json", scratch / "flatten.json"
+        names.write_text(json.dumps(self.names))
+        flatten.write_text(json.dumps(self.flatten))
+        self.whole = self.load(names)
+        assert hashes(self.whole) == hashes(self.load(flatten))
+
+    def damage(self, rng, folder):
+        kind = rng.choice(["names", "names", "flatten"])
+        path, table = folder / f"{kind}.json", getattr(self, kind)
+        if (how := rng.choice(["bytes", "text", "json", "json"])) == "json":
+            damaged, says = damaged_json(rng, table)
+            content = dumps(damaged).encode("utf-8", "surrogatepass")
+        elif how == "text":
+            content, says = damaged_text(rng, json.dumps(table, indent=1))
+        else:
+            content, says = damaged_bytes(rng, json.dumps(table, indent=1).encode())
+        path.write_bytes(content)
+        return Damage(f"{kind}: {says}", path)
+
+    def load(self, path):
+        chosen: dict[str, Any] = {"names": self.names}
+        try:
+            parse = torch_options.names if path.stem == "names" else torch_options.images
+            chosen[path.stem] = parse(str(path))
+            return tickets.import_pytorch(
+                self.file, {"name": "conv2", "width": 0.02}, data="digits", input_shape=(8, 8, 1),
+                mean=[0.5], std=[0.25], **chosen,
+            )  # fmt: skip
+        except (argparse.ArgumentTypeError, ConfigError, TicketError) as error:
+            raise TicketError(f"{path}: {error}") from error
+
+
 LOADERS = {
     "directory": Directory,
     "portable": Portable,
@@ -588,4 +635,5 @@ LOADERS = {
     "torch": Torch,
     "legacy": Legacy,
     "safetensors": Safetensors,
+    "tables": Tables,
 }

@@ -16,14 +16,15 @@ ROOT = Path(__file__).parent.parent.parent
 CASES = {
     "directory": (60, 1000),
     "portable": (60, 2000),
-    "portable_1": (20, 300),
+    "portable_1": (20, 2000),
     "metadata": (50, 800),
-    "torch": (30, 400),
-    "legacy": (30, 400),
-    "safetensors": (20, 300),
+    "torch": (30, 2000),
+    "legacy": (30, 2000),
+    "safetensors": (20, 2000),
+    "tables": (20, 2000),
 }
 # PyTorch makes the files of these loaders.
-WITH_TORCH = {"torch", "legacy", "safetensors"}
+WITH_TORCH = {"torch", "legacy", "safetensors", "tables"}
 
 
 def run(folder, ranges):

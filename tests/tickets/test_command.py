@@ -316,7 +316,13 @@ def test_mistakes_are_one_line_and_status_2(run_directory, tmp_path, refused):
     refused("--dense is for .safetensors", "export", ticket, tmp_path / "a.pth", "--dense")
     refused("invalid choice: 'end'", "export", ticket, tmp_path / "a.pth", "--weights=end")
     refused("not a readable safetensors", "import", tmp_path / "a.safetensors", new)
-    refused("say --model and --data", "import", tmp_path / "a.pth", new, "--model=vgg19")
+    refused(
+        "for a PyTorch file give --model and --data",
+        "import",
+        tmp_path / "a.pth",
+        new,
+        "--model=vgg19",
+    )
     refused("--model: is for PyTorch files", "import", shared, new, "--model=vgg19")
     options = ("import", tmp_path / "a.pth", new, "--data=cifar10")
     refused("is not a file", *options, "--model=vgg19")

@@ -8,6 +8,7 @@ import struct
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
@@ -190,6 +191,11 @@ def test_a_file_of_version_1_is_read(name, tmp_path):
         (lambda t, e: e["leaves"][0].update(shape=[10**30]), "the network's at mask/bn1_1/bias"),
         (lambda t, e: e["leaves"][0].update(dtype="float32"), "the network's at mask/bn1_1/bias"),
         (lambda t, e: e["leaves"].__setitem__(0, 7), "the network's at mask/bn1_1/bias"),
+        # The short readers take the values of each leaf in order.
+        (
+            lambda t, e: e["leaves"].__setitem__(1, dict(sorted(e["leaves"][1].items()))),
+            "the network's at mask/bn1_1/scale",
+        ),
     ],
 )
 def test_a_description_that_lies_is_an_error(saved, tmp_path, change, says):
@@ -241,6 +247,17 @@ def test_own_networks_of_any_naming_come_back(tmp_path):
     assert stored["params/conv/scale"] == {
         "name": "params/conv/scale", "dtype": "float32", "shape": [], "stored": "whole"
     }  # fmt: skip
+
+
+def test_a_dtype_that_no_reader_takes_is_not_written(tmp_path):
+    """A directory can hold the same ticket."""
+    path, bias = tmp_path / "own.safetensors", np.ones(1, jnp.bfloat16)
+    ticket = own_ticket({"a": {"kernel": np.ones((2, 2), np.float32), "bias": bias}})
+    with pytest.raises(TicketError, match="params/a/bias is bfloat16, .* as a directory") as error:
+        tickets.save_portable(path, ticket)
+    assert str(path) in str(error.value) and not path.exists()
+    tickets.save_ticket(tmp_path / "own", ticket)
+    assert_same(tickets.load_ticket(tmp_path / "own").params["a"]["bias"], bias)
 
 
 @pytest.mark.parametrize("shape", [[0, 10**30], [0, 2**31, 2**31], [1] * 70])

@@ -8,7 +8,7 @@ import pytest
 from lottery_jax import tickets
 from lottery_jax.errors import TicketError
 from lottery_jax.models import MODELS, build_model
-from lottery_jax.tickets import pytorch
+from lottery_jax.tickets import pytorch, torch_options
 from tests.helpers import assert_same
 from tests.tickets import torch_networks
 
@@ -99,6 +99,12 @@ def test_the_resnets_of_cifar_repositories(shortcut, said, tmp_path):
     if shortcut == "zeros":  # a projection keeps one weight for each channel that it copies
         kept += 4 + 8
     assert ticket.metadata["weights_remaining"] == kept
+    theirs, total, left_out = torch_options.counts(ticket)
+    in_file = [p for p in state.values() if p.ndim in (2, 4)]
+    assert (theirs, total) == (
+        sum(int(p.count_nonzero()) for p in in_file), sum(p.numel() for p in in_file)
+    )  # fmt: skip
+    assert ("2 projections for shortcuts without weights" in left_out) == (shortcut == "zeros")
     tickets.export_pytorch(tmp_path / "b.pth", ticket)
     back = torch_networks.build("resnet20", 0.25).eval()
     back.load_state_dict(torch.load(tmp_path / "b.pth", weights_only=True), strict=True)

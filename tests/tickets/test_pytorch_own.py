@@ -1,8 +1,11 @@
 """Networks of one's own from and to PyTorch: by a table of names, or in order."""
 
 import json
+from pathlib import Path
 
 import flax.linen as linen
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -11,7 +14,9 @@ from lottery_jax import evaluate, tickets
 from lottery_jax.datasets.in_memory import load_dataset
 from lottery_jax.errors import ConfigError, TicketError
 from lottery_jax.models import build_model
+from lottery_jax.models.network import as_network
 from lottery_jax.models.networks import nnx
+from lottery_jax.tickets import fitting, layouts, torch_options
 from lottery_jax.tickets.__main__ import main
 from tests import own
 from tests.helpers import assert_same
@@ -234,18 +239,21 @@ def test_evaluate_measures_a_file_of_pytorch(lenet, capsys):
     )
     assert f"accuracy {right.mean():.2%} on the test set of digits" in out
     assert "mask     what is not zero" in out
+    assert "images   normalised with mean 0.5, std 0.25\n" in out
 
 
 @pytest.mark.parametrize("more, says", [
-    ((), "is no ticket; of PyTorch files say --model and --data"),
-    (("--model=lenet_300_100",), "say --model and --data"),
+    ((), "is no ticket; for a PyTorch file give --model and --data"),
+    (("--model=lenet_300_100",), "give --model and --data"),
     (("--model=lenet_300_10", "--data=digits"), "unknown value 'lenet_300_10' (did you mean"),
-    (("--model=lenet_300_100", "--data=digits"), "fc1.weight is float32 (300, 64), but that of"),
+    (("--model=lenet_300_100", "--data=digits", "--input_shape=32,32,3"),
+     "fc1.weight is float32 (300, 64), but that of"),
     (("--model=conv2", "--data=digits", *NORMAL), "theirs.pth: has no conv1.bias, conv1.weight, "),
     (("--model=lenet_300_100", "--data=digits", "--epoch=3"), "--epoch: is for the tickets of a run"),
     (("--model=lenet_300_100", "--data=digits", "--names=dense1"), "--names: 'dense1' is not like"),
     (("--model=lenet_300_100", "--data=digits", "--names=a.json"), "--names: a.json: can't be read"),
     (("--model=lenet_300_100", "--data=digits", "--flatten=dense1=7"), "--flatten: '7' is not like 7x7"),
+    (("--model=lenet_300_100", "--data=digits", f"--flatten=dense1={'9' * 5000}x1"), "9' is not like 7x7"),
     (("--model=no.such:Net", "--data=digits"), "--model: "),
 ])  # fmt: skip
 def test_mistakes_about_files_of_pytorch_are_one_line(more, says, lenet, capsys):
@@ -300,8 +308,251 @@ def test_pixels_are_where_they_were(tmp_path):
 class Plain(linen.Module):
     """LeNet with four and three hidden units, under the names that Flax gives."""
 
+    first: int = 4
+
     @linen.compact
     def __call__(self, x):
-        x = linen.relu(linen.Dense(4)(x.reshape(len(x), -1)))
+        x = linen.relu(linen.Dense(self.first)(x.reshape(len(x), -1)))
         x = linen.relu(linen.Dense(3)(x))
         return linen.Dense(10)(x)
+
+
+class Twice(linen.Module):
+    """Two dense layers that both read the flattened image; a third reads their sum."""
+
+    @linen.compact
+    def __call__(self, x):
+        x = x.reshape(len(x), -1)
+        x = linen.relu(linen.Dense(4, name="a")(x)) + linen.Dense(4, name="b")(x)
+        return linen.Dense(10, name="c")(x)
+
+
+def test_every_layer_that_reads_the_image_is_reordered(tmp_path):
+    a, b, c = (
+        torch_networks.randomise(nn.Linear(read, units), 18)
+        for read, units in ((288, 4), (288, 4), (4, 10))
+    )
+    layers = {"a": a, "b": b, "c": c}
+    state = {f"{n}.{k}": v for n, layer in layers.items() for k, v in layer.state_dict().items()}
+    torch.save(state, tmp_path / "a.pth")
+    ticket = imported(tmp_path / "a.pth", {"name": "Twice"}, network=Twice())
+    x = torch.from_numpy(images(SHAPE).transpose(0, 3, 1, 2).copy()).flatten(1)
+    with torch.no_grad():
+        there = c(a(x).relu() + b(x)).numpy()
+    assert_close(Twice().apply(ticket.trained_variables, images(SHAPE)), there)
+    tickets.export_pytorch(tmp_path / "b.pth", ticket)
+    back = torch.load(tmp_path / "b.pth", weights_only=True)
+    assert all(torch.equal(back[key], value) for key, value in state.items())
+
+
+class Branches(linen.Module):
+    """A flattened image, and again beside what a dense layer makes of it."""
+
+    @linen.compact
+    def __call__(self, x):
+        x = x.reshape(len(x), -1)
+        x = jnp.concatenate([x, linen.Dense(4)(x)], -1)
+        return linen.Dense(10)(x)
+
+
+class Pooled(linen.Module):
+    """A flattened image of a quarter of the pixels, and no convolution before it."""
+
+    @linen.compact
+    def __call__(self, x):
+        return linen.Dense(10)(linen.avg_pool(x, (2, 2), (2, 2)).reshape(len(x), -1))
+
+
+class PerPixel(linen.Module):
+    """A dense layer of each pixel, and the flattened image of what it gives."""
+
+    @linen.compact
+    def __call__(self, x):
+        x = linen.Dense(2)(x).reshape(len(x), -1)
+        return linen.Dense(10)(x)
+
+
+class Wide(linen.Module):
+    """Two dense layers that read the flattened image of a convolution; the first is as wide."""
+
+    @linen.compact
+    def __call__(self, x):
+        x = linen.Conv(2, (3, 3))(x).reshape(len(x), -1)
+        x = linen.Dense(x.shape[-1])(x)
+        return linen.Dense(10)(x)
+
+
+@pytest.mark.parametrize("network, shape, flatten, layer", [
+    (Branches(), (2, 3, 2), {}, "Dense_1 takes 16 numbers, .* gives 4"),
+    (Pooled(), (4, 4, 2), {}, "Dense_0 takes 8 numbers, .* --flatten=Dense_0=2x2"),
+    (PerPixel(), (2, 2, 1), {}, "Dense_1 takes 8 numbers, .* --flatten=Dense_1=2x2"),
+    # It may read the image or what the layer before it gives, which is as large.
+    (Plain(first=12), (2, 3, 2), {}, "Dense_1 takes 12 numbers, .* gives 12"),
+    (Wide(), (2, 2, 1), {"Dense_0": (2, 2)}, "Dense_1 takes 8 numbers, .* gives 8"),
+])  # fmt: skip
+def test_layers_that_may_read_a_flattened_image_are_not_guessed(network, shape, flatten, layer):
+    """Either answer is a right one, and each gives another order."""
+    facts = fitting.facts_of(fitting.Target({"name": "mine"}, shape, network), 10)[1]
+
+    def layout(**more):
+        of_network = (facts.variables, "mine", shape, facts.layer_order)
+        return layouts.layout_of(*of_network, head=facts.head, flatten={**flatten, **more})
+
+    with pytest.raises(ConfigError, match=f"{layer}.*1x1 leaves the order as it is"):
+        layout()
+    name = layer.partition(" ")[0]
+    assert layout(**{name: (1, 1)}).images[name] == (1, 1)
+
+
+def test_an_image_of_one_channel_has_one_order_alone():
+    network, shape = Plain(first=6), (2, 3, 1)
+    facts = fitting.facts_of(fitting.Target({"name": "mine"}, shape, network), 10)[1]
+    layout = layouts.layout_of(facts.variables, "mine", shape, facts.layer_order, head=facts.head)
+    kernel = np.arange(36.0).reshape(6, 6)
+    for layer in ("Dense_0", "Dense_1"):
+        np.testing.assert_array_equal(layout.to_torch(f"{layer}/kernel", kernel), kernel.T)
+
+
+class Transposed(linen.Module):
+    """A transposed convolution with as many inputs as outputs: the shapes do not tell."""
+
+    @linen.compact
+    def __call__(self, x):
+        x = linen.ConvTranspose(3, (3, 3), name="up")(x).mean((1, 2))
+        return linen.Dense(10, name="out")(x)
+
+
+class TransposedNNX(own.nnx.Module):
+    """The same."""
+
+    def __init__(self, rngs):
+        self.up = own.nnx.ConvTranspose(3, 3, (3, 3), rngs=rngs)
+        self.out = own.nnx.Linear(3, 10, rngs=rngs)
+
+    def __call__(self, x):
+        return self.out(self.up(x).mean((1, 2)))
+
+
+class General(linen.Module):
+    """A dense layer over two axes at once."""
+
+    @linen.compact
+    def __call__(self, x):
+        x = linen.DenseGeneral((3, 4), axis=(-2, -1), name="up")(x).mean(1)
+        return linen.Dense(10, name="out")(x.mean(1))
+
+
+@pytest.mark.parametrize("network, kind", [
+    (Transposed(), "ConvTranspose"), (nnx(TransposedNNX), "ConvTranspose"), (General(), "DenseGeneral"),
+])  # fmt: skip
+def test_layers_that_pytorch_has_otherwise_are_refused(network, kind, tmp_path):
+    up, out = nn.Conv2d(3, 3, 3), nn.Linear(3, 10)
+    torch.save(nn.ModuleDict({"up": up, "out": out}).state_dict(), tmp_path / "a.pth")
+    with pytest.raises(ConfigError, match=f"up: is a {kind}; of layers with a kernel, only Dense"):
+        imported(tmp_path / "a.pth", {"name": "mine"}, network=network)
+
+
+class Haiku(linen.Module):
+    """A matrix by another name, which is square."""
+
+    @linen.compact
+    def __call__(self, x):
+        return linen.Dense(10, name="out")(x.mean((1, 2)) @ self.param("w", _ones, (3, 3)))
+
+
+class Same(linen.Module):
+    """A module whose kernel and scale have one name in PyTorch."""
+
+    @linen.compact
+    def __call__(self, x):
+        x = x.mean((1, 2)) @ self.param("kernel", _ones, (3, 3)) * self.param("scale", _ones, (3,))
+        return linen.Dense(10, name="out")(x)
+
+
+def _ones(key, shape):
+    return jnp.ones(shape)
+
+
+class Around(linen.Module):
+    """A network of one module."""
+
+    inner: linen.Module
+
+    @linen.compact
+    def __call__(self, x):
+        return self.inner(x)
+
+
+@pytest.mark.parametrize("inner, says", [
+    (Haiku(), "inner/w: only weights named kernel can be from or for PyTorch"),
+    (Same(), "inner/kernel and inner/scale would both be inner.weight in PyTorch; rename one of them"),
+])  # fmt: skip
+def test_weights_that_have_no_one_name_or_order_are_refused(inner, says, tmp_path):
+    """In both directions."""
+    network = Around(inner)
+    state = {"inner.weight": np.ones((3, 3), np.float32), "inner.out.bias": np.ones(10, np.float32),
+             "inner.out.weight": np.ones((10, 3), np.float32)}  # fmt: skip
+    torch.save({k: torch.from_numpy(v) for k, v in state.items()}, tmp_path / "a.pth")
+    with pytest.raises(ConfigError, match=says):
+        imported(tmp_path / "a.pth", {"name": "mine"}, network=network)
+    facts = fitting.facts_of(
+        fitting.Target({"name": "mine"}, SHAPE, as_network(network, SHAPE)), 10
+    )
+    params = jax.tree.map(
+        lambda leaf: np.ones(leaf.shape, leaf.dtype), facts[1].variables["params"]
+    )
+    mask = jax.tree.map(lambda leaf: leaf > 0, params)
+    metadata = {
+        "model": {"name": "mine"},
+        "input_shape": SHAPE,
+        "layer_order": facts[1].layer_order,
+    }
+    with pytest.raises(ConfigError, match=says):
+        tickets.export_pytorch(
+            tmp_path / "b.pth", tickets.Ticket(mask, params, {}, metadata, params, {})
+        )
+
+
+def test_bfloat16_is_written_as_float32(tmp_path):
+    params = {"out": {"kernel": jnp.asarray([[1.5, -2.0]], jnp.bfloat16).T}}
+    metadata = {"model": {"name": "mine"}, "input_shape": (1, 1, 2), "layer_order": ["out"]}
+    mask = jax.tree.map(lambda leaf: np.ones(leaf.shape, bool), params)
+    tickets.export_pytorch(
+        tmp_path / "a.pth", tickets.Ticket(mask, params, {}, metadata, params, {})
+    )
+    weight = torch.load(tmp_path / "a.pth", weights_only=True)["out.weight"]
+    assert weight.dtype == torch.float32 and weight.tolist() == [[1.5, -2.0]]
+
+
+def test_evaluate_normalises_as_the_data_set_unless_told(lenet, capsys):
+    module, file = lenet
+    options = (f"--ticket={file}", "--model=lenet_300_100", "--data=digits")
+    data = load_dataset("digits")
+    x = torch.from_numpy(np.array(data.x_test)).float().permute(0, 3, 1, 2) / 255
+    cases = [
+        ((), data.mean[0], data.std[0], "mean and std"),
+        (("--mean=0.5",), 0.5, data.std[0], "std"),
+    ]
+    for more, mean, std, unnamed in cases:
+        assert command(evaluate.main, *options, *more) == 0
+        with torch.no_grad():
+            right = module((x - mean) / std).argmax(1).numpy() == np.asarray(data.y_test)
+        out = capsys.readouterr().out
+        assert f"accuracy {right.mean():.2%} on the test set of digits" in out
+        assert (
+            f"images   normalised with mean {mean:.4g}, std {std:.4g} ({unnamed}: those of the data "
+            "set; --mean and --std change that)"
+        ) in out
+
+
+def test_import_says_how_images_are_taken(lenet, tmp_path, capsys):
+    options = ("--model=lenet_300_100", "--data=digits", "--input_shape=8,8,1")
+    assert command(main, "import", lenet[1], tmp_path / "a", *options) == 0
+    assert "mean 0, std 1 (mean and std: assumed, for pixels from 0" in capsys.readouterr().out
+    assert command(main, "import", lenet[1], tmp_path / "b", *options, *NORMAL) == 0
+    assert capsys.readouterr().out.endswith("images are normalised with mean 0.5, std 0.25\n")
+
+
+def test_an_address_is_no_file_of_pytorch():
+    assert not torch_options.is_pytorch(Path("hf://me/net.pt"))
+    assert torch_options.is_pytorch(Path("net.pt"))

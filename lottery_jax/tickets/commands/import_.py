@@ -16,7 +16,10 @@ def add_parser(command: Callable[[str, str], argparse.ArgumentParser]) -> argpar
     parser.add_argument("file", type=path_argument, metavar="FILE")
     parser.add_argument("ticket", type=path_argument, metavar="TICKET_DIR")
     parser.add_argument("--force", action="store_true", help="replace the ticket in TICKET_DIR")
-    group = parser.add_argument_group("for a PyTorch file (state dict or checkpoint)")
+    group = parser.add_argument_group(
+        "for a PyTorch file (state dict or checkpoint); images are by default 32x32 pixels of three "
+        "channels, from 0 to 1"
+    )
     group.add_argument("--model", help="the network, such as vgg19 or package.module:Class")
     group.add_argument("--data", help="what it was trained on, such as cifar10")
     group.add_argument(
@@ -39,10 +42,16 @@ def run(args: argparse.Namespace) -> None:
     if is_ticket and given:
         raise ConfigError(f"--{given[0]}: is for PyTorch files; {args.file} is a whole ticket")
     if not is_ticket and not (args.model and args.data):
-        raise ConfigError(f"{args.file}: is no portable ticket; of others say --model and --data")
+        raise ConfigError(
+            f"{args.file}: is no portable ticket; for a PyTorch file give --model and --data"
+        )
     if is_ticket:
         ticket = store.load_ticket(args.file, allow_nonfinite=args.allow_nonfinite)
     else:
         ticket = torch_options.read(args.file, args, allow_nonfinite=args.allow_nonfinite)
     store.save_ticket(args.ticket, ticket)
-    print(f"wrote {args.ticket}, {ticket.density:.2%} of the prunable weights")
+    kept, total, left_out = torch_options.counts(ticket)
+    print(f"wrote {args.ticket}, {kept / total:.2%} of the prunable weights{left_out}")
+    if not is_ticket:
+        source = "assumed, for pixels from 0 to 1 as they are"
+        print(f"images are {torch_options.normalisation(args, ticket, source)}")
