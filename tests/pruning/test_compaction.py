@@ -28,6 +28,7 @@ NETWORKS = [
     *(pytest.param(name, marks=LONG) for name in (*DEEP, "resnet50_imagenet")),
 ]
 DENSITIES = (1.0, 0.5, 0.3, 0.15, 0.08, 0.04, 0.02, 0.01, 0.0)
+QUICK_SEEDS = (1, 3, 5, 8)
 
 
 def make(name, widths=None):
@@ -82,10 +83,18 @@ def draw_mask(params, density, rng, dead=0.0):
 
 def outputs(network, params, batch_stats, images):
     """In the dtype of the params."""
-    options = compiler_options("cpu", run_once=True)
     computing = network.with_dtype(jnp.result_type(*jax.tree.leaves(params)))
-    apply = jax.jit(computing.apply_eval, compiler_options=options)
-    return np.asarray(apply(params, batch_stats, images))
+    return np.asarray(program()(computing, params, batch_stats, images))
+
+
+@functools.cache
+def program():
+    options = compiler_options("cpu", run_once=True)
+    return jax.jit(
+        lambda network, *arrays: network.apply_eval(*arrays),
+        static_argnums=0,
+        compiler_options=options,
+    )
 
 
 def shapes(tree):
@@ -117,11 +126,22 @@ def digits(shape):
 @pytest.mark.parametrize("name", NETWORKS)
 def test_the_function_stays(name):
     """Of each network at all densities, down to none: float64 agrees to its last digits."""
+    is_quick = name in ("shallow_bottleneck", "shallow_vgg", "shallow_vit")
+    assert removed_units(name, QUICK_SEEDS if is_quick else range(len(DENSITIES))) > 0
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", ["shallow_vgg", "shallow_vit"])
+def test_the_function_stays_at_the_other_densities(name):
+    assert removed_units(name, set(range(len(DENSITIES))) - set(QUICK_SEEDS)) > 0
+
+
+def removed_units(name, seeds):
+    """How many units go from networks drawn with these seeds, each with the same function after it."""
     # The softmax of attention is float32 whatever the rest is.
     tolerance = 1e-5 if "vit" in name else 1e-10
     removed = 0
     with jax.enable_x64(True):
-        seeds = (1, 3, 5, 8) if name == "shallow_bottleneck" else range(len(DENSITIES))
         for network, variables, mask, images in drawn(name, seeds):
             params = jax.tree.map(np.multiply, mask, variables["params"])
             before = outputs(network, params, variables["batch_stats"], images)
@@ -136,7 +156,7 @@ def test_the_function_stays(name):
                 for p, m in zip(*map(jax.tree.leaves, (small.params, small.mask)), strict=True)
             )
             removed += sum(small.widths_before.values()) - sum(small.widths.values())
-    assert removed > 0
+    return removed
 
 
 @pytest.mark.parametrize(
