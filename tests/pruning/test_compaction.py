@@ -260,6 +260,19 @@ def test_constants_near_a_border():
     )
 
 
+def test_a_constant_that_goes_for_one_unit_alone():
+    """It counts as folded, for the weights that are left no longer train as before."""
+    network, variables, mask = conv2(0.0)
+    mask["conv1"]["kernel"][..., 1] = True
+    mask["conv2"]["kernel"][:, :, 0, 2] = np.arange(9).reshape(3, 3) == 4  # sees no border
+    small = compact(network, **variables, mask=mask)
+    assert small.folded == 1 and small.widths == small.widths_before
+    assert masks.counts(small.mask)[0] == masks.counts(mask)[0] - 1
+    before, kernel = variables["params"]["conv2"]["bias"], variables["params"]["conv2"]["kernel"]
+    expected = before + np.float32([0, 0, kernel[1, 1, 0, 2] / 2, 0, 0, 0])
+    np.testing.assert_allclose(small.params["conv2"]["bias"], expected, rtol=1e-5)
+
+
 def test_constants_without_a_border():
     """A dense layer takes them into its bias, from every pixel of a flat image."""
     network, variables, mask = conv2(0.0)

@@ -3,6 +3,7 @@
 import dataclasses
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -130,6 +131,7 @@ def test_a_wrong_compaction_is_noticed(monkeypatch):
         compact_ticket(dead())
 
 
+@pytest.mark.slow
 def test_all_flags(tmp_path, capsys):
     """All files are written, also of a ticket whose start has a NaN, if that is allowed."""
     pytest.importorskip("torch")
@@ -183,6 +185,28 @@ def test_a_smaller_start():
     ]
     before, after = (compiled(each)(images) for each in starts)
     np.testing.assert_allclose(after, before, atol=1e-5 * np.abs(before).max())
+
+
+@pytest.mark.slow
+def test_training_as_documented(tmp_path, monkeypatch):
+    """The lines of docs/compaction.md train the smaller start as they train the larger one."""
+    monkeypatch.chdir(tmp_path)
+    text = (Path(__file__).parent.parent.parent / "docs" / "compaction.md").read_text()
+    lines = text.partition("```python\n")[2].partition("```")[0]
+    rng, large = np.random.default_rng(0), dead()
+    batches = [
+        (rng.normal(size=(5, 8, 8, 1)).astype(np.float32), rng.integers(0, 10, 5)) for _ in range(4)
+    ]
+    trained = []
+    for ticket in (large, compact_ticket(large, fold=False)[0]):
+        tickets.save_ticket("small.safetensors", ticket)
+        names = {"batches": batches}
+        exec(lines, names)
+        trained.append(dataclasses.replace(ticket, trained=jax.device_get(names["params"])))
+    before, after = (np.asarray(compiled(ticket)(batches[0][0])) for ticket in trained)
+    untrained = compiled(dataclasses.replace(large, trained=large.params))(batches[0][0])
+    assert np.abs(before - untrained).max() > 0.1 * np.abs(before).max()
+    np.testing.assert_allclose(after, before, atol=1e-4 * np.abs(before).max())
 
 
 def test_a_network_of_ones_own():
