@@ -94,9 +94,9 @@ def compact(
 ) -> Compaction:
     """Remove all units of a masked network that can go without changing what it computes.
 
-    In the result, weights that the mask kept but that lead to no output are pruned. It is compared
-    with the network for random inputs. What can't be compared is a function of the number of units
-    itself, such as a division by it.
+    In the result, weights that the mask kept but that lead to no output are pruned. The result is
+    compared with the network for random inputs in evaluation. This can't show a function of the
+    number of units itself, such as a division by it, or one that mixes units in training alone.
 
     Args:
         network: tells how its layers are wired, as those of this package do, and plain chains.
@@ -104,8 +104,7 @@ def compact(
         batch_stats: its statistics.
         mask: bool tree like the params; where it is False, weights count as 0.0.
         fold: whether to remove units that nothing feeds, too: the result has the same outputs in
-            evaluation. If not, it also has the same gradients, and can be trained in place of the
-            larger one.
+            evaluation. If not, it also has the same gradients.
 
     Raises:
         ConfigError: it is not known how the layers are wired, a layer is called more than once, the
