@@ -160,7 +160,7 @@ def test_all_flags(tmp_path, capsys):
         (["x", "--torch=taken.py"], "taken.pth: is there already"),
         (["x.safetensors", "--stablehlo=./x.safetensors"], "one name for two files"),
         (["x", "--torch=s.py", "--stablehlo=s.pth"], "one name for two files"),
-        (["x", "--torch=x.py", "--stablehlo=x.stablehlo"], "needs flatbuffers"),
+        (["x", "--stablehlo=x.stablehlo"], "needs flatbuffers"),
     ],
 )
 def test_mistakes(tmp_path, capsys, monkeypatch, files, message):
