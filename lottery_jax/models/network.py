@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.tree_util import keystr, tree_map_with_path
 
 from lottery_jax import leaves
@@ -189,9 +190,15 @@ class LinenNetwork:
     @settings.fixed()
     def module_names(self) -> list[str]:
         """Return the names of the modules that have parameters, in the order of calls."""
-        return list(
-            dict.fromkeys(path.rpartition("/")[0] or path for path, _ in self._called_leaves())
-        )
+        return list(self._called_modules())
+
+    def _called_modules(self) -> dict[str, bool]:
+        """Return whether each module that has parameters has a kernel, in the order of calls."""
+        found: dict[str, bool] = {}
+        for path, leaf in self._called_leaves():
+            module = path.rpartition("/")[0] or path
+            found[module] = found.get(module, False) or self.is_prunable(path, leaf)
+        return found
 
     @settings.fixed()
     def module_classes(self) -> dict[str, type]:
@@ -223,11 +230,7 @@ class LinenNetwork:
         """Return what the module's method `wiring` says; without one, that of a chain of layers."""
         if declared := getattr(self.module, "wiring", None):
             return declared()
-        modules: dict[str, bool] = {}
-        for path, leaf in self._called_leaves():
-            module = path.rpartition("/")[0] or path
-            modules[module] = modules.get(module, False) or self.is_prunable(path, leaf)
-        return chain(modules.items())
+        return chain(self._called_modules().items())
 
     def is_prunable(self, path: str, leaf: Any) -> bool:
         """Return whether the leaf is a kernel."""
@@ -285,6 +288,25 @@ class LinenNetwork:
     def mask_as_variables(self, mask: PyTree) -> PyTree:
         """Return variables with which a signal passes exactly where `mask` lets it."""
         return mask_as_variables(self, mask)
+
+
+def random_examples(
+    network: Network, count: int, dtype: Any = None
+) -> np.ndarray[Any, np.dtype[Any]]:
+    """Return random examples that a network takes, the same ones each time.
+
+    Args:
+        network: with an input shape.
+        count: how many.
+        dtype: that of numbers; default: the network's. Tokens keep theirs.
+
+    Returns:
+        `[count, *input_shape]`: normal numbers, or tokens that are 0 or 1.
+    """
+    rng, shape = np.random.default_rng(0), (count, *network.input_shape)
+    if jnp.issubdtype(network.input_dtype, np.floating):
+        return rng.normal(size=shape).astype(dtype or network.input_dtype)
+    return rng.integers(0, 2, shape).astype(network.input_dtype)
 
 
 def mask_as_variables(network: Network, mask: PyTree) -> PyTree:

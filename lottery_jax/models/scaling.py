@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from reprlib import repr as short_repr
 
 from lottery_jax.errors import ConfigError
 
@@ -21,18 +22,25 @@ def with_widths(standard: Mapping[str, int], widths: Mapping[str, int] | None) -
 
     Args:
         standard: the standard number by the name of the layer, from input to output.
-        widths: the numbers of some layers or of all; None: of none.
+        widths: the numbers of some layers or of all, at most the standard ones; None: of none.
 
     Raises:
-        ConfigError: a name is none of `standard`, or a number is not a positive integer.
+        ConfigError: `widths` is no mapping, a name is none of `standard`, or a number is no integer
+            from 1 to the standard one.
 
     >>> with_widths({"dense1": 300, "dense2": 100}, {"dense2": 7})
     {'dense1': 300, 'dense2': 7}
     """
-    given = dict(widths or {})
+    given = {} if widths is None else widths
+    if not isinstance(given, Mapping):
+        raise ConfigError(f"widths: must be a mapping such as {{'dense1': 7}}: {short_repr(given)}")
     for name, count in given.items():
         if name not in standard:
-            raise ConfigError(f"widths: there is no {name!r}; there are {', '.join(standard)}")
-        if type(count) is not int or count < 1:
-            raise ConfigError(f"widths: {name!r} must have a positive number of units: {count!r}")
+            raise ConfigError(
+                f"widths: there is no {short_repr(name)}; there are {', '.join(standard)}"
+            )
+        if type(count) is not int or not 1 <= count <= standard[name]:
+            raise ConfigError(
+                f"widths: {name!r} must have from 1 to {standard[name]} units: {short_repr(count)}"
+            )
     return {**standard, **given}

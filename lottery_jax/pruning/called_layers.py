@@ -7,16 +7,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.tree_util import keystr, tree_flatten_with_path
 
 from lottery_jax import leaves
 from lottery_jax.errors import ConfigError
 from lottery_jax.models import cost
 from lottery_jax.models.network import WiredNetwork
-from lottery_jax.pruning.permutations import Symmetry
+from lottery_jax.pruning.permutations import Array, Symmetry, by_path
 from lottery_jax.types import PyTree
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 
 class Layer(NamedTuple):
@@ -91,16 +88,6 @@ def _called(network: WiredNetwork) -> list[str]:
     example = jax.ShapeDtypeStruct((1, *network.input_shape), jnp.dtype(network.input_dtype))
     jax.eval_shape(record, network.abstract_variables(), example)
     return called
-
-
-def path_name(path: Any) -> str:
-    """Return the keys of a path joined by `/`."""
-    return keystr(path, simple=True, separator="/")
-
-
-def by_path(tree: PyTree) -> dict[str, Any]:
-    """Return the leaves of a tree by path."""
-    return {path_name(path): leaf for path, leaf in tree_flatten_with_path(tree)[0]}
 
 
 def _module_of(path: str) -> str:

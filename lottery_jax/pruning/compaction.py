@@ -10,6 +10,9 @@ Two kinds of units (channels of a convolution are units) can go without approxim
   would change the constant.
 
 In a residual stream, a channel goes if no block, shortcut or output layer reads it any more.
+
+Which layers read a unit is what the network's wiring says, and that may be wrong of a network of
+one's own. So the result is compared with the network itself before it is returned.
 """
 
 from __future__ import annotations
@@ -17,22 +20,33 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
-from jax.tree_util import tree_map_with_path
 
-from lottery_jax.models.network import Network
-from lottery_jax.pruning.called_layers import (
-    Array,
-    Layer,
-    by_path,
-    find_layers,
-    masked,
-    path_name,
-    units_kept,
-)
+from lottery_jax.errors import ConfigError
+from lottery_jax.models.network import Network, random_examples
+from lottery_jax.pruning.called_layers import Layer, find_layers, masked, units_kept
 from lottery_jax.pruning.folding import fold as fold_constants
-from lottery_jax.pruning.permutations import Permutation, Symmetry, find_symmetry, permute
+from lottery_jax.pruning.permutations import (
+    REMEDY,
+    Array,
+    Permutation,
+    Symmetry,
+    by_path,
+    find_symmetry,
+    largest_difference,
+    outputs,
+    permute,
+    random_permutations,
+    with_leaves,
+)
 from lottery_jax.types import PyTree
+
+# The largest difference of two outputs that is rounding, as a share of the largest output.
+TOLERANCE = 1e-4
+EXAMPLES = 16  # for which outputs are compared
+_DRAWS = 3  # of noise
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +59,8 @@ class Compaction:
         mask: NumPy bool arrays like `params`.
         units: for each group of units that may lose some, in the order of layers, the places in the
             larger network of those that stay: int `[units that stay]`, at least one.
-        folded: how many constants were folded, zeros included, over all layers that read them.
+        folded: how many constants were folded, zeros included, over all layers that read them, also
+            where that was exact for some of their weights alone.
         symmetry: the groups of the larger network.
     """
 
@@ -79,7 +94,9 @@ def compact(
 ) -> Compaction:
     """Remove all units of a masked network that can go without changing what it computes.
 
-    In the result, weights that the mask kept but that lead to no output are pruned.
+    In the result, weights that the mask kept but that lead to no output are pruned. The result is
+    compared with the network for random inputs in evaluation. This can't show a function of the
+    number of units itself, such as a division by it, or one that mixes units in training alone.
 
     Args:
         network: tells how its layers are wired, as those of this package do, and plain chains.
@@ -87,11 +104,11 @@ def compact(
         batch_stats: its statistics.
         mask: bool tree like the params; where it is False, weights count as 0.0.
         fold: whether to remove units that nothing feeds, too: the result has the same outputs in
-            evaluation. If not, it also has the same gradients, and can be trained in place of the
-            larger one.
+            evaluation. If not, it also has the same gradients.
 
     Raises:
-        ConfigError: it is not known how the layers are wired, or a layer is called more than once.
+        ConfigError: it is not known how the layers are wired, a layer is called more than once, the
+            outputs would be other ones, or they are not finite.
 
     >>> import jax
     >>> from lottery_jax.models import build_model
@@ -114,17 +131,88 @@ def compact(
     }
     kept = {layer.path: np.array(arrays["mask"][layer.path], bool) for layer in layers}
     arrays["params"] |= masked(arrays["params"], kept)
+    variables = {"params": with_leaves(params, arrays["params"]), "batch_stats": batch_stats}
+    expected = _outputs(network, variables)
+    if not np.isfinite(expected).all():
+        raise ConfigError(
+            "this network can't be compacted: its outputs for random inputs are not finite, so that "
+            "those of a smaller one can't be compared with them"
+        )
     folded = fold_constants(wired, layers, symmetry, arrays, kept) if fold else 0
     _cut_unread(layers, symmetry, kept)
     arrays["mask"] |= kept
     arrays["params"] |= masked(arrays["params"], kept)
     units = _units_that_stay(layers, symmetry, kept)
     whole = Compaction(params, batch_stats, mask, units, folded, symmetry)
-    smaller = {
-        part: whole.take(tree_map_with_path(lambda path, _: new[path_name(path)], before[part]))  # noqa: B023
-        for part, new in arrays.items()
+    trees = {part: with_leaves(before[part], new) for part, new in arrays.items()}
+    small = dataclasses.replace(whole, **{part: whole.take(tree) for part, tree in trees.items()})
+    _check(network, variables, expected, small)
+    return small
+
+
+def _outputs(network: Network, variables: PyTree) -> Array:
+    """Return the outputs for random inputs, in the precision of the params."""
+    dtype = jnp.result_type(*jax.tree.leaves(variables["params"]))
+    inputs = random_examples(network, EXAMPLES, dtype)
+    return outputs(network.with_dtype(dtype), variables, inputs)
+
+
+def _check(network: Network, variables: PyTree, expected: Array, small: Compaction) -> None:
+    """Check that a smaller network's outputs are those of the network with these variables.
+
+    A module of the smaller network may not be known here. So its arrays are written back into the
+    larger one, and there units change places where some of a group went. In place of those is noise,
+    which nothing may read.
+
+    Raises:
+        ConfigError: the outputs differ.
+    """
+    rng, symmetry = np.random.default_rng(0), small.symmetry
+    still = {
+        group: np.arange(count)
+        for group, count in symmetry.units.items()
+        if len(small.units.get(group, ())) in (0, count)
     }
-    return dataclasses.replace(whole, **smaller)
+    for _ in range(_DRAWS):
+        noise = jax.tree.map(lambda leaf: _noise(np.asarray(leaf), rng), variables["params"])
+        written = {
+            "params": _write_back(small, small.params, noise),
+            "batch_stats": _write_back(small, small.batch_stats, variables["batch_stats"]),
+        }
+        moved = permute(written, symmetry, random_permutations(symmetry, rng) | still)
+        difference = largest_difference(expected, _outputs(network, moved))
+        if not difference <= TOLERANCE:
+            raise ConfigError(
+                "this network can't be compacted: without the units that seem to be cut off its "
+                f"outputs differ by {difference:.1e} of the largest one. Its layers are no plain "
+                "chain, a function between them mixes units, or a normalisation does not come right "
+                f"after its layer. If layers are wired in another way, {REMEDY}"
+            )
+
+
+def _noise(leaf: Array, rng: np.random.Generator) -> Array:
+    fan_in = np.prod(leaf.shape[:-1]) if leaf.ndim > 1 else 1
+    return (rng.normal(size=leaf.shape) * fan_in**-0.5).astype(leaf.dtype)
+
+
+def _write_back(small: Compaction, tree: PyTree, large: PyTree) -> PyTree:
+    """Return a tree of the size of `large` with the numbers of one of the smaller network.
+
+    Units that went have their numbers in `large`, and no weight leads from them.
+    """
+    numbers, found = by_path(tree), {}
+    for path, leaf in by_path(large).items():
+        whole = np.asarray(leaf)
+        places = [np.arange(count) for count in whole.shape]
+        for axis, group in small.symmetry.axes.get(path, ()):
+            if group in small.units:
+                starts = np.arange(0, whole.shape[axis], small.symmetry.units[group])
+                places[axis] = (starts[:, None] + small.units[group]).ravel()
+        found[path] = np.zeros_like(whole)
+        of_all_units = np.ix_(*places[:-1], *(np.arange(n) for n in whole.shape[-1:]))
+        found[path][of_all_units] = whole[of_all_units]
+        found[path][np.ix_(*places)] = numbers[path]
+    return with_leaves(large, found)
 
 
 def _cut_unread(layers: list[Layer], symmetry: Symmetry, kept: dict[str, Array]) -> None:

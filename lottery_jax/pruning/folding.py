@@ -19,19 +19,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.tree_util import tree_map_with_path
 
-from lottery_jax.models.network import WiredNetwork
+from lottery_jax.models.network import WiredNetwork, random_examples
 from lottery_jax.models.xla_options import compiler_options
-from lottery_jax.pruning.called_layers import (
-    Array,
-    Layer,
-    inputs_kept,
-    masked,
-    outputs_kept,
-    path_name,
-)
-from lottery_jax.pruning.permutations import Symmetry
+from lottery_jax.pruning.called_layers import Layer, inputs_kept, masked, outputs_kept
+from lottery_jax.pruning.permutations import Array, Symmetry, with_leaves
 from lottery_jax.types import PyTree
 
 # Rounding may make equal sums differ from pixel to pixel by this many units in the last place.
@@ -48,7 +40,7 @@ def fold(
     arrays: Arrays,
     kept: dict[str, Array],
 ) -> int:
-    """Take constants out of what layers read, and add them where they belong; return how many.
+    """Take constants out of what layers read, and add them where they belong.
 
     Folding leaves the outputs of every layer as they are. So all of it can be computed from the
     constants that the network has before.
@@ -60,6 +52,9 @@ def fold(
         arrays: the params, with zeros where they are pruned, and the batch statistics; replaced
             where they change.
         kept: the masks by path; changed in place.
+
+    Returns:
+        How many constants layers read with fewer weights than before, or with none.
     """
     constant = constant_inputs(layers, symmetry, kept)
     inputs, sums = _measure(network, layers, arrays, kept, constant)
@@ -69,6 +64,7 @@ def fold(
         read = np.flatnonzero(constant[layer.name] & inputs_kept(mask))
         if not len(read):
             continue
+        before = mask.copy()
         others = read[x[:, read].any(axis=0)]
         mask[..., np.setdiff1d(read, others), :] = False  # constants of zero
         if len(others) and layer.takes is not None:
@@ -77,8 +73,8 @@ def fold(
         is_flat = x.shape[1] != symmetry.units[layer.read]
         is_alone = sum(other.read == layer.read for other in layers) == 1
         if len(still) > 1 and is_alone and not is_flat and not np.ptp(x[:, still], axis=0).any():
-            still = _merge(arrays["params"], layer.path, mask, still, x[0])
-        folded += len(read) - len(still)
+            _merge(arrays["params"], layer.path, mask, still, x[0])
+        folded += int(inputs_kept(before & ~mask).sum())
     return folded
 
 
@@ -116,17 +112,13 @@ def _measure(
     variables = network.abstract_variables()
 
     def tree(part: str, new: dict[str, Array]) -> PyTree:
-        values = {**arrays[part], **new}
-        return tree_map_with_path(lambda path, _: values[path_name(path)], variables[part])
+        return with_leaves(variables[part], {**arrays[part], **new})
 
     of_constants = {x.path: kept[x.path] & constant[x.name][:, None] for x in layers}
     others = tree("params", masked(arrays["params"], of_constants))
     params, stats = tree("params", {}), tree("batch_stats", {})
     dtype = jnp.result_type(*arrays["params"].values())
-    shape, rng = (1, *network.input_shape), np.random.default_rng(0)
-    is_float = jnp.issubdtype(network.input_dtype, np.floating)
-    example = rng.normal(size=shape) if is_float else rng.integers(0, 2, shape)
-    example = example.astype(dtype if is_float else network.input_dtype)
+    example = random_examples(network, 1, dtype)
     with jax.default_matmul_precision("highest"):
         found = _program()(network.with_dtype(dtype), params, others, stats, example)
     read, made = jax.device_get(found)
@@ -176,8 +168,8 @@ def _add_to_bias(
 
 def _merge(
     params: dict[str, Array], path: str, mask: Array, constants: Array, values: Array
-) -> Array:
-    """Let the largest of several constant inputs of a layer stand for all; return those that stay."""
+) -> None:
+    """Let the largest of several constant inputs of a layer stand for all."""
     largest = constants[np.argmax(np.abs(values[constants]))]
     rest = constants[constants != largest]
     weights = np.where(mask, params[path], np.zeros((), params[path].dtype))
@@ -187,4 +179,3 @@ def _merge(
     mask[..., largest, :] |= mask[..., rest, :].any(axis=-2)
     mask[..., rest, :] = False
     params[path] = weights
-    return constants[constants == largest]

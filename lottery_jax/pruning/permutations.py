@@ -9,6 +9,7 @@ ICLR 2023), so a mask that was found in one fits another only after it (`matchin
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,16 +18,17 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import keystr, tree_flatten_with_path, tree_map_with_path
 
-from lottery_jax import leaves
 from lottery_jax.errors import ConfigError
-from lottery_jax.models.network import Network
+from lottery_jax.leaves import layer_of
+from lottery_jax.models.network import Network, random_examples
 from lottery_jax.models.wiring import Wiring
 from lottery_jax.models.xla_options import compiler_options
 from lottery_jax.types import PyTree
 
+Array = np.ndarray[Any, np.dtype[Any]]
 Permutation = np.ndarray[Any, np.dtype[np.intp]]
 
-_REMEDY = (
+REMEDY = (
     "give its module a method wiring() that returns {layer: (the units it reads, the units it has)}, "
     "as lottery_jax/models/resnet.py does"
 )
@@ -63,9 +65,7 @@ def find_symmetry(network: Network) -> Symmetry:
         )
     wiring, variables = network.wiring(), network.abstract_variables()
     arrays = [
-        (keystr(path, simple=True, separator="/"), leaf)
-        for tree in (variables["params"], variables["batch_stats"])
-        for path, leaf in tree_flatten_with_path(tree)[0]
+        item for part in ("params", "batch_stats") for item in by_path(variables[part]).items()
     ]
     wires = {path: _wire_of(path, wiring) for path, _ in arrays}
     if missing := set(wiring) - {wire for wire in wires.values() if wire is not None}:
@@ -77,7 +77,7 @@ def find_symmetry(network: Network) -> Symmetry:
         read, has = wiring.get(wires[path] or "", ("", ""))
         is_kernel = network.is_prunable(path, leaf)
         if is_kernel and read:
-            readers[leaves.layer_of(path)] = read
+            readers[layer_of(path)] = read
         found = ((-2, read if is_kernel else ""), (-1, has))
         if fitting := tuple((axis, group) for axis, group in found if group):
             axes[path] = fitting
@@ -94,6 +94,21 @@ def find_symmetry(network: Network) -> Symmetry:
     return Symmetry(units, axes, readers)
 
 
+def path_name(path: Any) -> str:
+    """Return the keys of a path joined by `/`."""
+    return keystr(path, simple=True, separator="/")
+
+
+def by_path(tree: PyTree) -> dict[str, Any]:
+    """Return the leaves of a tree by path."""
+    return {path_name(path): leaf for path, leaf in tree_flatten_with_path(tree)[0]}
+
+
+def with_leaves(tree: PyTree, leaves: Mapping[str, Any]) -> PyTree:
+    """Return a tree of the same structure with the leaves of these paths."""
+    return tree_map_with_path(lambda path, _: leaves[path_name(path)], tree)
+
+
 def _wire_of(path: str, wiring: Wiring) -> str | None:
     """Return the entry of the wiring to which an array belongs: the longest that its path begins with."""
     parts = path.split("/")
@@ -102,7 +117,7 @@ def _wire_of(path: str, wiring: Wiring) -> str | None:
 
 
 def _unknown(why: str) -> ConfigError:
-    return ConfigError(f"no permutation symmetry is known for this network ({why}); {_REMEDY}")
+    return ConfigError(f"no permutation symmetry is known for this network ({why}); {REMEDY}")
 
 
 def permute(tree: PyTree, symmetry: Symmetry, permutations: Mapping[str, Permutation]) -> PyTree:
@@ -120,7 +135,7 @@ def permute(tree: PyTree, symmetry: Symmetry, permutations: Mapping[str, Permuta
 
     def moved(path: Any, leaf: Any) -> Any:
         leaf = np.asarray(leaf)
-        name = keystr(path, simple=True, separator="/")
+        name = path_name(path)
         if name not in symmetry.axes:
             name = name.removeprefix("params/").removeprefix("batch_stats/")
         for axis, group in symmetry.axes.get(name, ()):
@@ -155,19 +170,31 @@ def check_symmetry(network: Network, symmetry: Symmetry) -> None:
     fresh = jax.jit(network.init, compiler_options=options)(jax.random.key(0))
     variables = jax.tree.map(disturbed, jax.device_get(fresh))
     permuted = permute(variables, symmetry, random_permutations(symmetry, rng))
-    shape = (2, *network.input_shape)
-    is_float = jnp.issubdtype(network.input_dtype, np.floating)
-    drawn = rng.normal(size=shape) if is_float else rng.integers(0, 2, shape)
-    examples = drawn.astype(network.input_dtype)
-    apply = jax.jit(network.with_dtype(jnp.float32).apply_eval, compiler_options=options)
-    with jax.default_matmul_precision("highest"):
-        before, after = (
-            np.asarray(apply(each["params"], each["batch_stats"], examples))
-            for each in (variables, permuted)
-        )
+    examples, computing = random_examples(network, 2), network.with_dtype(jnp.float32)
+    before, after = (outputs(computing, each, examples) for each in (variables, permuted))
     wired: Any = network
     read = jax.eval_shape(wired.layer_inputs, fresh["params"], fresh["batch_stats"], examples)
     if missing := set(symmetry.readers) - set(read):
         raise _unknown(f"what {sorted(missing)[0]} reads can't be seen")
-    if not np.abs(before - after).max() <= 1e-3 * np.abs(before).max():
+    if not largest_difference(before, after) <= 1e-3:
         raise _unknown("it is no plain chain of layers")
+
+
+def outputs(network: Network, variables: PyTree, inputs: Array) -> Array:
+    """Return the outputs in evaluation mode, with products of matrices as exact as they can be."""
+    with jax.default_matmul_precision("highest"):
+        return np.asarray(_program()(network, variables, inputs))
+
+
+@functools.cache
+def _program() -> Any:
+    def apply(network: Network, variables: PyTree, inputs: jax.Array) -> jax.Array:
+        return network.apply_eval(variables["params"], variables["batch_stats"], inputs)
+
+    options = compiler_options(jax.default_backend(), run_once=True)
+    return jax.jit(apply, static_argnums=0, compiler_options=options)
+
+
+def largest_difference(before: Array, after: Array) -> float:
+    """Return the largest difference as a share of the largest number before; NaN if one is NaN."""
+    return float(np.abs(after - before).max() / max(np.abs(before).max(), np.float32(1e-30)))

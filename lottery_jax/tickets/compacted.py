@@ -2,46 +2,50 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import export
 
 from lottery_jax.errors import ConfigError, TicketError
-from lottery_jax.models.network import LinenNetwork
+from lottery_jax.models.network import LinenNetwork, random_examples
 from lottery_jax.models.xla_options import compiler_options
 from lottery_jax.pruning import masks
-from lottery_jax.pruning.compaction import Compaction, compact
+from lottery_jax.pruning.compaction import EXAMPLES, TOLERANCE, Compaction, compact
+from lottery_jax.pruning.permutations import largest_difference, outputs
 from lottery_jax.system import settings
 from lottery_jax.system.files import atomic_write
-from lottery_jax.tickets.ticket import Ticket, is_own_network, model_of
+from lottery_jax.tickets.metadata import Metadata
+from lottery_jax.tickets.ticket import Ticket, complete, is_own_network, model_of
 from lottery_jax.types import PyTree
 
-# The largest difference of two outputs that is rounding, as a share of the largest output.
-_TOLERANCE = 1e-4
-_EXAMPLES = 16
 _PLATFORMS = ("cpu", "cuda", "tpu")
 
 
 @settings.fixed()
 def compact_ticket(ticket: Ticket, *, fold: bool = True) -> tuple[Ticket, Compaction]:
-    """Return the ticket of the smallest network with the outputs of a ticket's trained weights.
+    """Return a ticket of a smaller network with the outputs of a ticket's trained weights.
+
+    The outputs are equal up to rounding: for random inputs they are compared, and may differ by 1e-4
+    of the largest one.
 
     Args:
         ticket: trained, of a network of this package.
-        fold: whether to fold constants; see `pruning.compaction`. If not, the weights to start from
-            also have the same outputs and gradients, and training them gives the same network. If
-            so, they are those of the units that stay, and no more than that.
+        fold: whether to fold constants; see `pruning.compaction`. If none are folded, the weights to
+            start from also have the same outputs, and the same gradients. If some are, these are
+            the weights of the units that stay, and no more than that.
 
     Returns:
-        The ticket, whose metadata has the numbers of units as `widths` of the model; and what went.
+        The ticket as it is written, whose metadata has the numbers of units as `widths` of the model;
+        and what went.
 
     Raises:
-        ConfigError: the network is not one of this package.
-        TicketError: it is not trained, or the outputs of the smaller network differ.
+        ConfigError: the network is not one of this package, or its outputs are not finite.
+        TicketError: it is not trained, its metadata lacks what saving needs, or the outputs of the
+            smaller network differ.
     """
     if is_own_network(ticket.metadata):
         raise ConfigError(
@@ -53,12 +57,6 @@ def compact_ticket(ticket: Ticket, *, fold: bool = True) -> tuple[Ticket, Compac
     network = network_of(ticket)
     small = compact(network, ticket.trained, ticket.trained_batch_stats, ticket.mask, fold=fold)
     model = {**ticket.metadata["model"], "widths": small.widths}
-    compacted = {
-        "units": [sum(small.widths.values()), sum(small.widths_before.values())],
-        "weights_remaining": masks.counts(ticket.mask)[0],
-        "folded": small.folded,
-        "trainable": not fold,
-    }
     start = jax.device_get(masks.apply(small.mask, small.take(ticket.params)))
     result = Ticket(
         mask=small.mask,
@@ -66,17 +64,38 @@ def compact_ticket(ticket: Ticket, *, fold: bool = True) -> tuple[Ticket, Compac
         batch_stats=small.take(ticket.batch_stats),
         trained=small.params,
         trained_batch_stats=small.batch_stats,
-        metadata={**ticket.metadata, "model": model, "compacted": compacted},
+        metadata={**ticket.metadata, "model": model, "compacted": _what_went(ticket, small)},
     )
-    difference = largest_difference(ticket, result)
-    if not np.isfinite(difference):
-        raise TicketError("its outputs are not finite, so that a smaller network can't be checked")
-    if difference > _TOLERANCE:
+    inputs = random_examples(network, EXAMPLES)
+    before, after = (outputs(network_of(t), t.trained_variables, inputs) for t in (ticket, result))
+    difference = largest_difference(before, after)
+    if not difference <= TOLERANCE:
         raise TicketError(
             f"the smaller network's outputs differ by {difference:.1e} of the largest one; please "
             "report this"
         )
-    return result, small
+    return complete("the smaller ticket", result), small
+
+
+def _what_went(ticket: Ticket, small: Compaction) -> Metadata:
+    """Return what a ticket's metadata says of this compaction and of those before it."""
+    units, weights = sum(small.widths_before.values()), masks.counts(ticket.mask)[0]
+    folded, trainable = small.folded, not small.folded
+    match ticket.metadata.get("compacted"):  # which loading does not check
+        case {
+            "units": [_, int(first_units)],
+            "weights_remaining": int(first_weights),
+            "folded": int(folded_before),
+            "trainable": bool(trainable_before),
+        }:
+            units, weights, folded = first_units, first_weights, folded + folded_before
+            trainable = trainable and trainable_before
+    return {
+        "units": [sum(small.widths.values()), units],
+        "weights_remaining": weights,
+        "folded": folded,
+        "trainable": trainable,
+    }
 
 
 def network_of(ticket: Ticket) -> LinenNetwork:
@@ -92,13 +111,16 @@ def compiled(ticket: Ticket) -> Any:
     return lambda inputs: apply(*variables, inputs)
 
 
-def largest_difference(a: Ticket, b: Ticket) -> float:
-    """Return the largest difference of outputs for random inputs, as a share of the largest."""
-    shape = (_EXAMPLES, *a.metadata["input_shape"])
-    inputs = np.random.default_rng(0).normal(size=shape).astype(np.float32)
-    with jax.default_matmul_precision("highest"):
-        before, after = (np.asarray(compiled(each)(inputs)) for each in (a, b))
-    return float(np.abs(after - before).max() / max(np.abs(before).max(), np.float32(1e-30)))
+def import_flatbuffers(path: str | os.PathLike[str]) -> None:
+    """Import the package with which JAX writes StableHLO; `path` is for the message.
+
+    Raises:
+        ConfigError: it is not installed.
+    """
+    try:
+        importlib.import_module("flatbuffers")
+    except ImportError as error:
+        raise ConfigError(f"{path}: needs flatbuffers: pip install flatbuffers") from error
 
 
 @settings.fixed()
@@ -111,6 +133,7 @@ def export_stablehlo(path: str | os.PathLike[str], ticket: Ticket) -> None:
     Raises:
         ConfigError: the package `flatbuffers`, which JAX writes such files with, is not installed.
     """
+    import_flatbuffers(path)
     network, variables = network_of(ticket), (ticket.trained, ticket.trained_batch_stats)
 
     def one(example: jax.Array) -> jax.Array:
@@ -119,12 +142,8 @@ def export_stablehlo(path: str | os.PathLike[str], ticket: Ticket) -> None:
     (batch,) = export.symbolic_shape("batch")
     inputs = jax.ShapeDtypeStruct((batch, *ticket.metadata["input_shape"]), jnp.float32)
     exported = export.export(jax.jit(jax.vmap(one)), platforms=_PLATFORMS)(inputs)
-    try:
-        content = exported.serialize()
-    except ImportError as error:
-        raise ConfigError(f"{path}: needs flatbuffers: pip install flatbuffers") from error
     with atomic_write(path) as temporary:
-        temporary.write_bytes(content)
+        temporary.write_bytes(exported.serialize())
 
 
 def parameters(tree: PyTree) -> int:

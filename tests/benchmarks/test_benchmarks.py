@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 
+from lottery_jax import tickets
 from lottery_jax.models import build_model, init_variables
 from lottery_jax.parallel.mesh import make_mesh, to_mesh
 from lottery_jax.pruning import masks
@@ -16,6 +17,7 @@ from lottery_jax.training import optim
 from lottery_jax.training.batches import DeviceData
 from lottery_jax.training.loop import fit
 from lottery_jax.training.program import init_device_state, make_program
+from tests.helpers import synthetic_ticket
 
 torch = pytest.importorskip("torch")
 FOLDER = Path(__file__).parent.parent.parent / "benchmarks"
@@ -120,6 +122,32 @@ def test_the_benchmark_of_images_runs(tmp_path):
     rows = json.loads((tmp_path / "images.json").read_text())["rows"]
     assert len(rows) == 4 and all(row["rate"] > 0 for row in rows)
     assert rows[1]["of_crop"] == rows[0]["of_decode"] == 1
+
+
+@pytest.mark.long
+def test_the_benchmark_of_compaction_runs(tmp_path):
+    """On a ladder of two levels, of which the second has lost a unit."""
+    run = tmp_path / "run"
+    config = {"model": {"name": "lenet_300_100", "width": 0.1}, "data": {"name": "digits"},
+              "train": {"batch_size": 8}}  # fmt: skip
+    for level in range(2):
+        ticket = synthetic_ticket("lenet_300_100", (8, 8, 1), 1.0, width=0.1)
+        ticket.metadata["level"] = level
+        for tree in (ticket.mask, ticket.params, ticket.trained):
+            tree["dense2"]["kernel"][3:][:level] = 0
+        tickets.save_ticket(run / "seed_0" / f"level_0{level}" / "ticket", ticket)
+    (run / "config.json").write_text(json.dumps({"config": config}))
+    command = [
+        sys.executable, str(FOLDER / "compaction.py"), str(run), "--repeats=1", "--steps=5",
+        f"--out={tmp_path}",
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    whole, smaller, all_levels = json.loads((tmp_path / "compaction.json").read_text())["rows"]
+    assert whole["units"] == whole["units_of"] == 40 and whole["multiply_adds"] == 1
+    assert smaller["units"] == 39 and smaller["folded"] == smaller["multiply_adds"] < 1
+    assert smaller["whole_ms"] > 0 and all_levels["compile"] > 0
+    assert all_levels["multiply_adds"] == (1 + smaller["multiply_adds"]) / 2
 
 
 @pytest.mark.parametrize("name", ["train_step", "ladder", "masks", "startup"])

@@ -16,14 +16,17 @@ from rich.table import Table
 
 from lottery_jax.errors import ConfigError
 from lottery_jax.models import cost
+from lottery_jax.pruning import masks
 from lottery_jax.pruning.compaction import Compaction
 from lottery_jax.system.command_line import check_free, path_argument
 from lottery_jax.tickets import store
 from lottery_jax.tickets.addresses import ticket_argument
+from lottery_jax.tickets.checkpoints import import_torch
 from lottery_jax.tickets.compacted import (
     compact_ticket,
     compiled,
     export_stablehlo,
+    import_flatbuffers,
     network_of,
     parameters,
 )
@@ -44,7 +47,8 @@ def add_parser(command: Callable[[str, str], argparse.ArgumentParser]) -> None:
     a.add_argument(
         "--unread_only",
         action="store_true",
-        help="remove only units that nothing reads: the result can be trained in place of TICKET",
+        help="remove only units that nothing reads, which also keeps the outputs and gradients of "
+        "the weights to start from",
     )
     a.add_argument(
         "--torch", type=path_argument, metavar="FILE.py",
@@ -64,26 +68,50 @@ def run(args: argparse.Namespace) -> Table:
     """Write all that was asked for; return the table of what it saves.
 
     Raises:
-        ConfigError: a file is there already, or has another ending.
+        ConfigError: a file is there already, has another ending or is named twice, or flatbuffers is
+            not installed.
+        TicketError: PyTorch is not installed.
     """
     weights = args.torch.with_suffix(".pth") if args.torch else None
     if args.torch and args.torch.suffix != ".py":
         raise ConfigError(f"{args.torch}: must end in .py; the weights go into a .pth beside it")
     written: list[Path] = [p for p in (args.out, args.torch, weights, args.stablehlo) if p]
+    if len({path.resolve() for path in written}) < len(written):
+        raise ConfigError(f"one name for two files: {', '.join(map(str, written))}")
     for path in written:
         check_free(path, args.force)
+    if args.torch:
+        import_torch(args.torch)
+    if args.stablehlo:
+        import_flatbuffers(args.stablehlo)
     ticket = store.load_ticket(args.ticket, allow_nonfinite=args.allow_nonfinite)
     small, compaction = compact_ticket(ticket, fold=not args.unread_only)
+    store.save_ticket(args.out, small)
     if args.torch:
         export_torch_module(args.torch, small)
     if args.stablehlo:
         export_stablehlo(args.stablehlo, small)
-    store.save_ticket(args.out, small)
     if compaction.widths == compaction.widths_before:
-        print("no unit can go: all are read, and none is a constant that can be folded exactly")
+        print(
+            _why_all_stay(compaction.folded, weights_remaining(ticket) - weights_remaining(small))
+        )
     for path in written:
         print(f"wrote {path}")
     return summary(ticket, small, compaction)
+
+
+def _why_all_stay(folded: int, weights: int) -> str:
+    if folded or weights:
+        return (
+            f"no unit can go, but {weights:,} of the kept weights do, which lead to no output or from "
+            f"one of {folded:,} constants that were folded"
+        )
+    return "no unit can go: all are read, and none is a constant that can be folded exactly"
+
+
+def weights_remaining(ticket: Ticket) -> int:
+    """Return the number of weights that a ticket's mask keeps."""
+    return masks.counts(ticket.mask)[0]
 
 
 def summary(ticket: Ticket, small: Ticket, compaction: Compaction) -> Table:
@@ -95,6 +123,7 @@ def summary(ticket: Ticket, small: Ticket, compaction: Compaction) -> Table:
     for group, count in compaction.widths.items():
         _count(table, f"units of {group}", compaction.widths_before[group], count)
     both = ticket, small
+    _count(table, "weights remaining", *(weights_remaining(t) for t in both))
     _count(table, "parameters", *(parameters(t.trained) for t in both))
     _count(table, "multiply-adds", *(cost.multiply_adds(network_of(t)) or 0 for t in both))
     for batch in _BATCHES:
@@ -105,7 +134,8 @@ def summary(ticket: Ticket, small: Ticket, compaction: Compaction) -> Table:
 
 
 def _count(table: Table, name: str, before: int, left: int) -> None:
-    table.add_row(name, f"{before:,}", f"{left:,}", f"{left / before:.1%}")
+    share = f"{left / before:.1%}" if before else ""
+    table.add_row(name, f"{before:,}", f"{left:,}", share)
 
 
 def latencies(a: Ticket, b: Ticket, batch: int) -> tuple[float, float]:
