@@ -262,7 +262,7 @@ def check_finite(where: PathLike, arrays: dict[str, Any], *, allow_nonfinite: bo
         TicketError: some are not finite; names the first and says what to do.
     """
     for name, array in () if allow_nonfinite else arrays.items():
-        if array.dtype.kind == "f" and not np.isfinite(array).all():
+        if jax.numpy.issubdtype(array.dtype, jax.numpy.floating) and not np.isfinite(array).all():
             raise TicketError(
                 f"{where}: {name} has values that are not finite; pass allow_nonfinite=True, or "
                 "--allow_nonfinite on the command line, to load them"
