@@ -420,7 +420,7 @@ EVALUATE = [
             given=with_run()),
     mistake("evaluate", f"--ticket={TICKET}", "--epoch=3", given=with_run(),
             says=(f"{TICKET}: epoch 3 was not kept", "config.train.keep_epochs")),
-    mistake("evaluate", "--ticket=theirs.pth", says="theirs.pth: is no ticket; for a PyTorch file give"),
+    mistake("evaluate", "--ticket=theirs.pth", says="theirs.pth: is not a ticket; for a PyTorch file give"),
     mistake("evaluate", "--ticket=theirs.pth", "--model=vgg19", "--data=cifar10",
             says="theirs.pth: is not a file"),
     mistake("evaluate", "--ticket=theirs.pth", "--model=vgg19", "--data=cifar10", "--std=0",

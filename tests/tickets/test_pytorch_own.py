@@ -243,7 +243,7 @@ def test_evaluate_measures_a_file_of_pytorch(lenet, capsys):
 
 
 @pytest.mark.parametrize("more, says", [
-    ((), "is no ticket; for a PyTorch file give --model and --data"),
+    ((), "is not a ticket; for a PyTorch file give --model and --data"),
     (("--model=lenet_300_100",), "give --model and --data"),
     (("--model=lenet_300_10", "--data=digits"), "unknown value 'lenet_300_10' (did you mean"),
     (("--model=lenet_300_100", "--data=digits", "--input_shape=32,32,3"),
