@@ -183,7 +183,7 @@ def test_what_stays_lies_on_paths():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["lenet_300_100", "shallow_bottleneck"])
+@pytest.mark.parametrize("name", ["lenet_300_100", pytest.param("shallow_bottleneck", marks=LONG)])
 def test_without_unread_units_training_is_the_same(name):
     """Outputs in training, new statistics and gradients of kept weights are the larger network's."""
     with jax.enable_x64(True):
