@@ -157,7 +157,7 @@ def export_torch_module(path: str | os.PathLike[str], ticket: Ticket) -> None:
     text = _HEAD.format(
         weights=weights.name, channels=channels, height=height, width=width, **about
     ) + _source(ticket)
-    state = {key: torch.from_numpy(value) for key, value in _state(ticket).items()}
+    state = {key: torch.from_numpy(np.array(value)) for key, value in _state(ticket).items()}
     with atomic_write(weights) as temporary:
         torch.save(state, temporary)
     with atomic_write(file) as temporary:
