@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from lottery_jax.models.layers import Conv, max_pool2
-from lottery_jax.models.scaling import scaled, with_widths
+from lottery_jax.models.scaling import conv_and_dense_widths
 
 # Weights uniform in +-1/sqrt(fan_in): PyTorch's default, which the experiments used.
 _INIT = nn.initializers.variance_scaling(1.0 / 3.0, "fan_in", "uniform")
@@ -65,10 +65,8 @@ def _build(
     dtype: Any,
     widths: Mapping[str, int] | None = None,
 ) -> AlexNet:
-    standard = {f"conv{i}": n for i, n in enumerate(scaled(convs, width), 1)}
-    standard |= {f"dense{i}": n for i, n in enumerate(scaled(denses, width), 1)}
-    counts = tuple(with_widths(standard, widths).values())
-    return AlexNet(num_classes, counts[: len(convs)], counts[len(convs) :], dtype=dtype)
+    counts = conv_and_dense_widths(convs, denses, width, widths)
+    return AlexNet(num_classes, *counts, dtype=dtype)
 
 
 MODELS: dict[str, Callable[..., nn.Module]] = {

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from lottery_jax.models.layers import Conv, max_pool2
-from lottery_jax.models.scaling import scaled, with_widths
+from lottery_jax.models.scaling import conv_and_dense_widths
 
 # Glorot normal weights, truncated as in TensorFlow, which the paper used; zero biases.
 _INIT = nn.initializers.glorot_normal()
@@ -56,10 +56,8 @@ def _build(
     dtype: Any,
     widths: Mapping[str, int] | None = None,
 ) -> LeNet:
-    standard = {f"conv{i}": n for i, n in enumerate(scaled(convs, width), 1)}
-    standard |= {f"dense{i}": n for i, n in enumerate(scaled(denses, width), 1)}
-    counts = tuple(with_widths(standard, widths).values())
-    return LeNet(num_classes, counts[: len(convs)], counts[len(convs) :], dtype)
+    counts = conv_and_dense_widths(convs, denses, width, widths)
+    return LeNet(num_classes, *counts, dtype)
 
 
 MODELS: dict[str, Callable[..., nn.Module]] = {

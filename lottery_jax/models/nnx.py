@@ -76,6 +76,20 @@ class NNXNetwork:
         """Return the names of the modules that have parameters, in the order of calls."""
         return self._called(_with_params)
 
+    @settings.fixed()
+    def module_classes(self) -> dict[str, type]:
+        """Return the class of each module, by its path."""
+        found: dict[str, type] = {}
+
+        def note() -> None:
+            module = self.make(nnx.Rngs(jax.random.key(0)))
+            found.update(
+                {"/".join(map(str, path)): type(node) for path, node in nnx.iter_modules(module)}
+            )
+
+        jax.eval_shape(note)
+        return found
+
     def _called(self, modules_of: Callable[[nnx.Module], dict[str, nnx.Module]]) -> list[str]:
         """Return the names of these modules in the order in which they are called."""
         order: list[str] = []

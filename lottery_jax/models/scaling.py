@@ -44,3 +44,17 @@ def with_widths(standard: Mapping[str, int], widths: Mapping[str, int] | None) -
                 f"widths: {name!r} must have from 1 to {standard[name]} units: {short_repr(count)}"
             )
     return {**standard, **given}
+
+
+def conv_and_dense_widths(
+    convs: Sequence[int], denses: Sequence[int], width: float, widths: Mapping[str, int] | None
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return the numbers of channels and units of layers named `conv1`, … and `dense1`, ….
+
+    >>> conv_and_dense_widths((64, 64), (256, 256), 0.5, {"dense2": 7})
+    ((32, 32), (128, 7))
+    """
+    standard = {f"conv{i}": n for i, n in enumerate(scaled(convs, width), 1)}
+    standard |= {f"dense{i}": n for i, n in enumerate(scaled(denses, width), 1)}
+    counts = tuple(with_widths(standard, widths).values())
+    return counts[: len(convs)], counts[len(convs) :]

@@ -150,10 +150,8 @@ def _ticket(
     found: dict[str, Any] = {"path": None, "card": None, "layers": None}
     found |= {"url": None, "classes": None, "empty": []}
     name = "ticket" if trial["control"] == WINNING else trial["control"]
-    if (
-        Path(name).name != name or name == ".."
-    ):  # curve.csv may be a stranger's: no path out of the run
-        return found
+    if Path(name).name != name or name == "..":
+        return found  # curve.csv may be a stranger's: no path leads out of the run
     place = folder / f"seed_{trial['seed']}" / f"level_{trial['level']:02d}" / name
     try:
         if not (place / "metadata.json").is_file():

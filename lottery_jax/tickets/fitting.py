@@ -10,7 +10,6 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
-import jax
 import numpy as np
 
 from lottery_jax.errors import ConfigError, TicketError, lookup, raise_if_environment
@@ -262,25 +261,9 @@ def fit(checkpoint: Checkpoint, target: Target) -> Fitted:
 
 
 def _module_classes(network: Network) -> dict[str, type]:
-    """Return the class of each module of a Linen or an NNX network, by its path."""
-    from flax import nnx
-
-    from lottery_jax.models.nnx import NNXNetwork
-
-    found: dict[str, type] = {}
-    if isinstance(network, LinenNetwork):
-        return network.module_classes()
-    if not isinstance(network, NNXNetwork):
-        return found
-
-    def note() -> None:
-        module = network.make(nnx.Rngs(jax.random.key(0)))
-        found.update(
-            {"/".join(map(str, path)): type(node) for path, node in nnx.iter_modules(module)}
-        )
-
-    jax.eval_shape(note)
-    return found
+    """Return the class of each module by its path; none of a network that does not tell."""
+    classes: dict[str, type] = getattr(network, "module_classes", dict)()
+    return classes
 
 
 def _layout(entries: Mapping[Any, Any], target: Target, network: Network, facts: Facts) -> Layout:

@@ -184,7 +184,9 @@ def export_pytorch(
         state = _in_prune_format(state, ticket.mask, layout)
     torch = import_torch(path)
     with atomic_write(path) as temporary:
-        torch.save({key: torch.from_numpy(np.array(value)) for key, value in state.items()}, temporary)
+        torch.save(
+            {key: torch.from_numpy(np.array(value)) for key, value in state.items()}, temporary
+        )
 
 
 def _in_prune_format(state: StateDict, mask: PyTree, layout: Layout) -> StateDict:
