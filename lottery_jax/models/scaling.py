@@ -25,7 +25,7 @@ def with_widths(standard: Mapping[str, int], widths: Mapping[str, int] | None) -
         widths: the numbers of some layers or of all, at most the standard ones; None: of none.
 
     Raises:
-        ConfigError: `widths` is no mapping, a name is none of `standard`, or a number is no integer
+        ConfigError: `widths` is not a mapping, a name is not in `standard`, or a number is not an integer
             from 1 to the standard one.
 
     >>> with_widths({"dense1": 300, "dense2": 100}, {"dense2": 7})

@@ -184,7 +184,7 @@ def _check(network: Network, variables: PyTree, expected: Array, small: Compacti
         if not difference <= TOLERANCE:
             raise ConfigError(
                 "this network can't be compacted: without the units that seem to be cut off its "
-                f"outputs differ by {difference:.1e} of the largest one. Its layers are no plain "
+                f"outputs differ by {difference:.1e} of the largest one. Its layers are not a plain "
                 "chain, a function between them mixes units, or a normalisation does not come right "
                 f"after its layer. If layers are wired in another way, {REMEDY}"
             )

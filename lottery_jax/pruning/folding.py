@@ -1,6 +1,6 @@
 """Constants within a masked network, folded into biases.
 
-A unit that nothing feeds is no zero but a constant, such as relu(bias), or what BatchNorm makes of
+A unit that nothing feeds is not zero but a constant, such as relu(bias), or what BatchNorm makes of
 a zero with its running statistics. A layer that reads it gets the same sum if the constant times its
 weights goes into the layer's bias, or into the running mean of the BatchNorm that follows.
 

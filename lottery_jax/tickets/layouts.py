@@ -164,7 +164,7 @@ def layout_of(
         shape = kernels.get(module, ())
         if len(shape) != 2 or shape[0] % math.prod(image):
             raise ConfigError(
-                f"flatten: {module} is no dense layer of {network} that can take an image of "
+                f"flatten: {module} is not a dense layer of {network} that can take an image of "
                 f"{image[0]}x{image[1]} flattened; it has {_some(kernels)}"
             )
     for module in names or {}:

@@ -55,7 +55,7 @@ def import_pytorch(
     Args:
         path: a state dict or a checkpoint.
         model: the options of the network: `name`, and `stem` for a ResNet. The name may be the
-            import path of one's own, which is given the number of rows of the output layer.
+            import path, which is given the number of rows of the output layer.
         data: the name of the data set it was trained on.
         input_shape: (height, width, channels).
         mean: the mean of each channel with which pixels, from 0 to 1, were normalised.
@@ -65,7 +65,7 @@ def import_pytorch(
         network: the network, if this package does not have it.
         names: the names there of modules by their paths here, such as `{"dense1": "fc1"}`, where
             they differ from the layout; or `order`, by which layers are paired in the order of calls
-            here and of the file there. Of one's own network the layout is its own paths, with dots.
+            here and of the file there. The layout of your own network is its own paths, with dots.
         flatten: (height, width) of the image that a dense layer takes flattened, by its path; one's
             own networks need it for dense layers after convolutions, `(1, 1)` if nothing moves.
 

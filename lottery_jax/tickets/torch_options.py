@@ -196,7 +196,7 @@ def _table_of(file: str) -> dict[str, str]:
         raise argparse.ArgumentTypeError(f"{file}: can't be read as JSON: {error}") from error
     if not isinstance(found, dict) or not all(isinstance(name, str) for name in found.values()):
         raise argparse.ArgumentTypeError(
-            f'{file}: is no JSON object of names, such as {{"dense1": "fc1"}}'
+            f'{file}: is not a JSON object of names, such as {{"dense1": "fc1"}}'
         )
     return found
 

@@ -153,8 +153,8 @@ def test_an_nnx_network_in_order(tmp_path):
 
 @pytest.mark.parametrize("given, says", [
     ({"names": "order"}, "hidden takes 36 numbers, and the layer before it gives 6: .*--flatten=hidden=H"),
-    ({"names": TABLE, "flatten": {"hidden": (5, 5)}}, "hidden is no dense layer .* image of 5x5 flattened"),
-    ({"names": TABLE, "flatten": {**FLATTEN, "first/conv": (1, 1)}}, "first/conv is no dense layer of Net"),
+    ({"names": TABLE, "flatten": {"hidden": (5, 5)}}, "hidden is not a dense layer .* 5x5 flattened"),
+    ({"names": TABLE, "flatten": {**FLATTEN, "first/conv": (1, 1)}}, "first/conv is not a dense layer"),
     ({"names": {"hiddn": "9"}, "flatten": FLATTEN}, "names: .*'hiddn' .did you mean 'hidden'"),
     ({"names": {"hidden": "out"}, "flatten": FLATTEN}, "names: out would be two modules"),
     ({"flatten": FLATTEN}, "has no matrix out.weight, the output layer of Net; found 0.weight"),

@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> None:
         raise ConfigError(f"--{given[0]}: is for PyTorch files; {args.file} is a whole ticket")
     if not is_ticket and not (args.model and args.data):
         raise ConfigError(
-            f"{args.file}: is no portable ticket; for a PyTorch file give --model and --data"
+            f"{args.file}: is not a portable ticket; for a PyTorch file give --model and --data"
         )
     if is_ticket:
         ticket = store.load_ticket(args.file, allow_nonfinite=args.allow_nonfinite)
