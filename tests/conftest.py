@@ -12,6 +12,7 @@ os.environ["XLA_FLAGS"] = (
 import ctypes
 import gc
 import shutil
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -51,9 +52,11 @@ _LONGEST = (
 
 
 def pytest_configure(config):
-    """Set up JAX and hypothesis where tests run: not in the process that only hands them out."""
+    """Set up signals, JAX and hypothesis where tests run: not in the process that only hands them out."""
     if config.getoption("dist", "no") != "no" and not hasattr(config, "workerinput"):
         return
+    # A script's background jobs ignore Ctrl-C, and so would all they start; tests raise it on purpose.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     import hypothesis
     import jax
 
