@@ -23,7 +23,7 @@ from lottery_jax.system.files import atomic_folder, local_path, write_text
 from lottery_jax.tickets import portable
 from lottery_jax.tickets.addresses import is_address, local_ticket
 from lottery_jax.tickets.metadata import PARTS, Metadata, check_metadata
-from lottery_jax.tickets.orbax_io import load_arrays, save_arrays
+from lottery_jax.tickets.orbax_io import load_arrays, write_arrays
 from lottery_jax.tickets.ticket import Ticket, complete, expected_arrays, verify
 from lottery_jax.tickets.untrusted import directory
 
@@ -50,7 +50,8 @@ def save_ticket(path: str | os.PathLike[str], ticket: Ticket) -> Ticket:
     ticket = complete(folder, ticket)
     text = json.dumps(ticket.metadata, indent=1, allow_nan=False)
     with atomic_folder(folder) as temporary:
-        save_arrays(temporary / "arrays", {part: getattr(ticket, part) for part in PARTS})
+        (temporary / "arrays").mkdir()
+        write_arrays(temporary / "arrays", {part: getattr(ticket, part) for part in PARTS})
         write_text(temporary / "metadata.json", text + "\n")
     return ticket
 

@@ -20,11 +20,11 @@ KILLED = runs.ROOT / "tests" / "faults" / "killed.py"
 MOMENTS = [
     "open */.lock 1",  # nothing is there yet
     "os.rename */.config.json.* 1",
-    "open */rewind/*.orbax-checkpoint-tmp/* 1",  # in a save
-    "os.rename */rewind/*.orbax-checkpoint-tmp 1",  # at its end
-    "open */level_00/state/*.orbax-checkpoint-tmp/* 3",
+    "open */rewind/.0*/_METADATA 1",  # in a save: the arrays are there, and not their list
+    "os.rename */rewind/.0* 1",  # at its end
+    "open */level_00/state/.0*/* 3",
     "os.remove */level_00/state/*/0000* 2",  # while an old checkpoint is being removed
-    "open */level_00/.ticket.*/arrays.orbax-checkpoint-tmp/* 2",
+    "open */level_00/.ticket.*/arrays/* 2",
     "os.rename */level_00/.ticket.*/.metadata.json.* 1",  # the arrays are there
     "os.rename */level_00/.ticket.* 2",  # it has everything but its name
     "shutil.rmtree */level_00/state/* 1",  # the ticket is there, and its checkpoint too

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as orbax
 import pytest
 from orbax.checkpoint import v1 as ocp
 
@@ -327,6 +329,27 @@ def test_a_checkpoint_of_other_bytes_is_refused_and_named(tmp_path):
     )
 
 
+def test_orbax_itself_writes_the_same_lists_and_is_read_too(tmp_path):
+    """Tickets and checkpoints of earlier versions were written by Orbax's own `save`."""
+    bits = {"kept": np.array([True, False]), "none": {}}
+    scalars = {"step": np.int32(7), "half": np.ones((3, 1), jnp.bfloat16), "key": np.uint32(1)}
+    arrays = {"params": {"dense": {"kernel": np.eye(3, 2, dtype=np.float32)}}, **bits, **scalars}
+    arrays = jax.tree.map(np.asarray, arrays)
+    with orbax.Checkpointer(orbax.PyTreeCheckpointHandler(use_zarr3=True)) as theirs:
+        theirs.save(tmp_path / "theirs", arrays)
+    orbax_io.save_arrays(tmp_path / "ours", arrays)
+    read = {}
+    for name in ("theirs", "ours"):
+        assert_same(orbax_io.load_arrays(tmp_path / name, arrays), arrays)
+        read[name] = [
+            json.loads((tmp_path / name / file).read_text())
+            for file in ("_METADATA", "_CHECKPOINT_METADATA")
+        ]
+        for time in ("init_timestamp_nsecs", "commit_timestamp_nsecs"):
+            read[name][1].pop(time, None)
+    assert read["ours"] == read["theirs"]
+
+
 def test_a_ticket_that_can_not_be_written_leaves_the_one_that_was_there(
     tmp_path, copy, monkeypatch
 ):
@@ -334,7 +357,7 @@ def test_a_ticket_that_can_not_be_written_leaves_the_one_that_was_there(
         raise ValueError("Failed to write [os_error_code='28']")  # as TensorStore says it
 
     before = {p: p.read_bytes() for p in copy.rglob("*") if p.is_file()}
-    monkeypatch.setattr(orbax_io.orbax.Checkpointer, "save", full)
+    monkeypatch.setattr(orbax_io.tensorstore, "open", full)
     with pytest.raises(OSError, match="No space left on device") as raised:
         tickets.save_ticket(copy, example_ticket())
     assert raised.value.errno == 28
