@@ -84,6 +84,17 @@ def one_device():
     return jax.devices()[:1]
 
 
+@pytest.fixture(scope="module")
+def alone():
+    """One of the fake devices is all there is, for runs as for the analyses that follow them."""
+    import jax
+
+    first = jax.devices()[:1]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jax, "devices", lambda: first)
+        yield
+
+
 def pytest_collection_finish(session):
     """Leave what was imported out of every later search for garbage: it is never garbage."""
     gc.collect()

@@ -45,10 +45,11 @@ def cache(tmp_path_factory):
 @pytest.mark.slow
 def test_two_processes_of_four_devices_are_one_of_eight_and_one_of_one(tmp_path, cache):
     """A batch over all devices of both: the same masks, and metrics but for the order of sums."""
-    both = start_processes(tmp_path / "2x4", SMALL, devices(cache, 4), tmp_path)
+    narrow = {**SMALL, "model.width": "0.1"}
+    both = start_processes(tmp_path / "2x4", narrow, devices(cache, 4), tmp_path)
     assert ends(both) == [0, 0], said(tmp_path / "2x4", tmp_path, 0)
     for name, count in (("1x8", 8), ("1x1", 1)):
-        done = runs.run(runs.command(tmp_path / name, SMALL), devices(cache, count), tmp_path)
+        done = runs.run(runs.command(tmp_path / name, narrow), devices(cache, count), tmp_path)
         assert done.returncode == 0, done.stderr
     expected = all_tickets(tmp_path / "1x1")
     assert len(expected) == 3
@@ -141,7 +142,8 @@ def test_when_one_answers_no_more_the_other_ends(tmp_path, cache, record_propert
 
 @pytest.mark.slow
 def test_tasks_of_slurm_find_each_other(tmp_path, cache):
-    workdir, short = tmp_path / "run", {**SMALL, "train.epochs": "2", "controls": "()"}
+    short = {**SMALL, "train.epochs": "2", "controls": "()", "model.width": "0.1"}
+    workdir = tmp_path / "run"
     tasks = start_processes(workdir, short, devices(cache, 1), tmp_path, slurm=True)
     assert ends(tasks) == [0, 0], said(workdir, tmp_path, 0)
     assert len(all_tickets(workdir)) == 2 and said(workdir, tmp_path, 1) == ""
