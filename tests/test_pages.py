@@ -29,7 +29,12 @@ def run_page(name, folder):
             exec(compile(code, f"{name}.md", "exec"), names)
         else:
             path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-            env = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "XLA_FLAGS": COMPILE_QUICKLY}
+            env = {
+                **os.environ,
+                "PATH": path,
+                "PYTHONPATH": str(ROOT),
+                "XLA_FLAGS": COMPILE_QUICKLY,
+            }
             done = subprocess.run(["bash", "-ec", code], capture_output=True, text=True, env=env)
             assert done.returncode == 0, done.stderr
     return names
