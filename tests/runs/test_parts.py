@@ -25,7 +25,8 @@ TWO = jax.devices()[:2]
 
 def config(**overrides):
     """One small level of one seed, with a control."""
-    values = {"ladder.levels": 1, "ladder.prune_fraction": 0.5, "controls": ("reinit",)}
+    values = {"ladder.levels": 1, "ladder.prune_fraction": 0.5, "controls": ("reinit",),
+              "train.checkpoint_every_epochs": 0}  # fmt: skip
     return make_tiny_config(**{**values, **overrides})
 
 
@@ -129,7 +130,7 @@ def test_the_nnx_network_computes_what_the_module_does():
 def test_regression_on_data_of_ones_own_has_its_metric_everywhere(tmp_path, capsys, sole_device):
     """Mse in rows, curve.csv, tickets, the table and `evaluate`; it is the one that NumPy finds."""
     c = config(
-        **{"train.batch_size": 24, "train.epochs": 12, "train.checkpoint_every_epochs": 12,
+        **{"train.batch_size": 24, "train.epochs": 12,
            "optimizer.learning_rate": 0.02, "optimizer.schedule": "constant"}
     )  # fmt: skip
     data, model = own.smooth_function(), own.MLP(outputs=1)
