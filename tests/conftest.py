@@ -69,6 +69,55 @@ def pytest_configure(config):
     gc.set_threshold(10_000, 20, 20)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def shared_programs():
+    """Let runs of this process share the compiled steps that they would each make alike.
+
+    `make_program` is a function of its arguments, and a config's optimizer one of few keys; so what
+    was made of equal ones serves again, as it does for the seeds of one run.
+    """
+    from lottery_jax.runs import experiment, parts
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(parts, "make_optimizer", shared_optimizer(parts.make_optimizer))
+        patch.setattr(experiment, "make_program", shared_program(experiment.make_program))
+        yield
+
+
+def shared_optimizer(make):
+    from lottery_jax.training import optim
+
+    made = {}
+
+    def shared(config, steps_per_epoch, given):
+        keys = config.optimizer
+        functions = optim.OPTIMIZERS.get(keys.name), optim.SCHEDULES.get(keys.schedule)
+        if given.optimizer is not None or None in functions:
+            return make(config, steps_per_epoch, given)
+        key = functions, keys.to_json(), config.train.epochs, steps_per_epoch
+        if key not in made:
+            made[key] = make(config, steps_per_epoch, given)
+        return made[key]
+
+    return shared
+
+
+def shared_program(make):
+    made = {}
+
+    def shared(*args, **options):
+        key = args, tuple(options.items())
+        try:
+            hash(key)
+        except TypeError:
+            return make(*args, **options)
+        if key not in made:
+            made[key] = make(*args, **options)
+        return made[key]
+
+    return shared
+
+
 @pytest.fixture
 def tiny_config():
     from tests.helpers import make_tiny_config
@@ -82,6 +131,26 @@ def one_device():
     import jax
 
     return jax.devices()[:1]
+
+
+@pytest.fixture
+def sole_device(monkeypatch, one_device):
+    """The first of the fake devices, which is all that a test finds."""
+    import jax
+
+    monkeypatch.setattr(jax, "devices", lambda: one_device)
+    return one_device
+
+
+@pytest.fixture(scope="module")
+def alone():
+    """One of the fake devices is all there is, for runs as for the analyses that follow them."""
+    import jax
+
+    first = jax.devices()[:1]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jax, "devices", lambda: first)
+        yield
 
 
 def pytest_collection_finish(session):

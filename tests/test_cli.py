@@ -19,7 +19,7 @@ from lottery_jax.pruning.controls import CONTROLS
 from lottery_jax.pruning.scores import SCORES
 from lottery_jax.sweep.grid import load_config
 from tests.faults import runs
-from tests.helpers import CONFIG_FILES, ROOT
+from tests.helpers import COMPILE_QUICKLY, CONFIG_FILES, ROOT
 
 
 def call(monkeypatch, *arguments):
@@ -191,7 +191,8 @@ def test_a_wheel_has_all_that_a_run_needs(tmp_path):
     assert [p.name for p in (target / "lottery_jax/zoo").iterdir()] == ["index.json"]
     assert not list(target.rglob("*.safetensors"))
 
-    env = {"PYTHONPATH": str(target), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    env = {"PYTHONPATH": str(target), "XDG_CACHE_HOME": str(tmp_path / "cache"),
+           "XLA_FLAGS": COMPILE_QUICKLY}  # fmt: skip
     name = "zoo://lenet_digits/imp/seed_0/level_08"
     show = ("-m", "lottery_jax", "tickets", "show", name)
     shown = child(*show, cwd=cwd, LOTTERY_JAX_ZOO=str(ROOT / "zoo"), **env)

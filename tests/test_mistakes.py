@@ -1,7 +1,7 @@
 """Wrong command lines, configs and files: one line that helps, status 2, and nothing touched.
 
-Each is a process of its own. The first of each command, and those with environment variables of
-their own, start as a user starts them; the others are forks of a process that has imported JAX.
+Each is a process of its own. The first of each command, and one with a variable that JAX reads when
+it is imported, start as a user starts them; the others are forks of a process that has imported JAX.
 """
 
 import gzip
@@ -491,9 +491,11 @@ MISTAKES = [
     *FLAGS, *URLS, *WRONG_TYPES, *OUT_OF_RANGE, *DOES_NOT_FIT, *NAMES, *CONFIG_FILES,
     *RAISING_CONFIG_FILES, *SOURCES, *MATRICES, *WORKDIRS, *DATA, *EVALUATE, *REPORT, *DATASETS, *TICKETS,
 ]  # fmt: skip
-# The first of each command, and one that is found when JAX and the data are there.
+# The first of each command, one that is found when JAX and the data are there, and one whose
+# variable JAX reads when it is imported.
 FIRST = [
     DOES_NOT_FIT[0],
+    *(m for m in MISTAKES if "JAX_PLATFORMS" in m.env),
     *(next(m for m in MISTAKES if m.module == module) for module in
       ("main", "evaluate", "report", "datasets", "tickets", "sweep")),
 ]  # fmt: skip
@@ -508,8 +510,8 @@ def named(mistake):
 def finished_run(tmp_path_factory):
     """The run directory of a short ladder, which mistakes are made with."""
     folder = tmp_path_factory.mktemp("finished")
-    env = environment() | {"XLA_FLAGS": COMPILE_QUICKLY}
-    result = start(command("main", QUICKSTART, *SHORT, "--workdir=run"), env, folder)
+    made = command("main", QUICKSTART, *SHORT, "--workdir=run")
+    result = forks.run(made, environment(), folder, XLA_FLAGS=COMPILE_QUICKLY)
     assert result.returncode == 0, result.stderr
     return folder / "run"
 
@@ -558,10 +560,11 @@ def test_a_mistake_is_one_line_that_helps_and_nothing_is_touched(tmp_path, finis
     before = init_state(tmp_path)
     given = command(mistake.module, *mistake.arguments)
     data = {"TFDS_DATA_DIR": str(tmp_path / "data")}
-    if mistake.env or mistake in FIRST:
-        result = start(given, environment() | data | mistake.env, tmp_path)
+    more = data | mistake.env
+    if mistake in FIRST:
+        result = start(given, environment() | more, tmp_path)
     else:
-        result = forks.run(given, environment(), tmp_path, **data)
+        result = forks.run(given, environment(), tmp_path, **more)
     assert (result.returncode, result.stdout) == (2, ""), result.stderr
     assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1, result.stderr
     message = result.stderr.removesuffix("\n")

@@ -6,6 +6,8 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
+from tests.helpers import COMPILE_QUICKLY
+
 NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
 
 
@@ -25,7 +27,7 @@ def test_there_are_the_notebooks_of_the_readme():
     ids=[path.stem for path in NOTEBOOKS],
 )
 def test_a_notebook_runs_and_has_its_outputs(path, tmp_path, monkeypatch):
-    monkeypatch.delenv("XLA_FLAGS")
+    monkeypatch.setenv("XLA_FLAGS", COMPILE_QUICKLY)
     notebook = nbformat.read(path, as_version=4)
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert all(cell.execution_count for cell in code)

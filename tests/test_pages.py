@@ -1,4 +1,7 @@
-"""The pages for users who bring something of their own: their snippets run as they stand."""
+"""The pages for users who bring something of their own: their snippets run as they stand.
+
+Snippets in Python find one device, as on a user's CPU.
+"""
 
 import os
 import re
@@ -8,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers import ROOT
+from tests.helpers import COMPILE_QUICKLY, ROOT
 
 
 def run_page(name, folder):
@@ -26,15 +29,19 @@ def run_page(name, folder):
             exec(compile(code, f"{name}.md", "exec"), names)
         else:
             path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-            env = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT)}
-            env.pop("XLA_FLAGS", None)
+            env = {
+                **os.environ,
+                "PATH": path,
+                "PYTHONPATH": str(ROOT),
+                "XLA_FLAGS": COMPILE_QUICKLY,
+            }
             done = subprocess.run(["bash", "-ec", code], capture_output=True, text=True, env=env)
             assert done.returncode == 0, done.stderr
     return names
 
 
 @pytest.mark.slow
-def test_your_network(tmp_path, monkeypatch):
+def test_your_network(tmp_path, monkeypatch, alone):
     monkeypatch.chdir(tmp_path)
     names = run_page("your_network", tmp_path)
     assert names["ticket"].metadata["model"]["name"] == "given:Net"
@@ -42,7 +49,7 @@ def test_your_network(tmp_path, monkeypatch):
 
 
 @pytest.mark.long
-def test_your_loss(tmp_path, monkeypatch):
+def test_your_loss(tmp_path, monkeypatch, alone):
     monkeypatch.chdir(tmp_path)
     names = run_page("your_loss", tmp_path)
     assert "test_mae" in names["rows"][0]
@@ -51,7 +58,7 @@ def test_your_loss(tmp_path, monkeypatch):
 
 
 @pytest.mark.long
-def test_your_data(tmp_path, monkeypatch):
+def test_your_data(tmp_path, monkeypatch, alone):
     monkeypatch.chdir(tmp_path)
     names = run_page("your_data", tmp_path)
     assert names["pictures"].class_names == ("dark", "light")

@@ -115,9 +115,9 @@ def outcome(workdir):
     )
 
 
-def undisturbed(folder, overrides=None):
+def undisturbed(folder, overrides=None, **more):
     """What a run finds out to which nothing happens, and the environment with its compiled programs."""
-    env = environment()
+    env = environment(**more)
     done = forks.run(command(folder / "run", overrides), env, folder)
     assert done.returncode == 0, done.stderr
     return outcome(folder / "run"), env

@@ -14,8 +14,11 @@ from lottery_jax.datasets.in_memory import read_digits
 from tests import forks
 from tests.faults import runs
 from tests.faults.test_kills import KILLED
+from tests.helpers import COMPILE_QUICKLY
 
 FAULTS = runs.ROOT / "tests" / "faults"
+# One seed of a narrow network, with one level and its control.
+NARROW = {"seeds": "0", "ladder.levels": "1", "model.width": "0.1"}
 
 
 @pytest.fixture(scope="module")
@@ -46,8 +49,8 @@ def assert_one_line(done, *says):
         assert text in done.stderr
 
 
-def assert_resumes(workdir, env, expected, cwd):
-    done = forks.run(runs.command(workdir), env, cwd)
+def assert_resumes(workdir, env, expected, cwd, overrides=None):
+    done = forks.run(runs.command(workdir, overrides), env, cwd)
     assert (done.returncode, done.stderr) == (0, "")
     assert runs.outcome(workdir) == expected
 
@@ -202,21 +205,23 @@ def test_a_clock_that_jumps_back(begun, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_checkpoint_that_is_damaged_is_named_and_can_be_removed(tmp_path, undisturbed):
-    expected, env = undisturbed
+def test_a_checkpoint_that_is_damaged_is_named_and_can_be_removed(tmp_path):
+    (tmp_path / "undisturbed").mkdir()
+    quickly = {"XLA_FLAGS": COMPILE_QUICKLY}
+    expected, env = runs.undisturbed(tmp_path / "undisturbed", NARROW, **quickly)
     workdir = tmp_path / "run"
-    killing = {"KILL_AT": "os.rename */level_01/.ticket.* 2", "KILL_BELOW": str(tmp_path)}
-    command = runs.command(workdir, under=(KILLED, "lottery_jax.main"))
+    killing = {"KILL_AT": "os.rename */level_01/.ticket.* 2", "KILL_BELOW": str(workdir)}
+    command = runs.command(workdir, NARROW, under=(KILLED, "lottery_jax.main"))
     assert forks.run(command, env, tmp_path, **killing).returncode == -signal.SIGKILL
     (checkpoint,) = (workdir / "seed_0" / "level_01" / "state" / "winning").iterdir()
     largest = max(checkpoint.rglob("*"), key=lambda p: p.stat().st_size if p.is_file() else 0)
     damaged = bytearray(largest.read_bytes())
     damaged[len(damaged) // 2] ^= 1
     largest.write_bytes(damaged)
-    done = runs.run(runs.command(workdir), env, tmp_path)
+    done = forks.run(runs.command(workdir, NARROW), env, tmp_path)
     assert_one_line(done, f"error: {checkpoint}: remove it", "it can't be used")
     shutil.rmtree(checkpoint)
-    assert_resumes(workdir, env, expected, tmp_path)
+    assert_resumes(workdir, env, expected, tmp_path, NARROW)
 
 
 @pytest.mark.long

@@ -62,11 +62,22 @@ def convolutions(draw):
 
 
 @pytest.mark.slow
-@settings(max_examples=20)
+@settings(max_examples=8)
 @given(convolutions())
-@pytest.mark.parametrize("formula", ["chosen", pytest.param("taps", marks=pytest.mark.long)])
-def test_a_convolution_is_the_sum_it_should_be(formula, shape):
+def test_a_convolution_is_the_sum_it_should_be(shape):
     """Any size, odd or not square, stride and padding: values and both gradients."""
+    check_convolution("chosen", shape)
+
+
+@pytest.mark.long
+@settings(max_examples=40)
+@given(convolutions())
+@pytest.mark.parametrize("formula", ["chosen", "taps"])
+def test_many_convolutions_are_the_sums_they_should_be(formula, shape):
+    check_convolution(formula, shape)
+
+
+def check_convolution(formula, shape):
     height, width, count, stride, padding = shape
     # XLA itself aborts on some gradients of the library's convolution with an even kernel.
     assume(count % 2 or formula == "taps")
@@ -182,9 +193,10 @@ def test_on_cpu_small_images_are_matrix_products():
 
 
 @pytest.mark.slow
-def test_weights_are_updated_in_place():
+@pytest.mark.parametrize("name", ["conv2", pytest.param("alexnet", marks=pytest.mark.long)])
+def test_weights_are_updated_in_place(name):
     """The new state takes the memory of the old one, without a copy of weights."""
-    step, arguments = step_and_arguments("alexnet")
+    step, arguments = step_and_arguments(name)
     compiled = step.lower(*arguments).compile()
     state = arguments[0]
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))

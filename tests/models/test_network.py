@@ -11,7 +11,7 @@ from lottery_jax.pruning import masks
 from tests.helpers import assert_same
 from tests.own import small_vgg
 
-SHAPE = (16, 16, 1)
+SHAPE = (8, 6, 1)
 
 
 def vgg(dtype="float32", shape=SHAPE):

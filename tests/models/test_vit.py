@@ -67,14 +67,14 @@ def test_an_image_that_patches_do_not_fill_is_refused():
     "score",
     ["magnitude", "snip", *(pytest.param(s, marks=pytest.mark.long) for s in ("grasp", "synflow"))],
 )
-def test_a_ladder_by_each_score_and_its_portable_ticket(tmp_path, score):
+def test_a_ladder_by_each_score_and_its_portable_ticket(tmp_path, score, one_device):
     at_init = {"ladder.draw": "init", "ladder.rewind": "0"} if score != "magnitude" else {}
     config = make_tiny_config(
         **{"ladder.scores": score, "ladder.levels": 1, "train.epochs": 1,
            "ladder.prune_fraction": 0.5, "ladder.rewind": "3st", "ladder.rounds": 2, **at_init},
     )  # fmt: skip
     model = ViT(10, size=12, heads=3, depth=2)
-    rows = lj.run_ladder(config, tmp_path / "run", model=model)
+    rows = lj.run_ladder(config, tmp_path / "run", model=model, devices=one_device)
     total = rows[0]["weights_total"]
     # Two rounds each keep the square root of a half, rounded.
     assert abs(rows[1]["weights_remaining"] - total / 2) <= 1

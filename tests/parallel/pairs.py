@@ -4,6 +4,7 @@ import socket
 import subprocess
 
 from tests.faults import runs
+from tests.helpers import COMPILE_QUICKLY
 
 
 def free_port():
@@ -14,7 +15,7 @@ def free_port():
 
 def devices(cache, count):
     """An environment with so many fake devices in each process."""
-    flags = f"--xla_force_host_platform_device_count={count}"
+    flags = f"--xla_force_host_platform_device_count={count} {COMPILE_QUICKLY}"
     return runs.environment(cache, XLA_FLAGS=flags)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from lottery_jax import tickets
+from tests import forks
 from tests.faults import runs
 from tests.parallel.pairs import devices, ends, said, start_processes
 
@@ -43,22 +44,28 @@ def cache(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_two_processes_of_four_devices_are_one_of_eight_and_one_of_one(tmp_path, cache):
+@pytest.mark.parametrize("each", [2, pytest.param(4, marks=pytest.mark.long)])
+def test_two_processes_are_one_of_all_their_devices_and_one_of_one(tmp_path, cache, each):
     """A batch over all devices of both: the same masks, and metrics but for the order of sums."""
-    both = start_processes(tmp_path / "2x4", SMALL, devices(cache, 4), tmp_path)
-    assert ends(both) == [0, 0], said(tmp_path / "2x4", tmp_path, 0)
-    for name, count in (("1x8", 8), ("1x1", 1)):
-        done = runs.run(runs.command(tmp_path / name, SMALL), devices(cache, count), tmp_path)
+    narrow = {**SMALL, "model.width": "0.1"}
+    both = start_processes(tmp_path / "both", narrow, devices(cache, each), tmp_path)
+    assert ends(both) == [0, 0], said(tmp_path / "both", tmp_path, 0)
+    for name, count in (("all", 2 * each), ("one", 1)):
+        flags = devices(cache, count)["XLA_FLAGS"]
+        env, command = runs.environment(cache), runs.command(tmp_path / name, narrow)
+        done = forks.run(command, env, tmp_path, XLA_FLAGS=flags)
         assert done.returncode == 0, done.stderr
-    expected = all_tickets(tmp_path / "1x1")
+        record = json.loads((tmp_path / name / "config.json").read_text())
+        assert record["machine"]["devices"].startswith(f"{count} of cpu")
+    expected = all_tickets(tmp_path / "one")
     assert len(expected) == 3
-    for name in ("2x4", "1x8"):
+    for name in ("both", "all"):
         found = all_tickets(tmp_path / name)
         assert found.keys() == expected.keys()
         for which, ticket in found.items():
             same = jax.tree.map(np.array_equal, ticket.mask, expected[which].mask)
             assert all(jax.tree.leaves(same)), which
-        for row, other in zip(rows(tmp_path / name), rows(tmp_path / "1x1"), strict=True):
+        for row, other in zip(rows(tmp_path / name), rows(tmp_path / "one"), strict=True):
             for key in set(other) - {"seconds", "images_per_s"}:
                 if key.endswith("loss"):
                     assert row[key] == pytest.approx(other[key], rel=1e-3)
@@ -67,8 +74,8 @@ def test_two_processes_of_four_devices_are_one_of_eight_and_one_of_one(tmp_path,
                 else:
                     assert row[key] == other[key]
     # One process alone speaks and writes.
-    assert "level  1" in said(tmp_path / "2x4", tmp_path, 0)
-    assert said(tmp_path / "2x4", tmp_path, 1) == ""
+    assert "level  1" in said(tmp_path / "both", tmp_path, 0)
+    assert said(tmp_path / "both", tmp_path, 1) == ""
 
 
 @pytest.mark.long
@@ -141,7 +148,8 @@ def test_when_one_answers_no_more_the_other_ends(tmp_path, cache, record_propert
 
 @pytest.mark.slow
 def test_tasks_of_slurm_find_each_other(tmp_path, cache):
-    workdir, short = tmp_path / "run", {**SMALL, "train.epochs": "2", "controls": "()"}
+    short = {**SMALL, "train.epochs": "2", "controls": "()", "model.width": "0.1"}
+    workdir = tmp_path / "run"
     tasks = start_processes(workdir, short, devices(cache, 1), tmp_path, slurm=True)
     assert ends(tasks) == [0, 0], said(workdir, tmp_path, 0)
     assert len(all_tickets(workdir)) == 2 and said(workdir, tmp_path, 1) == ""

@@ -32,6 +32,7 @@ from tests.helpers import make_tiny_config
 
 # Three replicates with a control from step 0 and one from the rewind point.
 SEVERAL = {
+    "model.width": 0.2,
     "seeds": (0, 1, 2),
     "controls": ("random", "shuffle_layers"),
     "data.augment": "crop",

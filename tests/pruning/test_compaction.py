@@ -199,7 +199,10 @@ def test_without_unread_units_training_is_the_same(name):
                 y, new = net.apply_train(params, stats, images, jax.random.key(0))
                 return jnp.sum(jnp.sin(y)), (y, new)
 
-            gradient = jax.grad(loss, has_aux=True)
+            options = compiler_options("cpu", run_once=True)
+            gradient = jax.jit(
+                jax.grad(loss, has_aux=True), static_argnums=2, compiler_options=options
+            )
             of_large, (y, new) = gradient(
                 variables["params"], variables["batch_stats"], network.with_dtype(jnp.float64)
             )

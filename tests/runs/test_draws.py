@@ -80,10 +80,10 @@ def test_magnitude_at_init_looks_at_step_0_wherever_weights_are_rewound_to(tmp_p
 
 @pytest.fixture(scope="module")
 def snips(tmp_path_factory):
-    """A SNIP ladder and an iterative one of the same ten levels."""
+    """A SNIP ladder and an iterative one of the same five levels."""
     folder = tmp_path_factory.mktemp("snips")
-    common = {"ladder.scores": "snip", "ladder.rewind": 0, "ladder.levels": 10, "train.epochs": 1,
-              "ladder.prune_fraction": 0.3}  # fmt: skip
+    common = {"ladder.scores": "snip", "ladder.rewind": 0, "ladder.levels": 5, "train.epochs": 1,
+              "ladder.prune_fraction": 0.5}  # fmt: skip
     for draw in ("init", "init_nested"):
         run(folder / draw, **common, **{"ladder.draw": draw})
     return folder
@@ -91,10 +91,10 @@ def snips(tmp_path_factory):
 
 def test_snip_masks_have_imps_counts_and_nest_however_they_are_drawn(snips):
     for draw in ("init", "init_nested"):
-        ladder_of_masks = [load(snips / draw, 2, level).mask for level in range(11)]
+        ladder_of_masks = [load(snips / draw, 2, level).mask for level in range(6)]
         alive = masks.counts(ladder_of_masks[0])[1]
         for before, after in itertools.pairwise(ladder_of_masks):
-            alive = round(alive * 0.7)
+            alive = round(alive * 0.5)
             assert masks.counts(after)[0] == alive
             for a, b in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True):
                 assert not (b & ~a).any()
@@ -158,7 +158,7 @@ def test_erk_has_the_same_layer_densities_in_one_step_or_in_several(tmp_path):
 
 
 def test_iterative_snip_is_not_snip(snips):
-    one, nested = (load(snips / draw, 2, 10).mask for draw in ("init", "init_nested"))
+    one, nested = (load(snips / draw, 2, 5).mask for draw in ("init", "init_nested"))
     assert masks.counts(one) == masks.counts(nested)
     kept, nested_kept = (masks.kernels(mask) for mask in (one, nested))
     shared = sum((kept[n] & nested_kept[n]).sum() for n in kept)
@@ -167,7 +167,7 @@ def test_iterative_snip_is_not_snip(snips):
     # Both start from the same weights, and each trains those that it scored.
     dense = load(snips / "init", 2, 0).params
     for draw in ("init", "init_nested"):
-        ticket = load(snips / draw, 2, 10)
+        ticket = load(snips / draw, 2, 5)
         for name, kernel in masks.kernels(ticket.params).items():
             expected = np.where(masks.kernels(ticket.mask)[name], masks.kernels(dense)[name], 0)
             np.testing.assert_array_equal(kernel, expected)

@@ -292,11 +292,12 @@ def test_restored_optimizer_state_and_restarted_schedule_are_other_trainings(tmp
 
 def test_layers_that_are_left_out_stay_dense(tmp_path, one_device):
     config = make_tiny_config(
-        **{"ladder.skip_first": True, "ladder.skip_last": True, "ladder.prune_fraction": 0.5}
-    )
+        **{"ladder.skip_first": True, "ladder.skip_last": True, "ladder.prune_fraction": 0.5,
+           "model.width": 0.2}
+    )  # fmt: skip
     run_ladder(config, tmp_path, devices=one_device, console=quiet_console())
     counts = masks.layer_counts(load(tmp_path, 0, 2).mask)
-    assert counts == {"dense1": (19200, 19200), "dense2": (7500, 30000), "head": (1000, 1000)}
+    assert counts == {"dense1": (3840, 3840), "dense2": (300, 1200), "head": (200, 200)}
 
 
 @pytest.mark.parametrize("scope, level", [("global", 5), ("layer", 5)])
@@ -334,7 +335,9 @@ def test_mistakes_are_found_before_anything_is_written(tmp_path, override, says)
 @pytest.mark.parametrize("rewind", [0, "1ep"])
 def test_a_diverging_level_is_named_and_earlier_files_stay(tmp_path, one_device, rewind):
     """After the rewind point and on the way to it."""
-    config = make_tiny_config(**{"optimizer.learning_rate": 1e30, "ladder.rewind": rewind})
+    config = make_tiny_config(
+        **{"optimizer.learning_rate": 1e30, "ladder.rewind": rewind, "model.width": 0.2}
+    )
     with pytest.raises(TrainingError, match=r"seed 0, level 0, winning: .* step 11"):
         run_ladder(config, tmp_path, devices=one_device, console=quiet_console())
     assert (tmp_path / "config.json").is_file()
@@ -343,8 +346,9 @@ def test_a_diverging_level_is_named_and_earlier_files_stay(tmp_path, one_device,
 def test_weights_that_only_the_evaluation_finds_broken_stop_the_level(tmp_path, one_device):
     """One step an epoch: the loss is that of the weights before it."""
     config = make_tiny_config(
-        **{"optimizer.learning_rate": 1e30, "ladder.rewind": 0, "train.batch_size": 1438}
-    )
+        **{"optimizer.learning_rate": 1e30, "ladder.rewind": 0, "train.batch_size": 1438,
+           "model.width": 0.2}
+    )  # fmt: skip
     with pytest.raises(TrainingError, match=r"seed 0, level 0, winning: the test loss is"):
         run_ladder(config, tmp_path, devices=one_device, console=quiet_console())
     assert (tmp_path / "metrics.jsonl").read_text() == ""
@@ -358,6 +362,7 @@ def test_checkpoints_before_the_rewind_point_are_not_returned_to(tmp_path, one_d
             "train.checkpoint_every_epochs": 2,
             "ladder.rewind": "3ep",
             "ladder.levels": 0,
+            "model.width": 0.2,
         }
     )
     run_ladder(config, tmp_path, devices=one_device, console=quiet_console())
@@ -407,7 +412,7 @@ def test_logs_that_other_programs_have_spoilt_do_not_stop_a_run(tmp_path, one_de
 
 def test_a_collapsed_layer_is_named(tmp_path, one_device):
     config = make_tiny_config(
-        **{"ladder.levels": 1, "ladder.prune_fraction": 0.9999, "optimizer.learning_rate": 0.01}
+        **{"ladder.levels": 1, "ladder.prune_fraction": 0.999, "model.width": 0.2}
     )
     with (tmp_path / "out").open("w") as file:
         run_ladder(

@@ -25,7 +25,8 @@ TWO = jax.devices()[:2]
 
 def config(**overrides):
     """One small level of one seed, with a control."""
-    values = {"ladder.levels": 1, "ladder.prune_fraction": 0.5, "controls": ("reinit",)}
+    values = {"ladder.levels": 1, "ladder.prune_fraction": 0.5, "controls": ("reinit",),
+              "train.checkpoint_every_epochs": 0}  # fmt: skip
     return make_tiny_config(**{**values, **overrides})
 
 
@@ -83,7 +84,7 @@ def test_an_object_trains_as_its_import_path_does(linen_run, tmp_path):
 
 
 @pytest.mark.slow
-def test_an_nnx_network_trains_rewinds_and_is_evaluated(tmp_path):
+def test_an_nnx_network_trains_rewinds_and_is_evaluated(tmp_path, sole_device):
     c = config(**{"model.name": "tests.own:NNX", "ladder.rewind": "5st"})
     lj.run_ladder(c, tmp_path)
     ticket = load_trained(tmp_path, 0, 1)
@@ -126,16 +127,14 @@ def test_the_nnx_network_computes_what_the_module_does():
     )
 
 
-def test_regression_on_data_of_ones_own_has_its_metric_everywhere(tmp_path, capsys):
+def test_regression_on_data_of_ones_own_has_its_metric_everywhere(tmp_path, capsys, sole_device):
     """Mse in rows, curve.csv, tickets, the table and `evaluate`; it is the one that NumPy finds."""
     c = config(
-        **{"train.batch_size": 24, "train.epochs": 12, "train.checkpoint_every_epochs": 12,
+        **{"train.batch_size": 24, "train.epochs": 12,
            "optimizer.learning_rate": 0.02, "optimizer.schedule": "constant"}
     )  # fmt: skip
     data, model = own.smooth_function(), own.MLP(outputs=1)
-    rows = lj.run_ladder(
-        c, tmp_path, model=model, data=data, task=lj.tasks.regression(), devices=TWO
-    )
+    rows = lj.run_ladder(c, tmp_path, model=model, data=data, task=lj.tasks.regression())
     assert "test_accuracy" not in rows[0]
     ticket = load_trained(tmp_path, 0, 0)
     outputs = model.apply({"params": ticket.trained}, data.x_test)[:, 0]
@@ -153,7 +152,7 @@ def test_regression_on_data_of_ones_own_has_its_metric_everywhere(tmp_path, caps
     assert float(metrics.accuracy) == pytest.approx(rows[0]["test_mse"], rel=1e-5)
 
 
-def test_a_task_and_data_by_import_path(tmp_path):
+def test_a_task_and_data_by_import_path(tmp_path, one_device):
     c = config(
         **{
             "model.name": "tests.own:MLP",
@@ -165,7 +164,7 @@ def test_a_task_and_data_by_import_path(tmp_path):
             "controls": (),
         }
     )
-    rows = lj.run_ladder(c, tmp_path, devices=TWO)
+    rows = lj.run_ladder(c, tmp_path, devices=one_device)
     assert rows[0]["test_mae"] == pytest.approx(rows[0]["test_loss"])
     assert load_trained(tmp_path, 0, 0).metadata["task"] == {
         "name": "tests.own:mean_absolute", "options": '{"scale": 2.0}'
@@ -188,7 +187,9 @@ def test_tokens_reach_an_embedding_as_whole_numbers(tmp_path):
         lj.run_ladder(c, tmp_path / "synflow", **given)
 
 
-def test_tickets_of_ones_own_network_need_no_code_to_be_looked_at(linen_run, tmp_path, capsys):
+def test_tickets_of_ones_own_network_need_no_code_to_be_looked_at(
+    linen_run, tmp_path, capsys, sole_device
+):
     """show, verify, export and import name nothing; `evaluate` imports what the user names."""
     _, workdir, rows = linen_run
     folder = workdir / "seed_0" / "level_01" / "ticket"

@@ -34,8 +34,10 @@ def source(tmp_path_factory):
     """A finished ladder on digits, found by SGD and rewound to step 5."""
     workdir = tmp_path_factory.mktemp("source") / "run"
     config = make_tiny_config(
-        seeds=(0, 1), **{"ladder.rewind": "5st", "ladder.prune_fraction": 0.6, "model.width": 0.5}
-    )
+        seeds=(0, 1),
+        **{"ladder.rewind": "5st", "ladder.prune_fraction": 0.6, "model.width": 0.5,
+           "train.checkpoint_every_epochs": 0},
+    )  # fmt: skip
     run_ladder(config, workdir, devices=jax.devices()[:1], console=quiet_console())
     return workdir
 
@@ -55,7 +57,8 @@ def data_dir(tmp_path_factory):
 
 
 def target_config(source, /, **overrides):
-    base = {"source": str(source), "model.width": 0.5, "seeds": (1,)}
+    base = {"source": str(source), "model.width": 0.5, "seeds": (1,),
+            "train.checkpoint_every_epochs": 0}  # fmt: skip
     return make_tiny_config(**{**base, **overrides})
 
 
