@@ -51,13 +51,17 @@ class MetricsLog:
     Args:
         path: of the file.
         is_final: whether the step of a row will not be run again.
+
+    Attributes:
+        kept: the number of rows that the file had when it was opened, without those.
     """
 
     def __init__(self, path: Path, is_final: Callable[[dict[str, Any]], bool]) -> None:
-        self._path = path
+        self._path, self.kept = path, 0
         if path.is_file():
             kept = [json.dumps(row) + "\n" for row in self._rows() if is_final(row)]
             write_text(path, "".join(kept))
+            self.kept = len(kept)
         self._file = path.open("a", encoding="utf-8")
 
     def write(self, row: Mapping[str, Any]) -> None:
