@@ -196,7 +196,8 @@ def _difference(values: Mapping[int, float], form: str) -> str:
     if not values:
         return ""
     numbers = [statistics.fmean(values.values()), *t_interval(values.values())]
-    texts = [f"{number:+.2f}".replace("-", "\u2212") for number in numbers]
+    texts = [f"{round(number, 2) or 0:+.2f}" for number in numbers]
+    texts = [text.replace("-", "\u2212").replace("+0.00", "0.00") for text in texts]
     return form.format(*texts) if len(values) > 1 else texts[0]
 
 

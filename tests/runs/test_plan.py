@@ -187,7 +187,8 @@ def test_the_bar_says_compiling_until_the_first_step_is_done(monkeypatch):
     bar.say_remaining()
     bar.say_remaining()
     # 120 seconds for the four epochs after the first two; four are left.
-    assert out.getvalue() == "about 2 min remain, by the last 4 epochs\n"
+    said = "compiling the training step\nabout 2 min remain, by the last 4 epochs\n"
+    assert out.getvalue() == said
 
 
 @pytest.mark.long
