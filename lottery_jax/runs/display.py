@@ -41,7 +41,9 @@ class Display:
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
-            TextColumn("epochs  {task.fields[status]}  {task.fields[left]}"),
+            TextColumn("epochs"),
+            TextColumn("{task.fields[status]}"),
+            TextColumn("{task.fields[left]}"),
             console=console,
             transient=True,
             disable=not console.file.isatty(),  # in a log file the lines of the levels are enough

@@ -33,7 +33,7 @@ def test_a_level_has_a_bar_with_accuracy_speed_and_time_left(bars):
     text = out.getvalue()
     last = [line for line in text.replace("\r", "\n").splitlines() if "12,346" in line][-1]
     # Four epochs in 120 seconds: 30 seconds for each of the four of the level and 34 of the run.
-    assert "seed 0,1  level  0" in last and "97.10%  12,346 examples/s  2 min left" in last
+    assert "seed 0,1  level  0" in last and "97.10%  12,346 examples/s 2 min left" in last
     assert "6/10 epochs" in last
     whole = [line for line in text.replace("\r", "\n").splitlines() if "whole run" in line][-1]
     assert "6/40 epochs" in whole and "17 min left" in whole
