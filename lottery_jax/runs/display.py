@@ -92,11 +92,12 @@ class Display:
         """
         self._counted, self._level_left = counted, epochs
         label += "" if counted else ", to the rewind point"
-        self._progress.reset(self._level, total=max(1, epochs), description=label, left="")
-        if not self._compiled:
-            self._progress.update(self._level, status="compiling")
-            if self._line is None and self._progress.disable:
-                self.say("compiling the training step")
+        status = "" if self._compiled else "compiling"
+        self._progress.reset(
+            self._level, total=max(1, epochs), description=label, status=status, left=""
+        )
+        if status and self._line is None and self._progress.disable:
+            self.say("compiling the training step")
         self._show()
 
     def step_done(self) -> None:

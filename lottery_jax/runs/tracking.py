@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import socket
 import statistics
 import time
 import uuid
@@ -26,7 +27,6 @@ from ml_collections import ConfigDict
 from lottery_jax import config as configuration
 from lottery_jax.curve import WINNING
 from lottery_jax.errors import ConfigError, LotteryError, one_line
-from lottery_jax.runs.directory import Row
 from lottery_jax.system.files import write_text
 
 PROJECT = "lottery_jax"  # the default
@@ -43,6 +43,7 @@ _INSTALL = {
 _FLUSH = 10.0
 
 T = TypeVar("T")
+Row = Mapping[str, Any]  # of metrics.jsonl, or of curve.csv
 
 
 class Tracker(Protocol):
@@ -233,27 +234,28 @@ class EventFiles:
     """
 
     def __init__(self, folder: Path, rows: int) -> None:
-        from tensorboardX.event_file_writer import EventsWriter
-        from tensorboardX.proto.event_pb2 import Event, SessionLog
-        from tensorboardX.summary import scalar
+        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+        from tensorboard.compat.proto.summary_pb2 import Summary
+        from tensorboard.summary.writer.record_writer import RecordWriter
 
         folder.mkdir(parents=True, exist_ok=True)
-        self._event, self._scalar = Event, scalar
-        self._writer = EventsWriter(str(folder / "events"), f".{os.getpid()}")
+        # TensorBoard reads files in the order of their names.
+        place = f"{int(time.time()):010d}.{socket.gethostname()}.{uuid.uuid4().hex[:8]}"
+        self._writer = RecordWriter((folder / f"events.out.tfevents.{place}").open("xb"))
+        self._event, self._summary = Event, Summary
+        self._write(0, file_version="brain.Event:2")
         self._write(rows, session_log=SessionLog(status=SessionLog.START))
-        self._flushed = time.monotonic()
+        self._flush()
 
     def log(self, number: int, values: Mapping[str, float]) -> None:
         """Write a row's values at the step of its number."""
-        for name, value in values.items():
-            self._write(number, summary=self._scalar(name, value))
+        self._write_values(number, values)
         if time.monotonic() - self._flushed > _FLUSH:
             self._flush()
 
     def log_level(self, number: int, level: int, values: Mapping[str, float]) -> None:
         """Write a level's values, with the level as their step."""
-        for name, value in values.items():
-            self._write(level, summary=self._scalar(name, value))
+        self._write_values(level, values)
         self._flush()
 
     def keep(self, path: Path, name: str, kind: str) -> None:
@@ -263,8 +265,13 @@ class EventFiles:
         """Write what is left, and close the file."""
         self._writer.close()
 
+    def _write_values(self, step: int, values: Mapping[str, float]) -> None:
+        each = [self._summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]
+        self._write(step, summary=self._summary(value=each))
+
     def _write(self, step: int, **content: Any) -> None:
-        self._writer.write_event(self._event(wall_time=time.time(), step=step, **content))
+        event = self._event(wall_time=time.time(), step=step, **content)
+        self._writer.write(event.SerializeToString())
 
     def _flush(self) -> None:
         self._writer.flush()
