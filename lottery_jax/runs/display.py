@@ -11,10 +11,14 @@ from types import TracebackType
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.table import Column
 
 from lottery_jax.parallel import multihost
 from lottery_jax.runs.plan import in_time
 from lottery_jax.system import notebook
+
+# The columns that epochs, accuracy, speed and time left take.
+_NUMBERS_WIDTH = 62
 
 
 @contextmanager
@@ -37,10 +41,14 @@ class Display:
 
     def __init__(self, total_epochs: int, console: Console) -> None:
         self.console = console
+        # A narrow terminal cuts what is trained, and shortens the bar, before it cuts a number.
+        shown_width = max(24, console.width - _NUMBERS_WIDTH)
         self._progress = Progress(
-            TextColumn("{task.description}"),
+            TextColumn(
+                "{task.description}", table_column=Column(no_wrap=True, max_width=shown_width)
+            ),
             BarColumn(bar_width=24),
-            MofNCompleteColumn(),
+            MofNCompleteColumn(table_column=Column(no_wrap=True)),
             TextColumn("epochs"),
             TextColumn("{task.fields[status]}"),
             TextColumn("{task.fields[left]}"),
