@@ -59,9 +59,8 @@ class Display:
         # Output that goes elsewhere is no business of the notebook in which it is made.
         shown = notebook.in_notebook() and console.file is sys.stdout and not console.quiet
         self._line = notebook.Line() if shown else None
-        texts = {"status": "", "left": ""}
-        self._level = self._progress.add_task("starting", total=None, **texts)
-        self._run = self._progress.add_task("whole run", total=total_epochs, **texts)
+        self._level = self._progress.add_task("starting", total=None, status="", left="")
+        self._run = self._progress.add_task("whole run", total=total_epochs, status="", left="")
         # Epochs that are left: of what is being trained, and of the whole run.
         self._level_left, self._left = 0, total_epochs
         # Whether epochs of what is being trained are a part of the whole run.

@@ -155,7 +155,8 @@ class RunStore:
         # Both are there on the primary process only.
         self._metrics = MetricsLog(workdir / "metrics.jsonl", self._is_final)
         exit_stack.callback(self._metrics.close)
-        self._tracking = open_tracking(config, workdir, self._metrics.kept, self.display.say)
+        rows = (self._metrics.kept, self._metrics.dropped)
+        self._tracking = open_tracking(config, workdir, *rows, self.display.say)
         exit_stack.callback(self._tracking.finish)
         plan = make_plan(config, program.network, layers, workdir, program.mesh.devices.flat)
         for line in plan.lines():

@@ -131,7 +131,7 @@ class Tracking:
 
 
 def open_tracking(
-    config: ConfigDict, folder: Path, rows: int, warn: Callable[[str], None]
+    config: ConfigDict, folder: Path, rows: int, dropped: int, warn: Callable[[str], None]
 ) -> Tracking:
     """Start the trackers that a config asks for.
 
@@ -142,18 +142,19 @@ def open_tracking(
         config: the run's config.
         folder: the run directory.
         rows: the number of rows that metrics.jsonl has.
+        dropped: the number of rows after them that a killed process sent and that come again.
         warn: prints a line.
     """
-    starts = _dashboard(config, folder)
+    starts = _dashboard(config, folder, rows, dropped)
     if config.tensorboard:
-        starts["tensorboard"] = partial(EventFiles, folder / "tensorboard", rows)
+        starts["tensorboard"] = partial(EventFiles, folder / "tensorboard")
     return Tracking(starts, rows, warn, config.wandb.artifacts)
 
 
 def send_report(config: ConfigDict, folder: Path, warn: Callable[[str], None]) -> None:
     """Send the folder `report` of a run that is complete, if the config asks for it."""
     if REPORT in config.wandb.artifacts:
-        tracking = Tracking(_dashboard(config, folder), 0, warn, config.wandb.artifacts)
+        tracking = Tracking(_dashboard(config, folder, 0, 0), 0, warn, config.wandb.artifacts)
         tracking.keep(folder / "report", REPORT, REPORT)
         tracking.finish()
 
@@ -200,20 +201,24 @@ class WandbRun:
 
     Args:
         run: the result of `wandb.init` or `trackio.init`.
-        first: the number of the first row that it does not have yet.
+        there: the number of steps that it has.
+        rows: the number of rows that metrics.jsonl has.
+        dropped: the number of rows after them that a killed process sent and that come again. They
+            are not sent twice, if the steps that are there are just these and those of the rows.
     """
 
-    def __init__(self, run: Any, first: int = 0) -> None:
-        self._run, self._first = run, first
+    def __init__(self, run: Any, there: int, rows: int, dropped: int) -> None:
+        self._run, self._there = run, there
+        self._shift = 0 if there - rows == dropped else max(0, there - rows)
 
     def log(self, number: int, values: Mapping[str, float]) -> None:
-        """Send a row; one that a process sent before it was killed is there already."""
-        if number >= self._first:
-            self._run.log(dict(values), step=number)
+        """Send a row. Steps always grow: wandb drops others."""
+        if number + self._shift >= self._there:
+            self._run.log(dict(values), step=number + self._shift)
 
     def log_level(self, number: int, level: int, values: Mapping[str, float]) -> None:
         """Send a level's values beside its last row."""
-        self._run.log(dict(values), step=max(number, self._first))
+        self._run.log(dict(values), step=max(number + self._shift, self._there))
 
     def keep(self, path: Path, name: str, kind: str) -> None:
         """Send a folder as an artifact of the run's own."""
@@ -227,14 +232,14 @@ class WandbRun:
 class EventFiles:
     """Event files for TensorBoard. They are written by this thread, so that no error is lost.
 
+    Rows that come again after a process was killed have the steps and values that they had.
+
     Args:
         folder: the folder for them, made if it is missing.
-        rows: the number of the first row. Rows from there on that the folder has already, because
-            a process was killed, are hidden.
     """
 
-    def __init__(self, folder: Path, rows: int) -> None:
-        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+    def __init__(self, folder: Path) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event
         from tensorboard.compat.proto.summary_pb2 import Summary
         from tensorboard.summary.writer.record_writer import RecordWriter
 
@@ -244,7 +249,6 @@ class EventFiles:
         self._writer = RecordWriter((folder / f"events.out.tfevents.{place}").open("xb"))
         self._event, self._summary = Event, Summary
         self._write(0, file_version="brain.Event:2")
-        self._write(rows, session_log=SessionLog(status=SessionLog.START))
         self._flush()
 
     def log(self, number: int, values: Mapping[str, float]) -> None:
@@ -278,7 +282,9 @@ class EventFiles:
         self._flushed = time.monotonic()
 
 
-def _dashboard(config: ConfigDict, folder: Path) -> dict[str, Callable[[], Tracker]]:
+def _dashboard(
+    config: ConfigDict, folder: Path, rows: int, dropped: int
+) -> dict[str, Callable[[], Tracker]]:
     """Return how to start wandb or trackio, whichever the config names; nothing if it is disabled."""
     mode, client = config.wandb.mode, config.wandb.client
     if mode == "disabled":
@@ -286,11 +292,16 @@ def _dashboard(config: ConfigDict, folder: Path) -> dict[str, Callable[[], Track
     if mode == "disabled":
         return {}
     start = _start_trackio if client == "trackio" else _start_wandb
-    return {client: partial(start, config, folder, mode)}
+
+    def begin() -> Tracker:
+        run, there = start(config, folder, mode)
+        return WandbRun(run, rows if there is None else there, rows, dropped)
+
+    return {client: begin}
 
 
-def _start_wandb(config: ConfigDict, folder: Path, mode: Any) -> Tracker:
-    """Begin or continue the run at wandb.
+def _start_wandb(config: ConfigDict, folder: Path, mode: Any) -> tuple[Any, int | None]:
+    """Begin or continue the run at wandb; return it, and the steps that it has if they are known.
 
     Where a key has its default, wandb's environment variables are honoured, and so are those that
     have no key.
@@ -320,11 +331,11 @@ def _start_wandb(config: ConfigDict, folder: Path, mode: Any) -> Tracker:
     # Charts of what is logged once a level have the density as their horizontal axis.
     run.define_metric("curve/density", hidden=True)
     run.define_metric("curve/*", step_metric="curve/density")
-    return WandbRun(run, run.step if run.resumed else 0)
+    return run, run.step if run.resumed else None
 
 
-def _start_trackio(config: ConfigDict, folder: Path, mode: Any) -> Tracker:
-    """Begin or continue the run at trackio, which knows a run by its name.
+def _start_trackio(config: ConfigDict, folder: Path, mode: Any) -> tuple[Any, int | None]:
+    """Begin or continue the run at trackio, which knows a run by its name; return it.
 
     Raises:
         ConfigError: `wandb.mode` and trackio's environment variables contradict each other.
@@ -350,7 +361,7 @@ def _start_trackio(config: ConfigDict, folder: Path, mode: Any) -> Tracker:
         resume="allow",
         embed=False,
     )
-    return WandbRun(run)
+    return run, None
 
 
 def _environment() -> dict[str, str]:
