@@ -87,14 +87,16 @@ class Tracking:
 
     def log(self, row: Row, density: float) -> None:
         """Send a row of metrics.jsonl, of a network that has this share of its weights."""
-        number, values = self._next, epoch_values(row, density)
+        number = self._next
         self._next += 1
-        self._on_each(lambda tracker: tracker.log(number, values))
+        self._on_each(lambda tracker: tracker.log(number, epoch_values(row, density)))
 
     def log_level(self, rows: Sequence[Row]) -> None:
         """Send the rows of curve.csv of a level that is complete."""
-        number, level, values = max(0, self._next - 1), rows[0]["level"], level_values(rows)
-        self._on_each(lambda tracker: tracker.log_level(number, level, values))
+        number = max(0, self._next - 1)
+        self._on_each(
+            lambda tracker: tracker.log_level(number, rows[0]["level"], level_values(rows))
+        )
 
     def keep(self, path: Path, name: str, kind: str) -> None:
         """Send a folder, if the config asks for its kind."""
@@ -114,13 +116,10 @@ class Tracking:
             return action()
         except Exception as error:
             self._trackers.pop(name, None)
-            said = (
-                str(error)
-                if isinstance(error, LotteryError)
-                else f"{type(error).__name__}: {error}"
-            )
+            known = isinstance(error, (ImportError, LotteryError))
+            said = str(error) if known else f"{type(error).__name__}: {error}"
             if isinstance(error, ImportError):
-                said = f"{error}; pip install {_INSTALL[name]}"
+                said += f"; pip install {_INSTALL[name]}"
             self._warn(f"{name}: {one_line(said, 200)}; the run goes on without it")
             if name == "wandb":
                 with contextlib.suppress(Exception):  # wandb would complain again at exit
