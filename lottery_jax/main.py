@@ -19,6 +19,7 @@ SIGTERM, 129 for SIGHUP, 138 for SIGUSR1, 140 for SIGUSR2).
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
 import re
@@ -224,6 +225,7 @@ def _main(parsed: ConfigDict) -> None:
         from lottery_jax.runs.dry_run import dry_run
         from lottery_jax.runs.ladder import run_ladder
         from lottery_jax.runs.matrix import run_matrix
+        from lottery_jax.runs.tracking import send_report
         from lottery_jax.runs.transfer import resolve
 
     logging.set_verbosity(logging.ERROR)  # this program itself says what a user can mend
@@ -244,6 +246,9 @@ def _main(parsed: ConfigDict) -> None:
         run = run_matrix if config.transfer.sources else run_ladder
         run(config, workdir, console=console, other_versions=_OTHER_VERSIONS.value)
         multihost.run_on_primary(_report, workdir, console)
+        if not config.transfer.sources:
+            warn = functools.partial(_say, kind="warning")
+            multihost.run_on_primary(send_report, config, workdir, warn)
         multihost.finish()
     except LotteryError as error:
         if not error.reported:

@@ -47,6 +47,7 @@ ROOMS = {
 
 # Third-party packages that these files or rooms alone may know.
 ONLY = {"orbax": {"tickets/orbax_io.py"}, "tensorstore": {"tickets"}, "wandb": {"runs/tracking.py"},
+        "tensorboard": {"runs/tracking.py"}, "trackio": {"runs/tracking.py"},
         "tensorflow_datasets": {"datasets/tfds.py"}, "sklearn": {"datasets/in_memory.py"},
         "matplotlib": {"report/axes.py", "report/claims.py", "report/figures.py", "report/steps.py"},
         "grain": {"datasets/workers.py", "datasets/libraries.py"},

@@ -337,6 +337,9 @@ def test_the_fingerprint_changes_with_what_matters_and_with_nothing_else():
         ("data.dir", "/elsewhere", True),
         ("data.workers", 3, True),
         ("wandb.mode", "offline", True),
+        ("wandb.tags", ("mine",), True),
+        ("wandb.client", "trackio", True),
+        ("tensorboard", True, True),
         ("train.checkpoint_every_epochs", 0, True),
     ]:
         config = default_config()

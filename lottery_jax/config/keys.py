@@ -253,7 +253,13 @@ GROUPS: dict[str, dict[str, Key]] = {
             "The density at which one figure compares all cells of the matrix.",
             affects_results=False),
     },
-    "Weights & Biases": {
+    "Tracking": {
+        "tensorboard": Key(False, BOOL,
+            "Whether event files for TensorBoard are written to `tensorboard/` in the run directory.",
+            affects_results=False, added_later=True),
+        "wandb.client": Key("wandb", one_of("wandb", "trackio"),
+            "Who gets what `wandb.mode` asks for: Weights & Biases, or trackio in its place.",
+            affects_results=False, added_later=True),
         "wandb.mode": Key("disabled", one_of("disabled", "offline", "online"),
             "Whether epochs are logged to wandb. Values other than the defaults of this group win "
             "over wandb's environment variables (`WANDB_MODE`, `WANDB_PROJECT`, ...).",
@@ -263,6 +269,15 @@ GROUPS: dict[str, dict[str, Key]] = {
         "wandb.name": Key("", TEXT,
             "The name of the wandb run. Empty: the name of the run directory.",
             affects_results=False),
+        "wandb.group": Key("", TEXT, "The group of runs that this one belongs to.",
+            affects_results=False, added_later=True),
+        "wandb.tags": Key((), NAMES, "The tags of the wandb run.",
+            affects_results=False, added_later=True),
+        "wandb.job_type": Key("", TEXT, "The kind of job, such as `train`.",
+            affects_results=False, added_later=True),
+        "wandb.artifacts": Key((), tuple_of(one_of("report", "ticket"), distinct=True),
+            "What is sent as artifacts at the end: the report, the last winning ticket of each seed.",
+            affects_results=False, added_later=True),
     },
 }  # fmt: skip
 

@@ -48,6 +48,8 @@ _METHODS = {
     ("init", "erk"): "ERK",
     ("init", "magnitude_at_init"): "magnitude at init",
 }
+# Keys that do not tell runs apart: their seeds, and where else they are shown.
+_ELSEWHERE = dict.fromkeys(("seeds", "tensorboard", "wandb"))
 _IMP = _METHODS["iterative", "magnitude"]
 # ladder.retrain -> what is added to the name of the method.
 _RETRAINED = {"lr": ", rate rewound", "finetune": ", fine-tuned"}
@@ -227,7 +229,7 @@ def pooled(runs: Iterable[RunCurve]) -> list[RunCurve]:
     """
     groups: dict[str, list[RunCurve]] = {}
     for run in runs:
-        key = json.dumps({**run.config, "seeds": None, "wandb": None}, sort_keys=True)
+        key = json.dumps({**run.config, **_ELSEWHERE}, sort_keys=True)
         groups.setdefault(key, []).append(run)
     return [_combine(group) for group in groups.values()]
 

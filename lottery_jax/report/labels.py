@@ -38,7 +38,7 @@ def _differences(runs: Sequence[RunCurve]) -> list[str]:
     """Name runs by the keys in which their configs differ, or by directory if there are many."""
     flat = [dict(flatten(run.config)) for run in runs]
     keys = [key for key in flat[0] if any(f.get(key) != flat[0][key] for f in flat)]
-    keys = [key for key in keys if key != "seeds" and not key.startswith("wandb.")]
+    keys = [key for key in keys if key.split(".")[0] not in ("seeds", "tensorboard", "wandb")]
     names = [", ".join(f"{key} {_value(f.get(key))}" for key in keys) for f in flat]
     if 0 < len(keys) <= _MOST_KEYS and len(set(names)) == len(runs):
         return names

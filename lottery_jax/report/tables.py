@@ -5,14 +5,17 @@ from __future__ import annotations
 import csv
 import io
 import math
+import statistics
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rich import box
 from rich.table import Table
 
-from lottery_jax.curve import is_share
+from lottery_jax.curve import WINNING, is_share
 from lottery_jax.report.curves import LABELS, RANDOM, Point, RunCurve, series_label
+from lottery_jax.report.intervals import t_interval
 from lottery_jax.report.labels import count_seeds, counted_weights, headings, legend_names
 from lottery_jax.report.panels import COSTS, heat_rows
 from lottery_jax.report.trained import Cost
@@ -20,8 +23,11 @@ from lottery_jax.report.transfers import TransferMatrix
 
 # In a table of several runs, densities whose relative difference is smaller share a row.
 _SAME_DENSITY = 0.02
-# With two decimals, more series do not fit a terminal of 100 columns.
+# The columns of a terminal. With two decimals, more series do not fit it.
+_WIDTH = 100
 _MOST_WIDE_SERIES = 5
+# A ticket is near the dense network if it loses at most so many percentage points.
+_NEAR = 1.0
 
 # Header and rows.
 Cells = tuple[list[str], list[list[str]]]
@@ -117,16 +123,82 @@ def matrix_csv(matrix: TransferMatrix) -> str:
 
 
 def run_table(run: RunCurve) -> Table:
-    """Return a run's table for the terminal, with fewer digits if it has many series."""
+    """Return a run's table for the terminal, with fewer digits if it has many series.
+
+    Where there is room, a column has the differences from the dense network with their intervals.
+    """
     title = f"{run.title}: {run.quantity}, {count_seeds([run])}"
+    caption = textwrap.fill(near_dense(run), _WIDTH) or None
+    below: dict[str, Any] = {"caption": caption, "caption_justify": "left", "caption_style": ""}
     if len(run.series) <= _MOST_WIDE_SERIES or not is_share(run.metric):
-        return _fill(Table(title=title, title_justify="left"), *_run_cells(run))
+        header, rows = _run_cells(run)
+        less = less_dense(run)
+        if len(run.seeds) > 1 and less and len(run.series) < _MOST_WIDE_SERIES:
+            header.insert(3, "less dense [95 %]")
+            for row in rows:
+                row.insert(3, _difference(less.get(int(row[0]), {}), "{} [{}, {}]"))
+        return _fill(Table(title=title, title_justify="left", **below), header, rows)
     short = {name: name.replace("_", " ") for name in run.series}
     header, rows = _run_cells(run, short, digits=1)
     header[1] = "left, %"
     narrow: dict[str, Any] = {"padding": (0, 1, 0, 0), "show_edge": False, "pad_edge": False}
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, **narrow)
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, **narrow, **below)
     return _fill(table, header, rows)
+
+
+def less_dense(run: RunCurve) -> dict[int, dict[int, float]]:
+    """Return by level and seed the accuracy of the winning ticket less that of the dense network.
+
+    It is in percentage points, and empty for metrics that are no shares.
+    """
+    dense = run.dense.accuracies
+    points = run.series[WINNING] if is_share(run.metric) else []
+    return {
+        point.level: {s: a - dense[s] for s, a in point.accuracies.items() if s in dense}
+        for point in points
+    }
+
+
+def near_dense(run: RunCurve) -> str:
+    """Say in a sentence how far down the winning tickets are near the dense network.
+
+    That is the smallest density such that at it and at all larger ones the mean difference, seed by
+    seed, is at least -1 point. Levels that some seed has not reached are left out, with all below
+    them. The sentence is empty if there is no ticket, and for metrics that are no shares.
+    """
+    less, found, failed = less_dense(run), None, None
+    points = sorted(run.series[WINNING], key=lambda point: -point.remaining)
+    for point in points:
+        differences = less.get(point.level, {})
+        if differences.keys() != run.dense.accuracies.keys():
+            break
+        if statistics.fmean(differences.values()) < -_NEAR - 1e-9:  # decimals of a file
+            failed = point
+            break
+        found = point
+    at = found or failed
+    if at is None:
+        return ""
+    one = len(less[at.level]) == 1
+    who = "the winning tickets of the only seed are" if one else "winning tickets are on average"
+    there = _difference(less[at.level], "{} points, 95 % interval {} to {}")
+    there += " points; one seed says nothing about the spread" if one else ""
+    if found:
+        where, how = f"Down to {at.remaining:.3g} % of the weights", "at most"
+        where += ", the sparsest level" * (at.remaining == min(p.remaining for p in points))
+    else:
+        where, how = f"At {at.remaining:.3g} % of the weights already", "more than"
+    return f"{where}, {who} {how} {_NEAR:g} point below the dense network (there {there})."
+
+
+def _difference(values: Mapping[int, float], form: str) -> str:
+    """Return the mean of differences by seed, and if there are several the ends of its interval."""
+    if not values:
+        return ""
+    numbers = [statistics.fmean(values.values()), *t_interval(values.values())]
+    texts = [f"{round(number, 2) or 0:+.2f}" for number in numbers]
+    texts = [text.replace("-", "\u2212").replace("+0.00", "0.00") for text in texts]
+    return form.format(*texts) if len(values) > 1 else texts[0]
 
 
 def matrix_table(matrix: TransferMatrix) -> Table:

@@ -1,29 +1,57 @@
-"""The output of a run: a progress bar or, in a notebook, a line of progress; a line for each level."""
+"""The output of a run: progress bars or, in a notebook, a line of progress; a line for each level."""
 
 from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.table import Column
 
+from lottery_jax.parallel import multihost
 from lottery_jax.runs.plan import in_time
 from lottery_jax.system import notebook
 
+# The columns that epochs, accuracy, speed and time left take.
+_NUMBERS_WIDTH = 62
+
+
+@contextmanager
+def phase(console: Console, what: str) -> Iterator[None]:
+    """Name what a run does before it trains, in a line on the terminal that goes when it is done."""
+    if console.file.isatty() and multihost.is_primary():
+        with console.status(escape(what)):
+            yield
+    else:
+        yield
+
 
 class Display:
-    """A progress bar over all epochs of a run, and lines above it."""
+    """Progress bars for what is being trained and for the whole run, and lines above them.
+
+    Args:
+        total_epochs: the epochs of all trainings of the run.
+        console: the terminal. Where it is none, lines say what the bars would show.
+    """
 
     def __init__(self, total_epochs: int, console: Console) -> None:
         self.console = console
+        # A narrow terminal cuts what is trained, and shortens the bar, before it cuts a number.
+        shown_width = max(24, console.width - _NUMBERS_WIDTH)
         self._progress = Progress(
-            TextColumn("{task.description}"),
+            TextColumn(
+                "{task.description}", table_column=Column(no_wrap=True, max_width=shown_width)
+            ),
             BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TextColumn("epochs  {task.fields[status]}"),
-            TimeRemainingColumn(),
+            MofNCompleteColumn(table_column=Column(no_wrap=True)),
+            TextColumn("epochs"),
+            TextColumn("{task.fields[status]}"),
+            TextColumn("{task.fields[left]}"),
             console=console,
             transient=True,
             disable=not console.file.isatty(),  # in a log file the lines of the levels are enough
@@ -31,8 +59,12 @@ class Display:
         # Output that goes elsewhere is no business of the notebook in which it is made.
         shown = notebook.in_notebook() and console.file is sys.stdout and not console.quiet
         self._line = notebook.Line() if shown else None
-        self._task = self._progress.add_task("starting", total=total_epochs, status="")
-        self._left = total_epochs
+        self._level = self._progress.add_task("starting", total=None, status="", left="")
+        self._run = self._progress.add_task("whole run", total=total_epochs, status="", left="")
+        # Epochs that are left: of what is being trained, and of the whole run.
+        self._level_left, self._left = 0, total_epochs
+        # Whether epochs of what is being trained are a part of the whole run.
+        self._counted = True
         # The time at the end of the first epoch and of the last one, and the epochs done by then.
         self._first: tuple[float, int] | None = None
         self._last = (0.0, 0)
@@ -53,65 +85,81 @@ class Display:
         self._progress.stop()
 
     def say(self, line: str) -> None:
-        """Print a line above the bar. It is plain text, without rich's markup."""
+        """Print a line above the bars. It is plain text, without rich's markup."""
         self.console.print(line, markup=False, highlight=False)
 
-    def describe(self, label: str) -> None:
-        """Show what is being trained, and until the first step is done that it is compiled."""
-        self._progress.update(self._task, description=label)
-        if not self._compiled:
-            self._progress.update(self._task, status="compiling")
+    def describe(self, label: str, epochs: int = 0, *, counted: bool = True) -> None:
+        """Show what is being trained, and until the first step is done that it is compiled.
+
+        Args:
+            label: what is being trained.
+            epochs: the epochs that end in this training, of all trials in it together.
+            counted: whether they are a part of the whole run's. Those that lead to a rewind point
+                are not: the dense training goes on from there.
+        """
+        self._counted, self._level_left = counted, epochs
+        label += "" if counted else ", to the rewind point"
+        status = "" if self._compiled else "compiling"
+        self._progress.reset(
+            self._level, total=max(1, epochs), description=label, status=status, left=""
+        )
+        if status and self._line is None and self._progress.disable:
+            self.say("compiling the training step")
         self._show()
 
     def step_done(self) -> None:
         """Show no longer that the first step is compiled."""
         if not self._compiled:
             self._compiled = True
-            self._progress.update(self._task, status="")
+            self._progress.update(self._level, status="")
 
     def epoch_done(self, measured: str, examples_per_s: float, trials: int = 1) -> None:
-        """Move the bar by an epoch of each of so many trials, and show their mean metric."""
+        """Move the bars by an epoch of each of so many trials, and show their mean metric."""
         status = f"{measured:>7}  {examples_per_s:,.0f} examples/s"
-        self._progress.update(self._task, status=status)
-        self._progress.advance(self._task, trials)
+        counted = trials if self._counted else 0
         self._compiled = True
-        self._left -= trials
-        self._last = (time.monotonic(), self._last[1] + trials)
-        if self._first is None or not trials:  # epochs before a rewind point are not counted
+        self._level_left -= trials
+        self._left -= counted
+        self._last = (time.monotonic(), self._last[1] + counted)
+        if self._first is None or not counted:  # the way to a rewind point is not timed
             self._first = self._last
+        each = self._seconds_per_epoch()
+        left, level_left = (
+            f"{in_time(each * epochs)} left" if each is not None and epochs > 0 else ""
+            for epochs in (self._left, self._level_left)
+        )
+        self._progress.update(self._level, advance=trials, status=status, left=level_left)
+        self._progress.update(self._run, advance=counted, left=left)
         self._show()
 
     def skip(self, epochs: int) -> None:
-        """Move the bar past epochs that an earlier process ran."""
-        self._progress.advance(self._task, epochs)
+        """Move the bar of the whole run past epochs that an earlier process ran."""
+        self._progress.advance(self._run, epochs)
         self._left -= epochs
 
     def _show(self, *, at_once: bool = False) -> None:
-        """Show the state of the bar as a line in a notebook."""
+        """Show the state of the bars as a line in a notebook."""
         if self._line is None:
             return
-        task = self._progress.tasks[self._task]
-        done, total = f"{task.completed:.0f}", f"{task.total:.0f}"
-        remaining = self._seconds_left()
-        parts = [task.description, f"{done}/{total} epochs", task.fields["status"]]
-        if task.finished or at_once:
-            parts = parts[1:2]
-        elif remaining is not None:
-            parts.append(f"{in_time(remaining)} left")
+        level, run = (self._progress.tasks[task] for task in (self._level, self._run))
+        done = f"{run.completed:.0f}/{run.total:.0f} epochs"
+        parts = [level.description, done, level.fields["status"], run.fields["left"]]
+        if run.finished or at_once:
+            parts = [done]
         self._line.show("  ".join(filter(None, parts)), at_once=at_once)
 
-    def _seconds_left(self) -> float | None:
-        """Return an estimate by the epochs since the first one; None before there are some."""
+    def _seconds_per_epoch(self) -> float | None:
+        """Return the mean since the first epoch; None before there is one."""
         if self._first is None:
             return None
         (began, before), (ended, done) = self._first, self._last
-        return self._left * (ended - began) / (done - before) if done > before else None
+        return (ended - began) / (done - before) if done > before else None
 
     def say_remaining(self) -> None:
         """Say once how long the rest will take, by the epochs since the first one was done."""
-        remaining = self._seconds_left()
-        if remaining is None or self._said or not self._left:
+        each = self._seconds_per_epoch()
+        if each is None or self._said or not self._left:
             return
         self._said = True
         epochs = self._last[1] - (self._first or self._last)[1]
-        self.say(f"about {in_time(remaining)} remain, by the last {epochs} epochs")
+        self.say(f"about {in_time(each * self._left)} remain, by the last {epochs} epochs")

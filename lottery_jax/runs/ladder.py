@@ -47,6 +47,7 @@ from lottery_jax.pruning.controls import (
 from lottery_jax.runs import results
 from lottery_jax.runs.alignment import make_origin, with_others
 from lottery_jax.runs.directory import Row, Trial
+from lottery_jax.runs.display import phase
 from lottery_jax.runs.experiment import Experiment, make_experiment
 from lottery_jax.runs.origins import Origin, RewindPoint
 from lottery_jax.runs.parts import Parts, with_names
@@ -117,7 +118,8 @@ def run_ladder(
     multihost.run_on_primary(check_workdir, workdir, config, other_versions=other_versions)
     if (rows := finished_rows(config, workdir, console)) is not None:
         return rows
-    experiment = _make_same_experiment(config, devices, given)
+    with phase(console, f"loading {config.data.name}"):
+        experiment = _make_same_experiment(config, devices, given)
     with RunStore.open(
         workdir, experiment, console, other_versions=other_versions, only=only
     ) as store:
@@ -262,7 +264,7 @@ def _make_same_experiment(
         DataError: the processes do not agree on the config, the versions, the settings or the data.
     """
     # Where things are, how many workers read them, and what is logged may differ.
-    own = re.compile(r"data\.(dir|workers)|source|ladder\.pretrained|wandb\..*")
+    own = re.compile(r"data\.(dir|workers)|source|ladder\.pretrained|tensorboard|wandb\..*")
     values = {k: v for k, v in configuration.flatten(config).items() if not own.fullmatch(k)}
     alike = repr((values, versions(config), settings.recorded()))
     digest = hashlib.sha256(alike.encode()).hexdigest()

@@ -51,13 +51,21 @@ class MetricsLog:
     Args:
         path: of the file.
         is_final: whether the step of a row will not be run again.
+
+    Attributes:
+        kept: the number of rows that the file had when it was opened, without those.
+        dropped: the number of rows that were dropped, if they were the last ones; else 0.
     """
 
     def __init__(self, path: Path, is_final: Callable[[dict[str, Any]], bool]) -> None:
-        self._path = path
+        self._path, self.kept, self.dropped = path, 0, 0
         if path.is_file():
-            kept = [json.dumps(row) + "\n" for row in self._rows() if is_final(row)]
+            rows = [(json.dumps(row) + "\n", is_final(row)) for row in self._rows()]
+            kept = [line for line, final in rows if final]
             write_text(path, "".join(kept))
+            self.kept = len(kept)
+            if all(final for _, final in rows[: self.kept]):
+                self.dropped = len(rows) - self.kept
         self._file = path.open("a", encoding="utf-8")
 
     def write(self, row: Mapping[str, Any]) -> None:

@@ -30,6 +30,7 @@ class Recorder:
         experiment: the run's experiment.
         store: the run's store.
         trials: the trials.
+        densities: for each trial, the share of its weights that remain.
         until: the step at which they end: that of the rewind point, or of the whole training.
 
     Attributes:
@@ -38,12 +39,18 @@ class Recorder:
     """
 
     def __init__(
-        self, experiment: Experiment, store: RunStore, trials: Sequence[Trial], until: int
+        self,
+        experiment: Experiment,
+        store: RunStore,
+        trials: Sequence[Trial],
+        densities: Sequence[float],
+        until: int,
     ) -> None:
         self._experiment = experiment
         self._store = store
         self._trials = trials
-        # The way to a rewind point is a part of level 0, which the progress bar counts.
+        self._densities = densities
+        # The way to a rewind point is a part of level 0, which is evaluated at its end.
         self._end = until if until >= experiment.end_step else None
         rows = store.rows_of(trials)
         self.epochs = [[row for row in each if KIND not in row] for each in rows]
@@ -76,7 +83,7 @@ class Recorder:
         ]
         for i, row in zip(new, rows, strict=True):
             self.evaluations[i].append(row)
-        self._store.write_rows(rows)
+        self._store.write_rows(rows, [self._densities[i] for i in new])
 
     def end_epoch(self, state: TrainState, report: EpochReport) -> None:
         """Measure, write and checkpoint at the end of an epoch."""
@@ -107,7 +114,7 @@ class Recorder:
         ]
         for i, row in zip(new, rows, strict=True):
             self.epochs[i].append(row)
-        self._store.write_rows(rows)
+        self._store.write_rows(rows, [self._densities[i] for i in new])
         keep = _is_kept(report.epoch, train.keep_epochs)
         every = train.checkpoint_every_epochs
         checkpoint = every and report.epoch % every == 0 and not is_last
@@ -121,8 +128,7 @@ class Recorder:
         shown = ""
         if measured:
             shown = show_metric(float(np.ravel(measured[f"test_{metric}"])[:count].mean()), metric)
-        moved = count if self._end is not None else 0
-        self._store.display.epoch_done(shown, report.images_per_s * count, moved)
+        self._store.display.epoch_done(shown, report.images_per_s * count, count)
 
     def _measure(self, state: TrainState, step: int) -> dict[str, Any]:
         """Return losses and metrics on the test set, and on the validation set if there is one.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,6 @@ import numpy as np
 from ml_collections import ConfigDict
 from rich.console import Console
 
-from lottery_jax import config as configuration
 from lottery_jax import tickets
 from lottery_jax.curve import WINNING, metric_of, show_metric
 from lottery_jax.errors import TrainingError
@@ -42,7 +41,7 @@ from lottery_jax.runs.record import (
     record_config,
     record_versions,
 )
-from lottery_jax.runs.tracking import Wandb
+from lottery_jax.runs.tracking import TICKET, open_tracking
 from lottery_jax.system.files import remove
 from lottery_jax.system.locks import locked
 from lottery_jax.tickets import Ticket
@@ -156,16 +155,9 @@ class RunStore:
         # Both are there on the primary process only.
         self._metrics = MetricsLog(workdir / "metrics.jsonl", self._is_final)
         exit_stack.callback(self._metrics.close)
-        self._wandb = Wandb(
-            config.wandb.mode,
-            self.display.say,
-            entity=config.wandb.entity,
-            project=config.wandb.project,
-            name=config.wandb.name,
-            folder=workdir,
-            config=configuration.flatten(config),
-        )
-        exit_stack.callback(self._wandb.finish)
+        rows = (self._metrics.kept, self._metrics.dropped)
+        self._tracking = open_tracking(config, workdir, *rows, self.display.say)
+        exit_stack.callback(self._tracking.finish)
         plan = make_plan(config, program.network, layers, workdir, program.mesh.devices.flat)
         for line in plan.lines():
             self.display.say(line)
@@ -324,16 +316,21 @@ class RunStore:
         return [self._metrics.rows_of(t.seed, t.level, t.control) for t in trials]
 
     @on_primary
-    def write_rows(self, rows: Sequence[Row]) -> None:
-        """Append rows to metrics.jsonl, and send them to Weights & Biases."""
-        for row in rows:
+    def write_rows(self, rows: Sequence[Row], densities: Sequence[float]) -> None:
+        """Append rows to metrics.jsonl, and send them to the trackers with their densities."""
+        for row, density in zip(rows, densities, strict=True):
             self._metrics.write(row)
-            self._wandb.log(row)
+            self._tracking.log(row, density)
 
     @on_primary
-    def finish_level(self, seeds: Iterable[int], level: int) -> None:
-        """Update curve.csv, and show the level's accuracies."""
-        write_curve(self._config, self._workdir)
+    def finish_level(self, seeds: Collection[int], level: int) -> None:
+        """Update curve.csv, show the level's accuracies and send them to the trackers."""
+        rows = write_curve(self._config, self._workdir)
+        self._tracking.log_level([r for r in rows if r["level"] == level and r["seed"] in seeds])
+        if level == self._config.ladder.levels:
+            for seed in seeds:
+                last = self.trial(seed, level).ticket_dir
+                self._tracking.keep(last, f"{TICKET}-seed_{seed}", TICKET)
         for seed in seeds:
             line = f"seed {seed}  level {level:2d}"
             for trial in self._trials():

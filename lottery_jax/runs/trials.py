@@ -158,12 +158,14 @@ def _train_stacked(
     program, count, size = experiment.program, len(group), experiment.layout.stack_size
     trials = [each.trial for each in group]
     checkpoints = [_load_checkpoint(experiment, store, each, until) for each in group]
-    recorder = Recorder(experiment, store, trials, until)
-    store.display.describe(_label(trials, masks.density(checkpoints[0].state.mask)))
-    first_step = int(checkpoints[0].state.step)
-    if until >= experiment.end_step:
+    densities = [masks.density(checkpoint.state.mask) for checkpoint in checkpoints]
+    recorder = Recorder(experiment, store, trials, densities, until)
+    first_step, per_epoch = int(checkpoints[0].state.step), program.steps_per_epoch
+    epochs, to_the_end = until // per_epoch - first_step // per_epoch, until >= experiment.end_step
+    store.display.describe(_label(trials, densities[0]), count * epochs, counted=to_the_end)
+    if to_the_end:
         before = first_step - (until - experiment.end_step)  # steps that it does not train
-        store.display.skip(count * (before // program.steps_per_epoch))
+        store.display.skip(count * (before // per_epoch))
 
     def stop_if_asked(state: TrainState, progress: EpochProgress) -> None:
         store.display.step_done()

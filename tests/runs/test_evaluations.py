@@ -143,8 +143,8 @@ def test_no_line_is_doubled_or_missing_after_a_stop_and_a_crash(tmp_path, monkey
     train(config, workdir)
     write, seen = RunStore.write_rows, []
 
-    def disturbed(store, rows):
-        write(store, rows)
+    def disturbed(store, rows, densities):
+        write(store, rows, densities)
         seen.extend(rows)
         if len(seen) - len(rows) < 14 <= len(seen):
             signal.raise_signal(signal.SIGINT)

@@ -120,8 +120,8 @@ def test_an_interrupted_run_goes_on_from_the_same_weights(retrain, tmp_path, mon
     train(config, tmp_path / "whole")
     write, seen = RunStore.write_rows, []
 
-    def disturbed(store, rows):
-        write(store, rows)
+    def disturbed(store, rows, densities):
+        write(store, rows, densities)
         seen.extend(rows)
         if len(seen) in (4, 7):
             raise RuntimeError("a crash")
