@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
 
-LEVEL = 0.95
+from lottery_jax.report.intervals import t_interval
 
 
 class Outcome(StrEnum):
@@ -72,25 +72,6 @@ class Verdict:
     sign_p: float
     seeds: int
     missing: tuple[int, ...] = ()
-
-
-def t_interval(values: Iterable[float], level: float = LEVEL) -> tuple[float, float]:
-    """Return the two-sided t-interval of the mean; infinite with fewer than two values.
-
-    >>> low, high = t_interval([1.0, 2.0, 3.0])
-    >>> f"{low:.4f} {high:.4f}"  # 2 -+ 4.3027 / sqrt(3)
-    '-0.4841 4.4841'
-    """
-    from scipy import special  # which takes long to import
-
-    data = list(values)
-    if len(data) < 2:
-        return -math.inf, math.inf
-    mean = math.fsum(data) / len(data)
-    variance = math.fsum((value - mean) ** 2 for value in data) / (len(data) - 1)
-    quantile = float(special.stdtrit(len(data) - 1, (1 + level) / 2))
-    half = quantile * math.sqrt(variance / len(data))
-    return mean - half, mean + half
 
 
 def sign_test(values: Iterable[float], line: float = 0.0) -> float:
