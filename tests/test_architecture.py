@@ -49,7 +49,7 @@ ROOMS = {
 ONLY = {"orbax": {"tickets/orbax_io.py"}, "tensorstore": {"tickets"}, "wandb": {"runs/tracking.py"},
         "tensorflow_datasets": {"datasets/tfds.py"}, "sklearn": {"datasets/in_memory.py"},
         "matplotlib": {"report/axes.py", "report/claims.py", "report/figures.py", "report/heat.py",
-                       "report/layers.py", "report/steps.py", "report/training.py"},
+                       "report/layers.py", "report/pixels.py", "report/steps.py", "report/training.py"},
         "grain": {"datasets/workers.py", "datasets/libraries.py"},
         "absl": {"main.py", "datasets/workers.py", "sweep"}, "optax": {"training", "pruning"},
         "safetensors": {"tickets"}, "torch": {"tickets"}, "submitit": {"sweep/jobs.py"},
