@@ -105,17 +105,17 @@ def style_axes(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def round_ticks(low: float, high: float) -> list[float]:
+def round_ticks(low: float, high: float, decades: float = 5.0) -> list[float]:
     """Return the numbers 1, 2 and 5 times a power of 10 within a range, for a log scale.
 
-    Over five decades and more they are the powers of 10 alone.
+    Over so many decades and more they are the powers of 10 alone.
 
     >>> round_ticks(0.4, 60.0)
     [0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0]
     """
-    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    steps = (1, 2, 5) if math.log10(high / low) < 5 else (1,)
-    ticks = [float(f"{step}e{n}") for n in decades for step in steps]
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    steps = (1, 2, 5) if math.log10(high / low) < decades else (1,)
+    ticks = [float(f"{step}e{n}") for n in powers for step in steps]
     return [tick for tick in ticks if low <= tick <= high]
 
 
@@ -151,7 +151,7 @@ def style_values_axis(axes: Axes, quantity: str, limits: tuple[float, float]) ->
 
 def has_log_differences(limits: tuple[float, float]) -> bool:
     """Return whether an axis of differences is so long that it is logarithmic beyond 1 point."""
-    return limits[1] - limits[0] > 12.0
+    return limits[1] - limits[0] > 15.0
 
 
 def style_differences_axis(axes: Axes, limits: tuple[float, float]) -> None:
@@ -178,8 +178,20 @@ def signed_text(value: float) -> str:
 def style_cost_axis(axes: Axes, costs: Sequence[float]) -> None:
     """Scale the x-axis by the log of the cost, with room for what is printed beside the points."""
     low, high = 0.8 * min(costs), 1.5 * max(costs)
-    ticks = round_ticks(low, high)
+    ticks = round_ticks(low, high, decades=2.0)
     axes.set_xscale("log")
     axes.set_xlim(low, high)
-    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.set_xticks(ticks, [_short_number(tick) for tick in ticks])
     axes.set_xticks([], minor=True)
+
+
+def _short_number(value: float) -> str:
+    """Return a number of 10,000 and more with a prefix of the SI.
+
+    >>> [_short_number(x) for x in (0.5, 2000.0, 5e4, 2e11, 1e21)]
+    ['0.5', '2000', '50 k', '200 G', '1000 E']
+    """
+    if value < 1e4:
+        return f"{value:g}"
+    power = min(int(math.log10(value) + 1e-9) // 3, 6)
+    return f"{value / 1000**power:g} {' kMGTPE'[power]}"

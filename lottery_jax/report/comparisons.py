@@ -87,7 +87,7 @@ def difference_panel(runs: Sequence[RunCurve]) -> Panel | None:
         for name, style in control_styles(controls).items():
             label = series_label(name)
             lines.append(_difference_line(label, run, name, colour=style, kind="control"))
-        title = f"{LABELS[WINNING]} less each of the others"
+        title = f"{LABELS[WINNING]} less {'each of the others' if controls else 'the ' + _DENSE}"
     else:
         names = legend_names(runs)
         lines = [

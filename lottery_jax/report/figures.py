@@ -177,13 +177,15 @@ def _draw_line(
         linestyle=dashes.get(line.kind, "-"),
         zorder=zorder,
     )
-    for x, y, text in zip(line.x, line.mean, line.texts, strict=False):
-        place: dict[str, Any] = {"textcoords": "offset points", "xytext": (4, 4)}
+    for i, (x, y, text) in enumerate(zip(line.x, line.mean, line.texts, strict=False)):
+        # The line goes on to the right of its first point, upwards if at all.
+        offset = (4, 4) if i else (5, -9)
+        place: dict[str, Any] = {"textcoords": "offset points", "xytext": offset}
         axes.annotate(text, (x, y), fontsize=7, color=colour, **place)
     ends = [tuple(min(max(end, limits[0]), limits[1]) for end in pair) for pair in line.reach()]
     if line.bars:  # over a cost, which need not grow from point to point, a band would mislead
         for x, pair in zip(places, ends, strict=True):
-            axes.plot([x, x], pair, color=colour, linewidth=1.1, alpha=0.55, zorder=zorder - 1)
+            axes.plot([x, x], pair, color=colour, linewidth=1, alpha=0.4, zorder=zorder - 1)
     elif any(line.std):
         low, high = zip(*ends, strict=True)
         alpha = 0.08 if control else 0.16

@@ -121,14 +121,15 @@ def training_figure(
     add_subtitle(losses, subtitle)
     _draw(losses, curves, [curve.loss for curve in curves])
     shown = [y for c in curves for points in c.loss for y in points.values() if y > 0]
-    if shown:
+    losses.set_ylabel("training loss")
+    if shown and max(shown) > 5 * min(shown):
         low, high = 0.87 * min(shown), 1.15 * max(shown)
         losses.set_yscale("log")
         losses.set_ylim(low, high)
         ticks = round_ticks(low, high)
         losses.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
         losses.set_yticks([], minor=True)
-    losses.set_ylabel("training loss, log scale")
+        losses.set_ylabel("training loss, log scale")
     _draw(metrics, curves, [curve.metric for curve in curves])
     limits = value_range(_late_values([curve.metric for curve in curves]), quantity)
     metrics.set_ylabel(style_values_axis(metrics, quantity, limits))
