@@ -145,7 +145,7 @@ def style_values_axis(axes: Axes, quantity: str, limits: tuple[float, float]) ->
     label, percent, _ = quantity.partition(", %")
     percent = percent if label + percent == quantity else ""
     axes.set_ylim(*limits)
-    axes.yaxis.set_major_formatter(lambda value, _: f"{value:.6g} %" if percent else f"{value:.6g}")
+    axes.yaxis.set_major_formatter("{x:.6g} %" if percent else "{x:.6g}")
     return label if percent else quantity
 
 
@@ -163,11 +163,11 @@ def style_differences_axis(axes: Axes, limits: tuple[float, float]) -> None:
         axes.set_yticks([0.0, *(tick for tick in ticks if limits[0] <= tick <= limits[1])])
         axes.set_yticks([], minor=True)
     axes.set_ylim(*limits)
-    axes.yaxis.set_major_formatter(lambda value, _: signed_text(value))
+    axes.yaxis.set_major_formatter(signed_text)
 
 
-def signed_text(value: float) -> str:
-    """Return a number with its sign.
+def signed_text(value: float, position: int | None = None) -> str:
+    """Return a number with its sign; Matplotlib also passes the position of a tick.
 
     >>> signed_text(0.5), signed_text(0.0)
     ('+0.5', '0')

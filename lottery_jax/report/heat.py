@@ -85,7 +85,7 @@ def heat_figure(
     bar.outline.set_visible(False)
     bar.set_label(axis_labels[2], fontsize=9, labelpad=8)
     bar.ax.tick_params(labelsize=8)
-    bar.ax.yaxis.set_major_formatter(lambda value, _: signed_text(value))
+    bar.ax.yaxis.set_major_formatter(signed_text)
     add_notes(figure, note_lines)
     return figure
 

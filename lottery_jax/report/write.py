@@ -110,17 +110,17 @@ def _budget_figure(runs: Sequence[RunCurve], costs: Sequence[Mapping[int, Cost]]
     title = known[0].title if len(known) == 1 else "Accuracy over the cost of the tickets"
     notes = [
         "Charged: every training that leads to a ticket, and its own; not evaluations, scores and "
-        "rewind points from elsewhere. Beside points: weights remaining."
+        "rewind points from elsewhere. Beside points: weights remaining. M, G, T and P: 10⁶, 10⁹, "
+        "10¹² and 10¹⁵."
     ]
     return figures.accuracy_figure(panels, title, spread(known), counted_weights(known), notes)
 
 
 def matrix_figure(matrix: TransferMatrix) -> Figure:
     """Draw accuracy over weights remaining, with a pair of axes for each target of a matrix."""
-    runs = list(matrix.runs.values())
-    return figures.accuracy_figure(
-        matrix_panels(matrix), matrix.title, spread(runs), counted_weights(runs), _missing(matrix)
-    )
+    runs, panels = list(matrix.runs.values()), matrix_panels(matrix)
+    notes = [*reading_notes(runs, panels), *_missing(matrix)]
+    return figures.accuracy_figure(panels, matrix.title, spread(runs), counted_weights(runs), notes)
 
 
 def matrix_heat_map(matrix: TransferMatrix) -> Figure:
