@@ -250,16 +250,21 @@ def matrix_panels(matrix: TransferMatrix) -> list[Panel]:
     return panels
 
 
+def own_accuracy(matrix: TransferMatrix, target: str) -> str:
+    """Return the accuracy in % of a target's own ticket, with its spread; empty: there is none."""
+    native = matrix.point(target, target, matrix.level)
+    if native is None:
+        return ""
+    return f"{native.mean:.2f} {_plus_minus(native.accuracies)}".strip()
+
+
 def heat_columns(matrix: TransferMatrix) -> list[str]:
     """Return the heading of each column of the heat map: the target, and its own ticket's accuracy."""
-    headings = []
-    for target in matrix.targets:
-        native = matrix.point(target, target, matrix.level)
-        own = "not there yet"
-        if native is not None:
-            own = f"{native.mean:.2f} {_plus_minus(native.accuracies)}".strip() + " %"
-        headings.append(f"{data_name(target)}\nown: {own}")
-    return headings
+    own = {target: own_accuracy(matrix, target) for target in matrix.targets}
+    return [
+        f"{data_name(target)}\nown: {f'{text} %' if text else 'not there yet'}"
+        for target, text in own.items()
+    ]
 
 
 def heat_rows(matrix: TransferMatrix) -> dict[str, list[HeatCell]]:

@@ -14,7 +14,8 @@ from rich.table import Table
 from lottery_jax.curve import is_share
 from lottery_jax.report.curves import LABELS, RANDOM, Point, RunCurve, series_label
 from lottery_jax.report.labels import count_seeds, counted_weights, headings, legend_names
-from lottery_jax.report.panels import COSTS, heat_rows
+from lottery_jax.report.names import data_name
+from lottery_jax.report.panels import COSTS, heat_rows, own_accuracy
 from lottery_jax.report.trained import Cost
 from lottery_jax.report.transfers import TransferMatrix
 
@@ -208,10 +209,14 @@ def _matrix_cells(matrix: TransferMatrix, native_format: str) -> Cells:
     """Return a row for each source, at the matrix's level; `native_format` marks native tickets."""
     rows = []
     for name, cells in heat_rows(matrix).items():
-        formats = (native_format if cell.framed else "{}" for cell in cells)
-        texts = (f"{cell.text} {cell.small}".strip() for cell in cells)
-        rows.append([name, *map(str.format, formats, texts)])
-    return ["tickets of, trained on", *matrix.targets], rows
+        texts = [
+            native_format.format(own_accuracy(matrix, target))
+            if cell.framed
+            else f"{cell.text} {cell.small}".strip()
+            for target, cell in zip(matrix.targets, cells, strict=True)
+        ]
+        rows.append([name, *texts])
+    return ["tickets of, trained on", *map(data_name, matrix.targets)], rows
 
 
 def _cell(point: Point | None, digits: int) -> str:
