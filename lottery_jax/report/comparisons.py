@@ -8,6 +8,7 @@ import statistics
 from collections.abc import Iterable, Sequence
 
 from lottery_jax.curve import WINNING, is_share
+from lottery_jax.report.axes import has_log_differences
 from lottery_jax.report.curves import LABELS, Point, RunCurve, series_label
 from lottery_jax.report.intervals import t_interval
 from lottery_jax.report.labels import legend_names
@@ -36,13 +37,17 @@ def run_panels(runs: Sequence[RunCurve], curves: Sequence[Curve] = ()) -> list[P
     return found
 
 
+def with_enlarged(panels: Sequence[Panel]) -> list[Panel]:
+    """Return panels, each followed by its enlarged panel where there is one."""
+    pairs = ((panel, enlarged_panel(panel)) for panel in panels)
+    return [panel for pair in pairs for panel in pair if panel is not None]
+
+
 def reading_notes(runs: Sequence[RunCurve], panels: Sequence[Panel]) -> list[str]:
     """Return sentences that say how to read the panels of a figure of runs."""
     if all(len(run.seeds) == 1 for run in runs):
         return []
-    differences = (
-        " Differences are taken seed by seed; their bars are Student's 95 % intervals of the mean."
-    )
+    differences = " Differences are taken seed by seed; bars: Student's 95 % interval of the mean."
     return [
         "Small dashes: single seeds. Bands end at the outermost seed."
         + differences * any(panel.signed for panel in panels)
@@ -70,7 +75,7 @@ def enlarged_panel(panel: Panel) -> Panel | None:
     everything = panel.range
     if everything[1] - everything[0] <= _FLATTENED * (high - low):
         return None
-    title = "enlarged: near the dense network"
+    title = f"{panel.title}, enlarged" if panel.title else "enlarged: near the dense network"
     return dataclasses.replace(panel, title=title, limits=(low, high), enlarged=True)
 
 
@@ -147,5 +152,7 @@ def _difference_range(lines: Sequence[Line]) -> tuple[float, float]:
     reserve = max(0.5, 3 * statistics.median(half for line in lines for half in line.std))
     low = max(min(means) - reserve, min([*means, *ends]))
     high = min(max(means) + reserve, max([*means, *ends]))
+    if has_log_differences((low, high)):
+        return min(1.3 * low, -1.0), max(1.3 * high, 1.0)
     margin = 0.06 * (high - low) or 1.0
     return low - margin, high + margin

@@ -60,7 +60,9 @@ def accuracy_figure(
         counted_weights: which weights make up 100 %, for the label of the x-axis.
         notes: sentences below everything.
     """
-    columns = len(panels) if len(panels) < 3 else 2 if len(panels) < 5 else 3
+    # Two columns fit a page; many targets of a matrix are three in a row.
+    many = len(panels) > 4 and not any(panel.enlarged for panel in panels)
+    columns = min(len(panels), 3 if many else 2)
     rows = -(-len(panels) // columns)
     single, empty = len(panels) == 1, columns * rows - len(panels)
     xlabel = weights_label(counted_weights)
@@ -178,8 +180,8 @@ def _draw_line(
         zorder=zorder,
     )
     for i, (x, y, text) in enumerate(zip(line.x, line.mean, line.texts, strict=False)):
-        # The line goes on to the right of its first point, upwards if at all.
-        offset = (4, 4) if i else (5, -9)
+        rises = i + 1 < len(line.mean) and line.mean[i + 1] > y
+        offset = (5, -9) if rises else (4, 4)  # off the line to the next point
         place: dict[str, Any] = {"textcoords": "offset points", "xytext": offset}
         axes.annotate(text, (x, y), fontsize=7, color=colour, **place)
     ends = [tuple(min(max(end, limits[0]), limits[1]) for end in pair) for pair in line.reach()]

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from lottery_jax.errors import ConfigError, FigureError
 from lottery_jax.report import figures, published
-from lottery_jax.report.comparisons import reading_notes, run_panels
+from lottery_jax.report.comparisons import reading_notes, run_panels, with_enlarged
 from lottery_jax.report.curves import RunCurve, pooled, read_run
 from lottery_jax.report.heat import heat_figure
 from lottery_jax.report.labels import count_seeds, counted_weights, headings, spread
@@ -118,7 +118,7 @@ def _budget_figure(runs: Sequence[RunCurve], costs: Sequence[Mapping[int, Cost]]
 
 def matrix_figure(matrix: TransferMatrix) -> Figure:
     """Draw accuracy over weights remaining, with a pair of axes for each target of a matrix."""
-    runs, panels = list(matrix.runs.values()), matrix_panels(matrix)
+    runs, panels = list(matrix.runs.values()), with_enlarged(matrix_panels(matrix))
     notes = [*reading_notes(runs, panels), *_missing(matrix)]
     return figures.accuracy_figure(panels, matrix.title, spread(runs), counted_weights(runs), notes)
 
