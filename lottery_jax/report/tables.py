@@ -83,12 +83,16 @@ def matrix_markdown(matrix: TransferMatrix) -> str:
     for target in matrix.targets:
         # The target's own tickets come first: the first column gives the densities of the rows.
         sources = sorted(matrix.all_sources, key=lambda source: source != target)
-        columns = {s: matrix.runs[s, target].tickets for s in sources if (s, target) in matrix.runs}
+        columns = {
+            data_name(s): matrix.runs[s, target].tickets
+            for s in sources
+            if (s, target) in matrix.runs
+        }
         native = matrix.runs.get((target, target))
         if native and native.series.get(RANDOM):
             columns[LABELS[RANDOM]] = native.points(RANDOM)
         if columns:
-            parts.append(f"### trained on {target}, tickets of\n")
+            parts.append(f"### trained on {data_name(target)}, tickets of\n")
             parts += [*_markdown(*_cells(columns)), _explained(runs)]
     return "\n".join(parts)
 
