@@ -64,7 +64,7 @@ def heat_figure(
     places = [i + (gap if i >= top else 0.0) for i in range(len(names))]
     for y, name in zip(places, names, strict=True):
         for x, cell in enumerate(rows[name]):
-            face = "0.94" if cell.value is None else colours(norm(cell.value))
+            face: Any = "0.94" if cell.value is None else colours(norm(cell.value))
             dark = cell.value is not None and abs(cell.value) > 0.75 * limit
             if cell.faded:
                 face, dark = _fade(face), False
