@@ -166,7 +166,7 @@ def style_differences_axis(axes: Axes, limits: tuple[float, float]) -> None:
     axes.yaxis.set_major_formatter(signed_text)
 
 
-def signed_text(value: float, position: int | None = None) -> str:
+def signed_text(value: float, position: float | None = None) -> str:
     """Return a number with its sign; Matplotlib also passes the position of a tick.
 
     >>> signed_text(0.5), signed_text(0.0)
