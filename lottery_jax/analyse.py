@@ -108,6 +108,7 @@ def _rewind(args: argparse.Namespace, console: Console) -> None:
 
 def _masks(args: argparse.Namespace, console: Console) -> None:
     from lottery_jax.analysis import masks
+    from lottery_jax.analysis.pixels import pixels
     from lottery_jax.report import analyses
 
     folder = args.run[0] / "analysis"
@@ -138,6 +139,11 @@ def _masks(args: argparse.Namespace, console: Console) -> None:
     if overlaps:
         files.append(analyses.write_csv(folder / f"{_named('overlap', args.epoch)}.csv", overlaps))
     _write(folder, _named("masks", args.epoch), measured, panels, [], console)
+    if pictures := pixels(args.run[0]):
+        title = f"{args.run[0].name}: pixels that the first layer reads"
+        _draw(
+            lambda: files.extend(analyses.write_pixels_figure(folder / "pixels", pictures, title))
+        )
     _print_files(files, console)
     columns = {
         "density": ".2%",

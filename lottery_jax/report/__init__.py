@@ -14,7 +14,7 @@ from lottery_jax.report.command import main
 from lottery_jax.report.curves import Point, RunCurve, pooled, read_run
 from lottery_jax.report.figures import for_notebooks
 from lottery_jax.report.labels import legend_names, spread
-from lottery_jax.report.panels import accuracy_panel, heat_rows, matrix_panels
+from lottery_jax.report.panels import accuracy_panel, heat_columns, heat_rows, matrix_panels
 from lottery_jax.report.tables import markdown_table, matrix_csv, matrix_markdown
 from lottery_jax.report.trained import Cost, ticket_costs
 from lottery_jax.report.transfers import TransferMatrix, cell_names, is_matrix, read_matrix
@@ -37,6 +37,7 @@ __all__ = [
     "cell_names",
     "closing_table",
     "for_notebooks",
+    "heat_columns",
     "heat_rows",
     "is_matrix",
     "legend_names",

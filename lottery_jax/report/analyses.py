@@ -16,6 +16,7 @@ from lottery_jax.curve import WINNING
 from lottery_jax.report import figures
 from lottery_jax.report.curves import LABELS
 from lottery_jax.report.panels import DenseLine, Line, Panel
+from lottery_jax.report.pixels import pixels_figure
 from lottery_jax.report.steps import steps_figure
 from lottery_jax.report.write import drawing_errors
 from lottery_jax.system.files import write_text
@@ -108,6 +109,16 @@ def write_steps_figure(
     """
     with drawing_errors(stem.parent):
         return figures.save(steps_figure(rows, title, limits), stem)
+
+
+def write_pixels_figure(stem: Path, rows: Sequence[Row], title: str) -> list[Path]:
+    """Draw the rows of `analysis.pixels.pixels`; return the files.
+
+    Raises:
+        FigureError: Matplotlib can't draw.
+    """
+    with drawing_errors(stem.parent):
+        return figures.save(pixels_figure(rows, title), stem)
 
 
 def table(rows: Sequence[Row], by: Sequence[str], columns: Mapping[str, str]) -> Table:

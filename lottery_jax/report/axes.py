@@ -26,7 +26,6 @@ COLOURS = (
     "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#661100", "#000000",
 )  # fmt: skip
 DARK_GREY = "0.35"
-_TICKS = (100, 50, 20, 10, 5, 2, 1, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01)
 
 
 @contextmanager
@@ -81,17 +80,17 @@ def add_notes(figure: Figure, lines: Sequence[str]) -> None:
         figure.supxlabel(text, x=place, ha="left", fontsize=7.5, color="0.3", linespacing=1.35)
 
 
-def add_legend(figure: Figure, beside: int) -> None:
-    """Add one legend for all axes, to the right of axes number `beside`, in the order of drawing."""
+def add_legend(figure: Figure, place: Axes, *, inside: bool) -> None:
+    """Add one legend for all axes in the order of drawing, inside `place` or to the right of it."""
     found: dict[str, Artist] = {}
     for axes in figure.axes:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
             found.setdefault(textwrap.fill(label, 38), handle)
-    figure.axes[beside].legend(
+    place.legend(
         list(found.values()),
         list(found),
         loc="center left",
-        bbox_to_anchor=(1.02, 0.5),
+        bbox_to_anchor=(0.0 if inside else 1.02, 0.5),
         frameon=False,
         fontsize=9,
         handlelength=2.9,
@@ -106,23 +105,93 @@ def style_axes(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
+def round_ticks(low: float, high: float, decades: float = 5.0) -> list[float]:
+    """Return the numbers 1, 2 and 5 times a power of 10 within a range, for a log scale.
+
+    Over so many decades and more they are the powers of 10 alone.
+
+    >>> round_ticks(0.4, 60.0)
+    [0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0]
+    """
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    steps = (1, 2, 5) if math.log10(high / low) < decades else (1,)
+    ticks = [float(f"{step}e{n}") for n in powers for step in steps]
+    return [tick for tick in ticks if low <= tick <= high]
+
+
+def weights_label(counted_weights: str) -> str:
+    """Return the label of an axis of weights remaining, whose tick labels have the unit."""
+    return f"weights remaining, log scale (100 %: {counted_weights})"
+
+
 def style_weights_axis(axes: Axes, remaining: Sequence[float]) -> None:
     """Scale the x-axis by the log of the weights remaining, from dense (left) to sparse (right)."""
     axes.set_xscale("log")
     lowest = 0.87 * min(remaining, default=10.0)
     axes.set_xlim(115, lowest)
-    ticks = [tick for tick in _TICKS if tick >= lowest]
-    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    ticks = round_ticks(lowest, 115)
+    axes.set_xticks(ticks, [f"{tick:g} %" for tick in ticks])
     axes.set_xticks([], minor=True)
+
+
+def style_values_axis(axes: Axes, quantity: str, limits: tuple[float, float]) -> str:
+    """Scale the y-axis, with units in its tick labels; return its label, without the unit.
+
+    Args:
+        axes: with or without lines.
+        quantity: what the axis shows; it ends in ", %" if the values are percentages.
+        limits: the ends of the axis.
+    """
+    label, percent, _ = quantity.partition(", %")
+    percent = percent if label + percent == quantity else ""
+    axes.set_ylim(*limits)
+    axes.yaxis.set_major_formatter("{x:.6g} %" if percent else "{x:.6g}")
+    return label if percent else quantity
+
+
+def has_log_differences(limits: tuple[float, float]) -> bool:
+    """Return whether an axis of differences is so long that it is logarithmic beyond 1 point."""
+    return limits[1] - limits[0] > 15.0
+
+
+def style_differences_axis(axes: Axes, limits: tuple[float, float]) -> None:
+    """Scale the y-axis of differences, with signs and a line at 0."""
+    axes.axhline(0.0, color="0.35", linewidth=0.9, zorder=1.2)
+    if has_log_differences(limits):
+        axes.set_yscale("symlog", linthresh=1.0)
+        ticks = [sign * tick for tick in round_ticks(1.0, 1000.0) for sign in (-1, 1)]
+        axes.set_yticks([0.0, *(tick for tick in ticks if limits[0] <= tick <= limits[1])])
+        axes.set_yticks([], minor=True)
+    axes.set_ylim(*limits)
+    axes.yaxis.set_major_formatter(signed_text)
+
+
+def signed_text(value: float, position: float | None = None) -> str:
+    """Return a number with its sign; Matplotlib also passes the position of a tick.
+
+    >>> signed_text(0.5), signed_text(0.0)
+    ('+0.5', '0')
+    """
+    return f"{value:+.6g}".replace("-", "\u2212") if abs(value) > 1e-9 else "0"
 
 
 def style_cost_axis(axes: Axes, costs: Sequence[float]) -> None:
     """Scale the x-axis by the log of the cost, with room for what is printed beside the points."""
     low, high = 0.8 * min(costs), 1.5 * max(costs)
-    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)))
-    steps = (1, 2, 5) if len(decades) < 4 else (1,)
-    ticks = [step * 10.0**n for n in decades for step in steps if low <= step * 10.0**n <= high]
+    ticks = round_ticks(low, high, decades=2.0)
     axes.set_xscale("log")
     axes.set_xlim(low, high)
-    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.set_xticks(ticks, [_short_number(tick) for tick in ticks])
     axes.set_xticks([], minor=True)
+
+
+def _short_number(value: float) -> str:
+    """Return a number of 10,000 and more with a prefix of the SI.
+
+    >>> [_short_number(x) for x in (0.5, 2000.0, 5e4, 2e11, 1e21)]
+    ['0.5', '2000', '50 k', '200 G', '1000 E']
+    """
+    if value < 1e4:
+        return f"{value:g}"
+    power = min(int(math.log10(value) + 1e-9) // 3, 6)
+    return f"{value / 1000**power:g} {' kMGTPE'[power]}"

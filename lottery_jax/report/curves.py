@@ -14,7 +14,8 @@ from typing import Any
 
 from lottery_jax.curve import ACCURACY, WINNING, curve_columns, is_share, metric_of
 from lottery_jax.errors import ConfigError
-from lottery_jax.system.imports import is_import_path, short_name
+from lottery_jax.report.names import data_name, network_name, optimizer_name
+from lottery_jax.system.imports import short_name
 
 RANDOM = "random"  # the control that a transfer matrix shows beside the tickets
 LABELS = {
@@ -119,7 +120,7 @@ class RunCurve:
         workdir: the run directory; of pooled runs that of the first.
         network: the network's name.
         data: the name of the data set trained on.
-        optimizer: the optimizer's name in capitals.
+        optimizer: the optimizer's name as papers write it.
         method: how the tickets were drawn, in a word or two.
         source: data and optimizer of the run that drew the tickets; empty: this run.
         counted_weights: which weights make up 100 %.
@@ -154,7 +155,7 @@ class RunCurve:
     @property
     def setting(self) -> str:
         """Network, data and optimizer."""
-        return f"{self.network} on {self.data}, {self.optimizer}"
+        return f"{network_name(self.network)} on {data_name(self.data)}, {self.optimizer}"
 
     @property
     def origin(self) -> str:
@@ -201,7 +202,8 @@ def read_run(workdir: Path) -> RunCurve:
         folder = source_dir(workdir, config)
         drawn = read_config(folder) if folder else config
         if folder:
-            source = ", ".join(_trained_on(drawn)[1:])
+            _, drawn_on, optimizer_there = _trained_on(drawn)
+            source = f"{data_name(drawn_on)}, {optimizer_there}"
         else:  # the source's directory is gone; its name is all that is known
             source = Path(config.get("source") or "").name
         counted_weights = _PRUNABLE + (_DENSE_HEAD if _has_dense_head(config, rows, folder) else "")
@@ -315,8 +317,7 @@ def _trained_on(config: Mapping[str, Any]) -> tuple[str, str, str]:
     ('Net', 'digits', 'lion')
     """
     model, data, optimizer = (config[key]["name"] for key in ("model", "data", "optimizer"))
-    own = is_import_path(optimizer)
-    return short_name(model), data, short_name(optimizer) if own else optimizer.upper()
+    return short_name(model), data, optimizer_name(optimizer)
 
 
 def _method(config: Mapping[str, Any]) -> str:

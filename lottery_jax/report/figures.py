@@ -15,14 +15,18 @@ from lottery_jax.report.axes import (
     add_legend,
     add_notes,
     add_subtitle,
+    has_log_differences,
     matplotlib_defaults,
     new_figure,
     style_axes,
     style_cost_axis,
+    style_differences_axis,
+    style_values_axis,
     style_weights_axis,
+    weights_label,
     wrap_notes,
 )
-from lottery_jax.report.panels import HeatCell, Line, Panel
+from lottery_jax.report.panels import Line, Panel, shared_ranges
 from lottery_jax.system.files import atomic_write
 
 if TYPE_CHECKING:
@@ -33,6 +37,10 @@ _MARKERS = "osD^vPX*"
 _DASHES = ((0, (4, 1.6)), (0, (2, 1.2)), (0, (6, 1.5, 1.5, 1.5)), (0, (1, 1)))
 _GREYS = ("0.45", "0.62", "0.35", "0.70", "0.52")
 _REFERENCE_MARKERS = "<>pdh"
+
+
+_CUT = "Bands, bars and single seeds that lie beyond the axes are cut off."
+_APART = "The vertical axes of the panels differ."
 
 
 @matplotlib_defaults()
@@ -52,23 +60,29 @@ def accuracy_figure(
         counted_weights: which weights make up 100 %, for the label of the x-axis.
         notes: sentences below everything.
     """
-    columns = min(len(panels), 3)
+    # Two columns fit a page; many targets of a matrix are three in a row.
+    many = len(panels) > 4 and not any(panel.enlarged for panel in panels)
+    columns = min(len(panels), 3 if many else 2)
     rows = -(-len(panels) // columns)
-    single = len(panels) == 1
-    xlabel = _weights_label(counted_weights)
+    single, empty = len(panels) == 1, columns * rows - len(panels)
+    xlabel = weights_label(counted_weights)
+    ranges = shared_ranges(panels)
+    if beyond := " ".join(_reading_notes(panels, ranges)):
+        notes = [*notes, beyond]
     if not single:
         costs = any(panel.cost for panel in panels)
         horizontal = "the cost of finding and training each ticket (log scale)" if costs else xlabel
         notes = [f"{subtitle[0].upper()}{subtitle[1:]}. Horizontal: {horizontal}.", *notes]
-    width = 9.2 if single else 2.2 + 3.7 * columns
+    width = 9.2 if single else (0.6 if empty else 2.6) + 3.9 * columns
     note_lines = wrap_notes(notes, width)
     entries = {line.label for panel in panels for line in panel.lines if line.label}
     # Leave room for the notes, and for a legend that is longer than the axes are high.
-    height = max(4.6 if single else 1.2 + 3.0 * rows, 1.0 + 0.25 * (len(entries) + 1))
+    legend = 1.0 + 0.25 * (len(entries) + 1)
+    height = max(4.6 if single else 1.2 + 3.0 * rows, legend * (rows if empty else 1))
     figure = new_figure(width, height + 0.15 * len(note_lines), title)
-    for i, panel in enumerate(panels):
+    for i, (panel, limits) in enumerate(zip(panels, ranges, strict=True)):
         axes = figure.add_subplot(rows, columns, i + 1)
-        _draw_panel(axes, panel)
+        label = _draw_panel(axes, panel, limits)
         if panel.cost:
             style_cost_axis(axes, [x for line in panel.lines for x in line.x])
         else:
@@ -76,22 +90,53 @@ def accuracy_figure(
         if single:
             add_subtitle(axes, f"{panel.title}; {subtitle}" if panel.title else subtitle)
             axes.set_xlabel(textwrap.fill(panel.cost or xlabel, 72))
-            axes.set_ylabel(panel.quantity)
+            axes.set_ylabel(label)
         else:
             axes.set_title(panel.title, loc="left", fontsize=10)
-            shown = panel.cost or "weights remaining, %"
+            shown = panel.cost or "weights remaining"
             axes.set_xlabel(shown if panel.cost or i + columns >= len(panels) else "")
             is_new = i % columns == 0 or panel.quantity != panels[i - 1].quantity
-            axes.set_ylabel(panel.quantity if is_new else "")
-    add_legend(figure, beside=columns - 1)
+            axes.set_ylabel(label if is_new else "")
+    if empty:
+        place = figure.add_subplot(rows, columns, len(panels) + 1)
+        place.set_axis_off()
+        add_legend(figure, place, inside=True)
+    else:
+        add_legend(figure, figure.axes[columns - 1], inside=False)
     add_notes(figure, note_lines)
     return figure
 
 
-def _draw_panel(axes: Axes, panel: Panel) -> None:
+def _reading_notes(panels: Sequence[Panel], ranges: Sequence[tuple[float, float]]) -> list[str]:
+    """Return sentences on what lies beyond the axes and on axes that can't be compared."""
+    notes = []
+    for panel, (low, high) in zip(panels, ranges, strict=True):
+        shown = [line for line in panel.lines if line.kind != "reference"]
+        ends = [end for line in shown if any(line.std) for pair in line.reach() for end in pair]
+        ends += [value for line in shown for values in line.seeds for value in values]
+        if not panel.enlarged and ends and (min(ends) < low or max(ends) > high):
+            notes = [_CUT]
+    if any(p.signed and has_log_differences(r) for p, r in zip(panels, ranges, strict=True)):
+        notes.append("Differences beyond ±1 are on a log scale.")
+    plain = [(p.quantity, r) for p, r in zip(panels, ranges, strict=True) if p.limits is None]
+    if any(a[0] == b[0] and a[1] != b[1] for a in plain for b in plain):
+        notes.append(_APART)
+    return notes
+
+
+def _draw_panel(axes: Axes, panel: Panel, limits: tuple[float, float]) -> str:
+    """Draw a panel, and return the label of its vertical axis."""
     style_axes(axes)
-    for i, line in enumerate(line for line in panel.lines if line.kind != "reference"):
-        _draw_line(axes, line, 3 - 0.01 * i)
+    if panel.signed:
+        label = panel.quantity
+        style_differences_axis(axes, limits)
+    else:
+        label = style_values_axis(axes, panel.quantity, limits)
+    drawn = [line for line in panel.lines if line.kind != "reference"]
+    for i, line in enumerate(drawn):
+        # Bars at the same weights would hide each other: they are moved by up to 5 % of x.
+        moved = 1 + 0.1 * (i - (len(drawn) - 1) / 2) / len(drawn) if panel.signed else 1.0
+        _draw_line(axes, line, 3 - 0.01 * i, limits, moved)
     for dense in panel.dense:
         style: dict[str, Any] = {"color": _colour(dense.colour), "linewidth": 1.1, "linestyle": ":"}
         if dense.accuracy is None:
@@ -100,30 +145,29 @@ def _draw_panel(axes: Axes, panel: Panel) -> None:
             axes.axhline(dense.accuracy, label=dense.label, **style)
     for line in panel.lines:
         if line.kind == "reference":
-            _draw_line(axes, line, 1.5)
-    # The y-axis is fitted to the means, so that one failed seed does not flatten everything else.
-    accuracies = [mean for line in panel.lines for mean in line.mean]
-    accuracies += [dense.accuracy for dense in panel.dense if dense.accuracy is not None]
-    if accuracies:
-        least = 0.5 if panel.quantity.endswith("%") else 0.0
-        margin = max(least, 0.06 * (max(accuracies) - min(accuracies))) or 1.0
-        axes.set_ylim(min(accuracies) - margin, max(accuracies) + margin)
+            _draw_line(axes, line, 1.5, limits)
+    return label
 
 
 def _colour(number: int | None) -> str:
     return DARK_GREY if number is None else COLOURS[number % len(COLOURS)]
 
 
-def _draw_line(axes: Axes, line: Line, zorder: float) -> None:
+def _draw_line(
+    axes: Axes, line: Line, zorder: float, limits: tuple[float, float], moved: float = 1.0
+) -> None:
+    """Draw a line with its band or bars, which end at the limits of the axes, and its seeds."""
     control, reference = line.kind == "control", line.kind == "reference"
+    dashes = {"control": _DASHES[line.marker % len(_DASHES)], "dense": ":"}
     if reference:
         colour = _GREYS[line.marker % len(_GREYS)]
         marker = _REFERENCE_MARKERS[line.marker % len(_REFERENCE_MARKERS)]
     else:
         colour = _colour(line.colour)
-        marker = _MARKERS[line.marker % len(_MARKERS)]
+        marker = "." if line.kind == "dense" else _MARKERS[line.marker % len(_MARKERS)]
+    places = [x * moved for x in line.x]
     axes.plot(
-        line.x,
+        places,
         line.mean,
         label=line.label,
         color=colour,
@@ -131,138 +175,29 @@ def _draw_line(axes: Axes, line: Line, zorder: float) -> None:
         markersize=5.5 if marker in "PX*" else 4.5,
         markerfacecolor="white" if control or reference else colour,
         markeredgewidth=1.0,
-        linewidth=0.9 if reference else 1.4 if control else 1.8,
-        linestyle=_DASHES[line.marker % len(_DASHES)] if control else "-",
+        linewidth=0.9 if reference else 1.8 if line.kind == "ticket" else 1.4,
+        linestyle=dashes.get(line.kind, "-"),
         zorder=zorder,
     )
-    for x, y, text in zip(line.x, line.mean, line.texts, strict=False):
-        place: dict[str, Any] = {"textcoords": "offset points", "xytext": (4, 4)}
+    for i, (x, y, text) in enumerate(zip(line.x, line.mean, line.texts, strict=False)):
+        rises = i + 1 < len(line.mean) and line.mean[i + 1] > y
+        offset = (5, -9) if rises else (4, 4)  # off the line to the next point
+        place: dict[str, Any] = {"textcoords": "offset points", "xytext": offset}
         axes.annotate(text, (x, y), fontsize=7, color=colour, **place)
-    if line.texts:  # over a cost, which need not grow from point to point, a band would mislead
-        for x, y, s in zip(line.x, line.mean, line.std, strict=True):
-            axes.plot([x, x], [y - s, y + s], color=colour, linewidth=1, alpha=0.4, zorder=1)
+    ends = [tuple(min(max(end, limits[0]), limits[1]) for end in pair) for pair in line.reach()]
+    if line.bars:  # over a cost, which need not grow from point to point, a band would mislead
+        for x, pair in zip(places, ends, strict=True):
+            axes.plot([x, x], pair, color=colour, linewidth=1, alpha=0.4, zorder=zorder - 1)
     elif any(line.std):
-        low = [m - s for m, s in zip(line.mean, line.std, strict=True)]
-        high = [m + s for m, s in zip(line.mean, line.std, strict=True)]
-        alpha = 0.10 if control else 0.16
+        low, high = zip(*ends, strict=True)
+        alpha = 0.08 if control else 0.16
         axes.fill_between(line.x, low, high, color=colour, alpha=alpha, linewidth=0, zorder=1)
-
-
-@matplotlib_defaults()
-def layer_figure(
-    layers: dict[str, list[tuple[float, float]]], title: str, subtitle: str, counted_weights: str
-) -> Figure:
-    """Draw the share of each layer's weights that remains over that of the whole network.
-
-    Args:
-        layers: for each layer, from input to output, pairs of percentages: (weights remaining in
-            the network, weights remaining in the layer).
-        title: the heading of the figure.
-        subtitle: small print below the title.
-        counted_weights: which weights make up 100 %, for the label of the x-axis.
-    """
-    from matplotlib import colormaps
-
-    figure = new_figure(9.2, 4.6, title)
-    axes = figure.add_subplot()
-    style_axes(axes)
-    add_subtitle(axes, subtitle)
-    names = list(layers)
-    for i, name in enumerate(names):
-        colour = colormaps["viridis"](0.92 * i / max(1, len(names) - 1))
-        # A log scale has no place for 0 %: the line of an empty layer ends before it.
-        points = [(x, y) for x, y in layers[name] if y > 0]
+    marks = [(x, y) for x, values in zip(line.x, line.seeds, strict=False) for y in values]
+    if marks:
         axes.plot(
-            [x for x, _ in points], [y for _, y in points],
-            marker="o", markersize=3, linewidth=1.5, color=colour, label=name,
+            *zip(*marks, strict=True), linestyle="", marker="_", markersize=5, color=colour,
+            markeredgewidth=0.7, alpha=0.6, zorder=2,
         )  # fmt: skip
-    everything = sorted({x for points in layers.values() for x, _ in points})
-    axes.plot(everything, everything, color="0.6", linewidth=1, linestyle=":", label="uniform")
-    style_weights_axis(axes, everything)
-    axes.set_yscale("log")
-    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    axes.set_ylabel("weights remaining in the layer, %")
-    axes.set_xlabel(textwrap.fill(_weights_label(counted_weights), 72))
-    figure.legend(loc="outside right center", frameon=False, fontsize=8, ncols=-(-len(names) // 18))
-    return figure
-
-
-@matplotlib_defaults()
-def heat_figure(
-    rows: dict[str, list[HeatCell]],
-    columns: Sequence[str],
-    title: str,
-    subtitle: str,
-    *,
-    rows_apart: int,
-    axis_labels: tuple[str, str, str],
-    notes: Sequence[str] = (),
-) -> Figure:
-    """Draw a heat map of differences, with a colour scale centred on 0.
-
-    Args:
-        rows: the cells by row label, from top to bottom.
-        columns: column labels.
-        title: the heading of the figure.
-        subtitle: small print below the title.
-        rows_apart: how many rows at the bottom are set apart; the colour scale ignores them.
-        axis_labels: labels of the vertical axis, the horizontal axis and the colour scale.
-        notes: sentences below everything.
-    """
-    from matplotlib import colormaps
-    from matplotlib.cm import ScalarMappable
-    from matplotlib.colors import Normalize
-
-    names = list(rows)
-    top = len(names) - rows_apart
-    fitted = [c.value for name in names[:top] for c in rows[name] if c.value is not None]
-    limit = max(0.5, max(map(abs, fitted), default=0.0))
-    end = 1.2 * limit  # the ends of the colour map are too dark for text
-    norm, colours = Normalize(-end, end), colormaps["RdBu"]
-    width = 3.4 + 1.25 * len(columns)
-    note_lines = wrap_notes(notes, width)
-    figure = new_figure(width, 1.9 + 0.72 * len(names) + 0.15 * len(note_lines), title)
-    axes = figure.add_subplot()
-    add_subtitle(axes, subtitle)
-    gap = 0.18
-    places = [i + (gap if i >= top else 0.0) for i in range(len(names))]
-    for y, name in zip(places, names, strict=True):
-        for x, cell in enumerate(rows[name]):
-            face = "0.94" if cell.value is None else colours(norm(cell.value))
-            dark = cell.value is not None and abs(cell.value) > 0.75 * limit
-            _draw_cell(axes, cell, x, y, face, "white" if dark else "0.1")
-    axes.set_xlim(0, len(columns))
-    axes.set_ylim(places[-1] + 1, 0)
-    axes.set_xticks([x + 0.5 for x in range(len(columns))], columns)
-    axes.set_yticks([y + 0.5 for y in places], names)
-    axes.tick_params(length=0)
-    axes.spines[:].set_visible(False)
-    axes.set_ylabel(axis_labels[0], labelpad=8)
-    axes.set_xlabel(axis_labels[1], labelpad=8)
-    values = [c.value for cells in rows.values() for c in cells if c.value is not None]
-    below, above = min(values, default=0.0) < -end, max(values, default=0.0) > end
-    extend = {(0, 0): "neither", (1, 0): "min", (0, 1): "max", (1, 1): "both"}[below, above]
-    mappable = ScalarMappable(norm, colours)
-    bar = figure.colorbar(mappable, ax=axes, extend=extend, shrink=0.9, pad=0.03, aspect=22)
-    bar.outline.set_visible(False)
-    bar.set_label(axis_labels[2], fontsize=9, labelpad=8)
-    bar.ax.tick_params(labelsize=8)
-    add_notes(figure, note_lines)
-    return figure
-
-
-def _draw_cell(axes: Axes, cell: HeatCell, x: float, y: float, face: Any, ink: str) -> None:
-    from matplotlib.patches import Rectangle
-
-    axes.add_patch(Rectangle((x, y), 1, 1, facecolor=face, edgecolor="white"))
-    if cell.framed:
-        frame = Rectangle((x + 0.03, y + 0.03), 0.94, 0.94, fill=False, zorder=3)
-        frame.set(edgecolor="0.15", linewidth=1.8)
-        axes.add_patch(frame)
-    lift = 0.12 if cell.small else 0.0
-    middle: dict[str, Any] = {"ha": "center", "va": "center", "color": ink}
-    axes.text(x + 0.5, y + 0.5 - lift, cell.text, fontsize=11, **middle)
-    axes.text(x + 0.5, y + 0.74, cell.small, fontsize=7.5, **middle)
 
 
 @matplotlib_defaults()
@@ -292,7 +227,3 @@ def _png(figure: Figure) -> bytes:
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=100)
     return file.getvalue()
-
-
-def _weights_label(counted_weights: str) -> str:
-    return f"weights remaining, % of {counted_weights} (log scale)"

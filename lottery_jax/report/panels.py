@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from lottery_jax.curve import WINNING
 from lottery_jax.report.curves import LABELS, RANDOM, Point, RunCurve, deviation, series_label
 from lottery_jax.report.labels import legend_names
+from lottery_jax.report.names import data_name
 from lottery_jax.report.published import Curve
 from lottery_jax.report.trained import Cost
 from lottery_jax.report.transfers import TransferMatrix
@@ -28,8 +29,11 @@ class Line:
         std: half the width of the band around the line; empty: no band.
         colour: a number in the palette; None: grey.
         marker: a number among the markers.
-        kind: `ticket` (solid), `control` (dashed, hollow) or `reference` (thin, grey, behind).
+        kind: `ticket` (solid), `control` (dashed, hollow), `dense` (dotted, grey) or `reference`
+            (thin, grey, behind).
         texts: what is printed beside each point; empty: nothing.
+        seeds: the values of the single seeds at each point; empty: they are not drawn.
+        bars: whether `std` is drawn as bars and not as a band.
     """
 
     label: str
@@ -40,6 +44,20 @@ class Line:
     marker: int = 0
     kind: str = "ticket"
     texts: tuple[str, ...] = ()
+    seeds: tuple[tuple[float, ...], ...] = ()
+    bars: bool = False
+
+    def reach(self) -> list[tuple[float, float]]:
+        """Return the ends of the band or bar at each point; no band goes beyond all seeds.
+
+        >>> Line("", (1.0,), (80.0,), (14.0,), seeds=((60.0, 90.0, 90.0),)).reach()
+        [(66.0, 90.0)]
+        """
+        ends = [(m - s, m + s) for m, s in zip(self.mean, self.std, strict=bool(self.std))]
+        if self.bars or not self.seeds:
+            return ends
+        pairs = zip(ends, self.seeds, strict=True)
+        return [(max(low, min(seeds)), min(high, max(seeds))) for (low, high), seeds in pairs]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +82,9 @@ class Panel:
         dense: the dense networks.
         quantity: what the vertical axis shows.
         cost: what the horizontal axis shows; empty: weights remaining.
+        limits: the ends of the vertical axis; None: they are fitted to the means.
+        signed: whether the values are differences, which have a sign and a line at 0.
+        enlarged: whether it shows a part of another panel.
     """
 
     title: str
@@ -71,6 +92,51 @@ class Panel:
     dense: tuple[DenseLine, ...]
     quantity: str = "test accuracy, %"
     cost: str = ""
+    limits: tuple[float, float] | None = None
+    signed: bool = False
+    enlarged: bool = False
+
+    @property
+    def range(self) -> tuple[float, float]:
+        """The ends of the vertical axis."""
+        # They are fitted to the means, so that one failed seed does not flatten everything else.
+        means = [mean for line in self.lines for mean in line.mean]
+        means += [dense.accuracy for dense in self.dense if dense.accuracy is not None]
+        return self.limits or value_range(means, self.quantity)
+
+
+def value_range(values: Sequence[float], quantity: str) -> tuple[float, float]:
+    """Return the ends of an axis that shows all values, with a margin.
+
+    >>> value_range([90.0, 91.0], "test accuracy, %"), value_range([], "loss")
+    ((89.5, 91.5), (0.0, 1.0))
+    """
+    if not values:
+        return 0.0, 1.0
+    least = 0.5 if quantity.endswith("%") else 0.0
+    margin = max(least, 0.06 * (max(values) - min(values))) or 1.0
+    return min(values) - margin, max(values) + margin
+
+
+def shared_ranges(panels: Sequence[Panel]) -> list[tuple[float, float]]:
+    """Return the ends of the vertical axis of each panel.
+
+    Panels of the same quantity share them, unless that would flatten a panel to less than a half.
+    """
+    ranges = [panel.range for panel in panels]
+    for quantity in dict.fromkeys(panel.quantity for panel in panels):
+        alike = [
+            i
+            for i, panel in enumerate(panels)
+            if panel.quantity == quantity and panel.lines and panel.limits is None
+        ]
+        if not alike:
+            continue
+        ends = (min(ranges[i][0] for i in alike), max(ranges[i][1] for i in alike))
+        if ends[1] - ends[0] <= 2 * min(ranges[i][1] - ranges[i][0] for i in alike):
+            for i in alike:
+                ranges[i] = ends
+    return ranges
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,12 +148,14 @@ class HeatCell:
         text: its large print.
         small: its small print, below.
         framed: whether it has a bold frame.
+        faded: whether its value is too small beside its spread to mean anything.
     """
 
     value: float | None
     text: str
     small: str = ""
     framed: bool = False
+    faded: bool = False
 
 
 def accuracy_panel(runs: Sequence[RunCurve], curves: Sequence[Curve] = ()) -> Panel:
@@ -99,7 +167,7 @@ def accuracy_panel(runs: Sequence[RunCurve], curves: Sequence[Curve] = ()) -> Pa
     lines = [_published_line(curve, runs, i) for i, curve in enumerate(curves)]
     controls = list(dict.fromkeys(n for run in runs for n in run.series if n != WINNING))
     single = len(runs) == 1
-    styles = _styles(controls)
+    styles = control_styles(controls)
     names = [LABELS[WINNING]] if single else legend_names(runs)
     for i, (run, name) in enumerate(zip(runs, names, strict=True)):
         lines.append(_line(name, run.tickets.values(), colour=i, marker=i))
@@ -148,7 +216,9 @@ def budget_panels(runs: Sequence[RunCurve], costs: Sequence[Mapping[int, Cost]])
                 for at in (0, -1) if i == 0 else (-1,):
                     texts[at] = f"{points[at].remaining:.3g} %"
                 x = tuple(spent[point.level] for point in points)
-                lines.append(dataclasses.replace(line, x=x, texts=tuple(texts)))
+                lines.append(
+                    dataclasses.replace(line, x=x, texts=tuple(texts), seeds=(), bars=True)
+                )
         if lines:
             panels.append(Panel("", tuple(lines), (), " / ".join(quantities), title))
     return panels
@@ -167,36 +237,59 @@ def matrix_panels(matrix: TransferMatrix) -> list[Panel]:
     panels = []
     for target in matrix.targets:
         lines = [
-            _line(f"tickets of {source}", run.tickets.values(), colour=i, marker=i)
+            _line(f"tickets of {data_name(source)}", run.tickets.values(), colour=i, marker=i)
             for i, source in enumerate(matrix.all_sources)
             if (run := matrix.runs.get((source, target)))
         ]
         native = matrix.runs.get((target, target))
         if native and (points := native.series.get(RANDOM)):
-            style = _styles([RANDOM])[RANDOM]
+            style = control_styles([RANDOM])[RANDOM]
             lines.append(_control_line(LABELS[RANDOM], points, style))
         dense = (DenseLine("dense network", native.dense.mean),) if native else ()
-        panels.append(Panel(f"trained on {target}", tuple(lines), dense))
+        panels.append(Panel(f"trained on {data_name(target)}", tuple(lines), dense))
     return panels
 
 
+def own_accuracy(matrix: TransferMatrix, target: str) -> str:
+    """Return the accuracy in % of a target's own ticket, with its spread; empty: there is none."""
+    native = matrix.point(target, target, matrix.level)
+    if native is None:
+        return ""
+    return f"{native.mean:.2f} {_plus_minus(native.accuracies)}".strip()
+
+
+def heat_columns(matrix: TransferMatrix) -> list[str]:
+    """Return the heading of each column of the heat map: the target, and its own ticket's accuracy."""
+    own = {target: own_accuracy(matrix, target) for target in matrix.targets}
+    return [
+        f"{data_name(target)}\nown: {f'{text} %' if text else 'not there yet'}"
+        for target, text in own.items()
+    ]
+
+
 def heat_rows(matrix: TransferMatrix) -> dict[str, list[HeatCell]]:
-    """Return the heat map of a matrix: a row for each source, and one for the random tickets."""
-    rows = {s: [_heat_cell(matrix, s, t) for t in matrix.targets] for s in matrix.sources}
+    """Return the heat map of a matrix: a row for each source, and one for the random tickets.
+
+    Every cell is a difference to the target's own ticket. It is faded if it is below one standard
+    deviation.
+    """
+    rows = {
+        data_name(s): [_heat_cell(matrix, s, t) for t in matrix.targets] for s in matrix.sources
+    }
     rows[LABELS[RANDOM]] = [_heat_cell(matrix, RANDOM, t) for t in matrix.targets]
     return rows
 
 
 def _heat_cell(matrix: TransferMatrix, source: str, target: str) -> HeatCell:
-    point = matrix.point(source, target, matrix.level)
-    if point is not None and source == target:
-        return HeatCell(0.0, f"{point.mean:.2f}", _plus_minus(point.accuracies), framed=True)
     differences = matrix.differences(source, target, matrix.level)
     if not differences:
         return HeatCell(None, "missing")
+    if source == target:
+        return HeatCell(0.0, "own ticket", framed=True)
     mark = "" if matrix.is_comparable(source, target, matrix.level) else "†"
     mean = statistics.fmean(differences.values())
-    return HeatCell(mean, f"{_signed(mean)}{mark}", _plus_minus(differences))
+    faded = len(differences) > 1 and abs(mean) < deviation(differences)
+    return HeatCell(mean, f"{_signed(mean)}{mark}", _plus_minus(differences), faded=faded)
 
 
 def _plus_minus(values: Mapping[int, float]) -> str:
@@ -217,12 +310,12 @@ def _signed(value: float) -> str:
 _STYLES = 8
 
 
-def _styles(controls: Sequence[str]) -> dict[str, int]:
+def control_styles(controls: Sequence[str]) -> dict[str, int]:
     """Return the number of the colour and marker of each control in a figure.
 
     It is the place in `LABELS`, and so the same in every figure, as far as that is free.
 
-    >>> _styles(["noise_0.5", "reinit", "noise_3"])
+    >>> control_styles(["noise_0.5", "reinit", "noise_3"])
     {'reinit': 1, 'noise_0.5': 2, 'noise_3': 3}
     """
     names, found = list(LABELS), dict[str, int]()
@@ -245,7 +338,9 @@ def _line(
     x = tuple(point.remaining for point in found)
     mean = tuple(point.mean for point in found)
     std = tuple(point.std for point in found)
-    return Line(label, x, mean, std, colour, marker, kind)
+    several = any(len(point.accuracies) > 1 for point in found)
+    seeds = tuple(tuple(point.accuracies.values()) for point in found) if several else ()
+    return Line(label, x, mean, std, colour, marker, kind, seeds=seeds)
 
 
 def _control_line(

@@ -5,7 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from lottery_jax.report.axes import COLOURS, matplotlib_defaults, new_figure, style_axes
+from lottery_jax.report.axes import (
+    COLOURS,
+    matplotlib_defaults,
+    new_figure,
+    style_axes,
+    style_values_axis,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -43,5 +49,5 @@ def steps_figure(
         axes.set_xticks(steps, [str(step) for step in steps], fontsize=8)
         axes.set_xticks([], minor=True)
         axes.set_xlabel("rewind step")
-        axes.set_ylabel(quantity)
+        axes.set_ylabel(style_values_axis(axes, quantity, axes.get_ylim()))
     return figure

@@ -17,7 +17,8 @@ from lottery_jax.curve import WINNING, is_share
 from lottery_jax.report.curves import LABELS, RANDOM, Point, RunCurve, series_label
 from lottery_jax.report.intervals import t_interval
 from lottery_jax.report.labels import count_seeds, counted_weights, headings, legend_names
-from lottery_jax.report.panels import COSTS, heat_rows
+from lottery_jax.report.names import data_name
+from lottery_jax.report.panels import COSTS, heat_rows, own_accuracy
 from lottery_jax.report.trained import Cost
 from lottery_jax.report.transfers import TransferMatrix
 
@@ -88,12 +89,16 @@ def matrix_markdown(matrix: TransferMatrix) -> str:
     for target in matrix.targets:
         # The target's own tickets come first: the first column gives the densities of the rows.
         sources = sorted(matrix.all_sources, key=lambda source: source != target)
-        columns = {s: matrix.runs[s, target].tickets for s in sources if (s, target) in matrix.runs}
+        columns = {
+            data_name(s): matrix.runs[s, target].tickets
+            for s in sources
+            if (s, target) in matrix.runs
+        }
         native = matrix.runs.get((target, target))
         if native and native.series.get(RANDOM):
             columns[LABELS[RANDOM]] = native.points(RANDOM)
         if columns:
-            parts.append(f"### trained on {target}, tickets of\n")
+            parts.append(f"### trained on {data_name(target)}, tickets of\n")
             parts += [*_markdown(*_cells(columns)), _explained(runs)]
     return "\n".join(parts)
 
@@ -280,10 +285,14 @@ def _matrix_cells(matrix: TransferMatrix, native_format: str) -> Cells:
     """Return a row for each source, at the matrix's level; `native_format` marks native tickets."""
     rows = []
     for name, cells in heat_rows(matrix).items():
-        formats = (native_format if cell.framed else "{}" for cell in cells)
-        texts = (f"{cell.text} {cell.small}".strip() for cell in cells)
-        rows.append([name, *map(str.format, formats, texts)])
-    return ["tickets of, trained on", *matrix.targets], rows
+        texts = [
+            native_format.format(own_accuracy(matrix, target))
+            if cell.framed
+            else f"{cell.text} {cell.small}".strip()
+            for target, cell in zip(matrix.targets, cells, strict=True)
+        ]
+        rows.append([name, *texts])
+    return ["tickets of, trained on", *map(data_name, matrix.targets)], rows
 
 
 def _cell(point: Point | None, digits: int) -> str:

@@ -18,6 +18,7 @@ from lottery_jax.report.curves import (
     read_config,
     read_run,
 )
+from lottery_jax.report.names import network_name
 from lottery_jax.system.imports import name_in_files
 
 # A cell is marked if its density differs from the target's own by more than this, relatively.
@@ -49,7 +50,7 @@ class TransferMatrix:
         """The network, the optimizer, and the method if it is not IMP."""
         run = next(iter(self.runs.values()))
         method = f", {run.unusual_method}" if run.unusual_method else ""
-        return f"{run.network}, {run.optimizer}{method}: tickets across data sets"
+        return f"{network_name(run.network)}, {run.optimizer}{method}: tickets across data sets"
 
     @property
     def all_sources(self) -> list[str]:

@@ -11,10 +11,13 @@ from rich.table import Table
 
 from lottery_jax.errors import ConfigError, FigureError
 from lottery_jax.report import figures, published
+from lottery_jax.report.comparisons import reading_notes, run_panels, with_enlarged
 from lottery_jax.report.curves import RunCurve, pooled, read_run
-from lottery_jax.report.labels import counted_weights, headings, spread
+from lottery_jax.report.heat import heat_figure
+from lottery_jax.report.labels import count_seeds, counted_weights, headings, spread
+from lottery_jax.report.layers import layer_figure
 from lottery_jax.report.page import write_page
-from lottery_jax.report.panels import accuracy_panel, budget_panels, heat_rows, matrix_panels
+from lottery_jax.report.panels import budget_panels, heat_columns, heat_rows, matrix_panels
 from lottery_jax.report.tables import (
     budget_markdown,
     markdown_table,
@@ -24,6 +27,7 @@ from lottery_jax.report.tables import (
     run_table,
 )
 from lottery_jax.report.trained import Cost, layer_densities, ticket_costs
+from lottery_jax.report.training import training_curves, training_figure
 from lottery_jax.report.transfers import TransferMatrix, is_matrix, read_matrix
 from lottery_jax.system.files import write_text
 
@@ -51,10 +55,11 @@ def write_report(
         pool_seeds: whether to draw runs that differ in their seeds alone as one, with its spread.
 
     Returns:
-        The paths of the files. For runs: curve.png, curve.svg, budget.png and budget.svg (if the
-        runs recorded what is needed), layers.png and layers.svg (of the first run), table.md, and
-        report.html, which shows all of it and opens offline. For a matrix: matrix.png,
-        matrix.svg, heatmap.png, heatmap.svg, matrix.csv, table.md and report.html.
+        The paths of the files. For runs: curve.png, budget.png (if the runs recorded what is
+        needed), layers.png and training.png (of the first run, if its tickets and metrics are
+        there), each also as .svg, table.md, and report.html, which shows all of it and opens
+        offline. For a matrix: matrix.png, matrix.svg, heatmap.png, heatmap.svg, matrix.csv,
+        table.md and report.html.
 
     Raises:
         ConfigError: a directory is not a run, or nothing is published under a name in `reference`.
@@ -88,7 +93,8 @@ def runs_figure(
     else:
         shared = len({run.setting for run in runs}) == 1
         title = runs[0].setting if shared else "Accuracy over weights remaining"
-    panels = [accuracy_panel(runs, curves)]
+    panels = run_panels(runs, curves)
+    notes = [*reading_notes(runs, panels), *notes]
     return figures.accuracy_figure(panels, title, spread(runs), counted_weights(runs), notes)
 
 
@@ -104,31 +110,37 @@ def _budget_figure(runs: Sequence[RunCurve], costs: Sequence[Mapping[int, Cost]]
     title = known[0].title if len(known) == 1 else "Accuracy over the cost of the tickets"
     notes = [
         "Charged: every training that leads to a ticket, and its own; not evaluations, scores and "
-        "rewind points from elsewhere. Beside points: weights remaining."
+        "rewind points from elsewhere. Beside points: weights remaining. M, G, T and P: 10⁶, 10⁹, "
+        "10¹² and 10¹⁵."
     ]
     return figures.accuracy_figure(panels, title, spread(known), counted_weights(known), notes)
 
 
 def matrix_figure(matrix: TransferMatrix) -> Figure:
     """Draw accuracy over weights remaining, with a pair of axes for each target of a matrix."""
-    runs = list(matrix.runs.values())
-    return figures.accuracy_figure(
-        matrix_panels(matrix), matrix.title, spread(runs), counted_weights(runs), _missing(matrix)
-    )
+    runs, panels = list(matrix.runs.values()), with_enlarged(matrix_panels(matrix))
+    notes = [*reading_notes(runs, panels), *_missing(matrix)]
+    return figures.accuracy_figure(panels, matrix.title, spread(runs), counted_weights(runs), notes)
 
 
 def matrix_heat_map(matrix: TransferMatrix) -> Figure:
     """Draw how much better or worse the tickets of each source do than the target's own."""
-    framed = f"Framed: the target's own ticket and its accuracy in %. {matrix.spread_note()}"
-    return figures.heat_figure(
+    return heat_figure(
         heat_rows(matrix),
-        matrix.targets,
+        heat_columns(matrix),
         f"{matrix.title}, at level {matrix.level}, {matrix.densities} of the weights",
-        "accuracy less that of the target's own ticket, percentage points",
+        "accuracy less that of the target's own ticket of the same seed",
         rows_apart=1,
         axis_labels=("tickets drawn on", "trained on", "difference, percentage points"),
-        notes=[framed, *matrix.incomparable(), *_missing(matrix)],
+        notes=[*_heat_notes(matrix), *matrix.incomparable(), *_missing(matrix)],
     )
+
+
+def _heat_notes(matrix: TransferMatrix) -> list[str]:
+    several = any(len(run.seeds) > 1 for run in matrix.runs.values())
+    faded = " Faded: the difference is below one standard deviation." if several else ""
+    own = "Below each target: the accuracy of its own ticket."
+    return [f"{own} {matrix.spread_note()}{faded}"]
 
 
 def _missing(matrix: TransferMatrix) -> list[str]:
@@ -156,8 +168,13 @@ def _write_runs(runs: Sequence[RunCurve], out: Path, reference: Sequence[str]) -
             files += figures.save(_budget_figure(runs, costs), out / "budget")
         if layers:
             subtitle = "the tickets layer by layer, from input to output"
-            figure = figures.layer_figure(layers, runs[0].title, subtitle, runs[0].counted_weights)
+            figure = layer_figure(layers, runs[0].title, subtitle, runs[0].counted_weights)
             files += figures.save(figure, out / "layers")
+        if training := training_curves(runs[0]):
+            quantity = runs[0].quantity.replace(" in %", ", %")
+            seeds = f"winning tickets, {count_seeds(runs[:1])}"
+            figure = training_figure(training, runs[0].title, seeds, quantity)
+            files += figures.save(figure, out / "training")
     return [*files, out / "table.md", page]
 
 
@@ -182,12 +199,12 @@ def _write_matrix(matrix: TransferMatrix, out: Path) -> list[Path]:
     write_text(out / "table.md", matrix_markdown(matrix))
     notes = [
         f"At level {matrix.level}, {matrix.densities} of the weights: accuracy less that of the "
-        "target's own ticket, percentage points. Framed: the target's own ticket and its accuracy "
-        f"in %. {matrix.spread_note()}",
+        f"target's own ticket, percentage points. {matrix.spread_note()} Headings: the accuracy of "
+        "the target's own ticket.",
         *matrix.incomparable(),
         *_missing(matrix),
     ]
-    heat = (matrix.targets, heat_rows(matrix))
+    heat = ([name.replace("\n", "; ") for name in heat_columns(matrix)], heat_rows(matrix))
     page = write_page(list(matrix.runs.values()), out, matrix.title, notes=notes, heat=heat)
     with drawing_errors(out):
         files = figures.save(matrix_figure(matrix), out / "matrix")

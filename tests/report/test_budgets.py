@@ -176,7 +176,8 @@ def test_the_figure_and_the_table_hold_the_costs(tmp_path):
     assert dense == [pytest.approx((216e3, 396e3, 576e3)), pytest.approx((216e3, 396e3, 396e3))]
     assert panels[0].lines[0].mean == pytest.approx((90, 92, 88))
     assert panels[0].lines[0].texts == ("100 %", "", "16.7 %")
-    axes = report.budget_figure(runs).axes
+    *axes, legend = report.budget_figure(runs).axes
+    assert legend.get_legend() and not legend.axison
     assert [a.get_xscale() for a in axes] == ["log"] * 3
     assert [text.get_text() for text in axes[0].texts if text.get_text()] == [
         "100 %",

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from lottery_jax.report import axes, figures
+from lottery_jax.report import axes, figures, heat, layers
 from lottery_jax.report.panels import DenseLine, HeatCell, Line, Panel
 from lottery_jax.report.steps import steps_figure
 from tests.helpers import ROOT
@@ -49,7 +49,7 @@ def test_lines_bands_and_legend_of_one_panel():
     assert {(10.0, 88.0), (10.0, 92.0), (100.0, 90.0)} <= {tuple(v) for v in band}
     left, right = axes.get_xlim()
     assert left > 100 and right < 0.1  # the published points lie inside
-    assert axes.get_xlabel() == "weights remaining, % of weights (log scale)"
+    assert axes.get_xlabel() == "weights remaining, log scale (100 %: weights)"
     assert figure.get_supxlabel() == "A note." and figure.get_suptitle() == "title"
 
 
@@ -124,8 +124,8 @@ def test_colour_blind_eyes_tell_the_palette_apart(eye):
 
 
 def test_a_layer_of_which_nothing_is_left_ends_early():
-    layers = {"conv": [(100.0, 100.0), (10.0, 20.0)], "head": [(100.0, 100.0), (10.0, 0.0)]}
-    figure = figures.layer_figure(layers, "title", "by layer", "weights")
+    pairs = {"conv": [(100.0, 100.0), (10.0, 20.0)], "head": [(100.0, 100.0), (10.0, 0.0)]}
+    figure = layers.layer_figure(pairs, "title", "by layer", "weights")
     lines = {line.get_label(): list(line.get_ydata()) for line in figure.axes[0].get_lines()}
     assert lines["conv"] == [100, 20] and lines["head"] == [100]
 
@@ -136,7 +136,7 @@ def test_a_heat_map_is_centred_on_0_and_its_scale_leaves_out_the_row_apart():
         "b": [HeatCell(None, "missing"), HeatCell(0.0, "80.00", framed=True)],
         "random": [HeatCell(-50.0, "-50"), HeatCell(-40.0, "-40")],
     }
-    figure = figures.heat_figure(
+    figure = heat.heat_figure(
         rows, ["x", "y"], "title", "subtitle", rows_apart=1, axis_labels=("from", "on", "points")
     )
     axes, bar = figure.axes
@@ -153,12 +153,12 @@ def test_a_heat_map_is_centred_on_0_and_its_scale_leaves_out_the_row_apart():
 _DRAW = """
 import sys
 from pathlib import Path
-from lottery_jax.report import figures
+from lottery_jax.report import figures, heat, layers
 from tests.report.test_figures import HEAT, panel
 out = Path(sys.argv[1])
 figures.save(figures.accuracy_figure([panel()], "a title", "2 seeds", "weights"), out / "curve")
-figures.save(figures.layer_figure({"a": [(100.0, 99.0)]}, "a title", "b", "weights"), out / "layers")
-figures.save(figures.heat_figure(*HEAT, rows_apart=1, axis_labels=("from", "on", "points")), out / "heat")
+figures.save(layers.layer_figure({"a": [(100.0, 99.0)]}, "a title", "b", "weights"), out / "layers")
+figures.save(heat.heat_figure(*HEAT, rows_apart=1, axis_labels=("from", "on", "points")), out / "heat")
 """
 _RC = """
 backend: nonsense

@@ -203,7 +203,7 @@ def test_the_commands_repeat_the_config(tmp_path, tiny_config, monkeypatch):
 def test_a_page_of_several_runs_names_them(tmp_path):
     runs = [report.read_run(make_run(tmp_path / n, name=n)) for n in ("lenet", "conv2")]
     data = data_of(page_html(runs, tmp_path, "two"))
-    assert [run["name"] for run in data["runs"]] == ["lenet on lenet, SGD", "conv2 on conv2, SGD"]
+    assert [run["name"] for run in data["runs"]] == ["lenet on lenet, SGD", "Conv-2 on conv2, SGD"]
     assert {t["url"].split("/")[0] for t in data["trials"]} == {"lenet", "conv2"}
 
 

@@ -50,7 +50,7 @@ def rows(*points, control="winning", seed=0):
 
 def test_means_and_deviations_over_seeds(tmp_path):
     run = report.read_run(make_run(tmp_path / "run"))
-    assert run.seeds == (0, 1) and run.title == "lenet_300_100 on digits, SGD"
+    assert run.seeds == (0, 1) and run.title == "LeNet-300-100 on digits, SGD"
     assert run.dense.mean == pytest.approx(91.0)
     (random,) = run.series["random"]
     assert random.remaining == pytest.approx(10.0)
@@ -85,7 +85,7 @@ def test_figures_of_one_and_of_several_runs(tmp_path, capsys):
     panel = report.accuracy_panel([report.read_run(a), report.read_run(b)])
     labels = [line.label for line in panel.lines]
     assert labels == [
-        "lenet_300_100 on digits, SGD", "", "conv2 on digits, SGD", "", "random ticket"
+        "LeNet-300-100 on digits, SGD", "", "Conv-2 on digits, SGD", "", "random ticket"
     ]  # fmt: skip
     ticket, random, _, other_random, entry = panel.lines
     assert ticket.x == pytest.approx((100, 10)) and ticket.mean == pytest.approx((91, 90))
@@ -116,21 +116,21 @@ def test_a_method_has_a_name_and_imp_goes_without_saying(tmp_path, config, metho
     run = report.read_run(make_run(tmp_path / "run", **config))
     assert run.method == method
     named = "" if method == "IMP" else f", {method}"
-    assert run.title == f"lenet_300_100 on digits, SGD{named}"
+    assert run.title == f"LeNet-300-100 on digits, SGD{named}"
 
 
 def test_a_transfer_run_names_its_source_wherever_that_is(tmp_path):
     make_run(tmp_path / "a", data="cifar100", **ladder("init", "snip"))
     run = report.read_run(make_run(tmp_path / "b", source=str(tmp_path / "a")))
-    assert run.source == "cifar100, SGD" and run.method == "SNIP"
-    assert run.title == "lenet_300_100 on digits, SGD, SNIP tickets of cifar100, SGD"
+    assert run.source == "CIFAR-100, SGD" and run.method == "SNIP"
+    assert run.title == "LeNet-300-100 on digits, SGD, SNIP tickets of CIFAR-100, SGD"
     (tmp_path / "moved").mkdir()
     for name in ("a", "b"):
         (tmp_path / name).rename(tmp_path / "moved" / name)
-    assert report.read_run(tmp_path / "moved" / "b").source == "cifar100, SGD"
+    assert report.read_run(tmp_path / "moved" / "b").source == "CIFAR-100, SGD"
     (tmp_path / "moved" / "a").rename(tmp_path / "elsewhere")
     lost = report.read_run(tmp_path / "moved" / "b")
-    assert lost.title == "lenet_300_100 on digits, SGD, tickets of a"
+    assert lost.title == "LeNet-300-100 on digits, SGD, tickets of a"
 
 
 @pytest.mark.parametrize(
@@ -177,13 +177,13 @@ def test_what_tells_runs_apart(tmp_path):
     svhn = make_run(tmp_path / "svhn", data="svhn")
     moved = make_run(tmp_path / "moved", source=str(svhn))
     assert names(a, snip) == ["IMP", "SNIP"]
-    assert names(a, moved) == ["native tickets", "tickets of svhn, SGD"]
+    assert names(a, moved) == ["native tickets", "tickets of SVHN, SGD"]
     assert names(a, snip, moved) == [
-        "IMP, native tickets", "SNIP, native tickets", "IMP, tickets of svhn, SGD"
+        "IMP, native tickets", "SNIP, native tickets", "IMP, tickets of SVHN, SGD"
     ]  # fmt: skip
     assert names(a, b) == ["x/run", "y/run"]
     assert names(a, a) == [str(a), str(a)]
-    assert names(a, svhn)[1] == "lenet_300_100 on svhn, SGD"
+    assert names(a, svhn)[1] == "LeNet-300-100 on SVHN, SGD"
 
 
 def test_the_joint_table_holds_the_densities_in_common(tmp_path):
@@ -298,10 +298,13 @@ def test_a_transfer_matrix_compares_by_level_and_seed(tmp_path):
         name: [(c.text, c.small) for c in row] for name, row in report.heat_rows(matrix).items()
     }
     assert cells == {
-        "a": [("70.50", "± 0.71"), ("0.00", "± 1.41")],
+        "a": [("own ticket", ""), ("0.00", "± 1.41")],
         "b": [("missing", ""), ("\u22121.00†", "")],
         "random ticket": [("missing", ""), ("\u221256.00", "± 8.49")],
     }
+    assert report.heat_columns(matrix) == ["a\nown: 70.50 ± 0.71 %", "c\nown: 81.00 ± 1.41 %"]
+    faded = {n: [c.faded for c in row] for n, row in report.heat_rows(matrix).items()}
+    assert faded == {"a": [False, True], "b": [False] * 2, "random ticket": [False] * 2}
     values = {name: [c.value for c in row] for name, row in report.heat_rows(matrix).items()}
     assert values["a"] == [0, pytest.approx(0)] and values["b"] == [None, pytest.approx(-1)]
     assert values["random ticket"] == [None, pytest.approx(-56)]

@@ -1,0 +1,61 @@
+"""Names of networks, data sets and optimizers as papers write them."""
+
+from __future__ import annotations
+
+import re
+
+from lottery_jax.system.imports import is_import_path, short_name
+
+_NETWORKS = {"lenet_300_100": "LeNet-300-100", "alexnet": "AlexNet", "vit_tiny": "ViT-Tiny"}
+_FAMILIES = {"conv": "Conv-", "resnet": "ResNet-", "vgg": "VGG"}
+_DATA = {
+    "mnist": "MNIST",
+    "fashion_mnist": "Fashion-MNIST",
+    "kmnist": "KMNIST",
+    "emnist": "EMNIST",
+    "cifar10": "CIFAR-10",
+    "cifar100": "CIFAR-100",
+    "svhn": "SVHN",
+    "svhn_cropped": "SVHN, cropped",
+    "imagenet2012": "ImageNet",
+    "places365_small": "Places365",
+    "tiny_imagenet": "Tiny ImageNet",
+}
+_OPTIMIZERS = {"sgd": "SGD", "adam": "Adam", "adamw": "AdamW"}
+
+
+def network_name(name: str) -> str:
+    """Return the name of a network; of an import path the last part, and of others the name.
+
+    >>> [network_name(n) for n in ("lenet_300_100", "resnet20", "vgg19", "mypkg.nets:Net", "mine")]
+    ['LeNet-300-100', 'ResNet-20', 'VGG19', 'Net', 'mine']
+    """
+    if is_import_path(name):
+        return short_name(name)
+    if (found := re.fullmatch(r"([a-z]+)(\d+)", name)) and found[1] in _FAMILIES:
+        return _FAMILIES[found[1]] + found[2]
+    return _NETWORKS.get(name, name)
+
+
+def data_name(name: str) -> str:
+    """Return the name of a data set, with the half or the part that was trained on.
+
+    >>> [data_name(n) for n in ("fashion_mnist_a", "cifar10_1of8", "digits", "mypkg.data:load")]
+    ['Fashion-MNIST a', 'CIFAR-10 1/8', 'digits', 'mypkg.data:load']
+    """
+    if is_import_path(name):
+        return name
+    found = re.fullmatch(r"(.+?)(?:_([ab])|_(\d+)of(\d+))", name)
+    if not found:
+        return _DATA.get(name, name)
+    whole = _DATA.get(found[1], found[1])
+    return f"{whole} {found[2]}" if found[2] else f"{whole} {found[3]}/{found[4]}"
+
+
+def optimizer_name(name: str) -> str:
+    """Return the name of an optimizer; of an import path the last part.
+
+    >>> [optimizer_name(name) for name in ("sgd", "adam", "optax:lion", "mine")]
+    ['SGD', 'Adam', 'lion', 'MINE']
+    """
+    return short_name(name) if is_import_path(name) else _OPTIMIZERS.get(name, name.upper())
