@@ -151,7 +151,8 @@ def _build(
     channels = scaled(stage_widths, width)
     stages = tuple((block(n),) * depth for depth, n in zip(depths, channels, strict=True))
     network = ResNet(num_classes, stem, channels[0], stages, int(bottleneck), dtype)
-    return _with_widths(network, widths) if widths else network
+    # An empty mapping gives none; any other empty value is a mistake, and `with_widths` says so.
+    return network if widths is None or widths == {} else _with_widths(network, widths)
 
 
 def _with_widths(network: ResNet, widths: Mapping[str, int]) -> ResNet:

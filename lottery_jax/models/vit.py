@@ -150,7 +150,8 @@ def _build(
     per_head = max(1, round(size // heads * width))  # the same number of heads at any width
     size = heads * per_head
     standard = {f"block{i}/fc1": 4 * size for i in range(1, depth + 1)}
-    hidden = tuple(with_widths(standard, widths).values()) if widths else ()
+    counts = with_widths(standard, widths)
+    hidden = tuple(counts.values()) if counts != standard else ()
     return ViT(num_classes, size, heads, depth, hidden=hidden, dtype=dtype)
 
 

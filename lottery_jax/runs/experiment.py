@@ -31,6 +31,7 @@ from lottery_jax.runs.pretrained import Pretrained, open_pretrained
 from lottery_jax.runs.transfer import Source, open_source, resolve
 from lottery_jax.system.imports import is_import_path
 from lottery_jax.tickets import tree_hash
+from lottery_jax.tickets.layouts import layer_kinds
 from lottery_jax.tickets.ticket import leaves
 from lottery_jax.training.batches import DeviceData, EvalBatches, TrainBatches
 from lottery_jax.training.feeding import InputPipeline, input_dtype, open_data
@@ -124,6 +125,11 @@ class Experiment:
     def optimizer_options(self) -> dict[str, Any]:
         """What tickets say of the optimizer."""
         return parts.optimizer_options(self.config)
+
+    @functools.cached_property
+    def layer_kinds(self) -> dict[str, str]:
+        """The class of each layer by its path; empty for this package's networks."""
+        return {} if self.config.model.name in MODELS else layer_kinds(self.program.network)
 
     @functools.cached_property
     def network_sha256(self) -> str:

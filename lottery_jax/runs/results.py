@@ -53,6 +53,7 @@ def make_ticket(
             **resize,
             **parts.task_options(config),
             "layer_order": list(experiment.layers),
+            **({"layer_kinds": experiment.layer_kinds} if experiment.layer_kinds else {}),
             "data": dataset.name,
             "mean": list(dataset.mean),
             "std": list(dataset.std),

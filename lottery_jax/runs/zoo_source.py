@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 
 from lottery_jax import config as configuration
 from lottery_jax.curve import WINNING
-from lottery_jax.errors import ConfigError
+from lottery_jax.errors import ConfigError, TicketError
 from lottery_jax.tickets import read_metadata, zoo
 from lottery_jax.tickets.addresses import split_address
 
@@ -72,7 +72,10 @@ def open_zoo(source: str) -> ZooSource:
         raise ConfigError(
             f"config.source: {source} are controls; a transfer trains winning tickets"
         )
-    config = configuration.from_json(zoo.config_of(next(iter(entries.values()))))
+    try:
+        config = configuration.from_json(zoo.config_of(next(iter(entries.values()))))
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
+        raise TicketError(f"{source}: its config in the index of the zoo is damaged") from error
     density = {(entry.seed, entry.level): entry.density for entry in entries.values()}
     dense = {seed for seed, level in density if level == 0}
     if not dense and config.ladder.rewind not in (0, "0"):

@@ -26,6 +26,7 @@ from lottery_jax.tickets.layouts import (
     Layout,
     check_layers,
     fixed_shortcuts,
+    layer_kinds,
     layout_of,
     torch_shape,
 )
@@ -191,6 +192,7 @@ class Fitted(NamedTuple):
         recognised: what was recognised in the file, for a ticket's metadata.
         facts: of the network.
         names: the name there of each leaf of `params` and of `batch_stats`.
+        kinds: of the layers of one's own network, as `layouts.layer_kinds` returns them.
     """
 
     variables: PyTree
@@ -198,6 +200,7 @@ class Fitted(NamedTuple):
     recognised: dict[str, str]
     facts: Facts
     names: dict[str, dict[str, str]]
+    kinds: dict[str, str]
 
 
 def fit(checkpoint: Checkpoint, target: Target) -> Fitted:
@@ -212,8 +215,8 @@ def fit(checkpoint: Checkpoint, target: Target) -> Fitted:
     matrices = {k: len(v) for k, v in entries.items() if is_tensor(v) and v.ndim == 2}
     heads = [rows for key, rows in matrices.items() if _HEAD.search(key)] or [*matrices.values()]
     network, facts = facts_of(target, heads[-1] if heads else 1)
-    if name not in LAYOUTS:
-        check_layers(facts.variables["params"], _module_classes(network))
+    kinds = {} if name in LAYOUTS else layer_kinds(network)
+    check_layers(facts.variables["params"], kinds)
     layout = _layout(entries, target, network, facts)
     names = layout.names(facts.variables)
     known = {torch_name for of_part in names.values() for torch_name in of_part.values()}
@@ -257,13 +260,7 @@ def fit(checkpoint: Checkpoint, target: Target) -> Fitted:
         if masks else "what is not zero",
     }  # fmt: skip
     kept = {key: text for key, text in recognised.items() if text}
-    return Fitted(variables, masks, kept, facts, names)
-
-
-def _module_classes(network: Network) -> dict[str, type]:
-    """Return the class of each module by its path; none of a network that does not tell."""
-    classes: dict[str, type] = getattr(network, "module_classes", dict)()
-    return classes
+    return Fitted(variables, masks, kept, facts, names, kinds)
 
 
 def _layout(entries: Mapping[Any, Any], target: Target, network: Network, facts: Facts) -> Layout:

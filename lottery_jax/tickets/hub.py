@@ -37,6 +37,8 @@ _NAME = re.compile(
     rf"(/(?P<file>({_PART}/)*{_PART}\.safetensors))?",
     re.ASCII,
 )
+# A server's names of a file's content and of a commit, of which huggingface_hub makes paths as well.
+_IN_PATH = re.compile(r"[^./\\\0][^/\\\0]*")
 
 
 def fetch(name: str) -> Path:
@@ -63,16 +65,23 @@ def fetch(name: str) -> Path:
     with _explained(f"hf://{name}", "fetched"):
         try:
             url = hub.hf_hub_url(repo, file, revision=revision, endpoint=endpoint)
-            size = hub.get_hf_file_metadata(url, endpoint=endpoint).size or 0
+            about = hub.get_hf_file_metadata(url, endpoint=endpoint)
         except Exception:  # as in `_explained`
             copy = hub.try_to_load_from_cache(repo, file, revision=revision)
             if not isinstance(copy, str):
                 raise
             return Path(copy)
-    if size > limit * 1e6:
+    if about.size is None or not all(
+        part and _IN_PATH.fullmatch(part) for part in (about.etag, about.commit_hash)
+    ):
         raise TicketError(
-            f"hf://{name}: has {size / 1e6:.0f} MB, more than the limit of {limit:g} MB; if you trust "
-            f"it, set {LIMIT} to a larger number"
+            f"hf://{name}: can't be fetched ({endpoint or 'the hub'} does not answer as a hub does; "
+            "HF_ENDPOINT names the server)"
+        )
+    if about.size > limit * 1e6:
+        raise TicketError(
+            f"hf://{name}: has {about.size / 1e6:.0f} MB, more than the limit of {limit:g} MB; if you "
+            f"trust it, set {LIMIT} to a larger number"
         )
     with _explained(f"hf://{name}", "fetched"):
         return Path(hub.hf_hub_download(repo, file, revision=revision, endpoint=endpoint))

@@ -24,7 +24,7 @@ import numpy as np
 
 from lottery_jax.errors import ConfigError, lookup
 from lottery_jax.leaves import is_kernel as is_prunable
-from lottery_jax.models.network import HEAD
+from lottery_jax.models.network import HEAD, Network
 from lottery_jax.tickets.ticket import leaves
 from lottery_jax.types import PyTree
 
@@ -176,23 +176,40 @@ def layout_of(
     return Layout(modules, {**images, **(flatten or {})}, modules.get(head, head))
 
 
-def check_layers(params: PyTree, classes: Mapping[str, type]) -> None:
+def layer_kinds(network: Network) -> dict[str, str]:
+    """Return the kind of each layer that has a kernel, such as `Conv`, by its path.
+
+    It is the name of the layer's class, or of a layer of Flax from which the class derives and which
+    PyTorch has otherwise. A network that does not tell its classes has none.
+    """
+    classes: dict[str, type] = getattr(network, "module_classes", dict)()
+    kernels = leaves(network.abstract_variables()["params"])
+    return {
+        path: next(
+            (b.__name__ for b in cls.__mro__ if b.__name__ in _OTHERS | _GENERAL), cls.__name__
+        )
+        for path, cls in classes.items()
+        if f"{path}/kernel" in kernels
+    }
+
+
+def check_layers(params: PyTree, kinds: Mapping[str, str]) -> None:
     """Check that the kernels of one's own network are of layers that PyTorch has, too.
 
     Args:
         params: arrays, or their shapes.
-        classes: the classes of Linen's or NNX's modules by their paths.
+        kinds: as `layer_kinds` returns them.
 
     Raises:
-        ConfigError: a layer is of a kind whose kernels would be read wrongly.
+        ConfigError: a layer is of a kind whose kernels would be read or written wrongly.
     """
-    kernels = leaves(params)
-    for path, kind in classes.items():
-        kernel, names = kernels.get(f"{path}/kernel"), {base.__name__ for base in kind.__mro__}
-        if kernel is not None and names & (_OTHERS if kernel.ndim == 2 else _OTHERS | _GENERAL):
+    for path, kernel in leaves(params).items():
+        layer = path.rpartition("/")[0]
+        kind = kinds.get(layer) if is_kernel(path) else None
+        if kind in (_OTHERS if kernel.ndim == 2 else _OTHERS | _GENERAL):
             raise ConfigError(
-                f"{path}: is a {kind.__name__}; of layers with a kernel, only Dense and Conv (in NNX "
-                "Linear and Conv) can be from PyTorch"
+                f"{layer}: is a {kind}; of layers with a kernel, only Dense and Conv (in NNX Linear "
+                "and Conv) can be from or for PyTorch"
             )
 
 

@@ -31,6 +31,10 @@ def _is_names(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(name, str) for name in value)
 
 
+def _is_texts(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(text, str) for text in value.values())
+
+
 def _is_numbers(value: Any) -> bool:
     return isinstance(value, list) and all(
         type(v) in (int, float) and abs(v) <= sys.float_info.max for v in value
@@ -171,6 +175,9 @@ KEYS = {
     "lottery_jax_version": Key("the version of this package", "text", _BOTH, "made with"),
     "sha256": Key("the hash of each part and of the metadata itself", "object", _SAVE, "sha256"),
     "layer_order": Key("the layers from input to output", "texts", _MAKER, fits=_is_names),
+    "layer_kinds": Key("of a network that this package does not have: the class of each layer with a "
+                       "kernel by its path, such as `Conv`; an export for PyTorch needs it", "object",
+                       ("own_run",), fits=_is_texts),
     "leaves": Key("of a network that this package does not have: for `params` and `batch_stats`, the "
                   "dtype and the shape of each array by its path", "object", ("own",), fits=_is_leaves),
     "layers": Key("for each layer, the number of weights that remain and of all", "object", _SAVE),
@@ -183,7 +190,8 @@ def markdown_table() -> str:
     writers = {"maker": "the maker (required)", "save": "`save_ticket`", "run": "a run",
                "import": "an import",
                "compact": "`tickets compact`",
-               "own": "`save_ticket`, of a network of your own"}  # fmt: skip
+               "own": "`save_ticket`, of a network of your own",
+               "own_run": "a run or an import, of a network of your own"}  # fmt: skip
     rows = ["| key | type | meaning | written by |", "|---|---|---|---|"]
     for name, key in KEYS.items():
         by = ", ".join(writers[writer] for writer in key.writers)

@@ -24,8 +24,8 @@ from lottery_jax.pruning import masks
 from lottery_jax.system.files import atomic_write
 from lottery_jax.tickets.checkpoints import import_torch, read_checkpoint
 from lottery_jax.tickets.fitting import Fitted, Names, StateDict, Target, fit, from_flax, to_flax
-from lottery_jax.tickets.layouts import Image, Layout, layout_of
-from lottery_jax.tickets.ticket import Ticket, check_finite, complete, leaves
+from lottery_jax.tickets.layouts import Image, Layout, check_layers, layer_kinds, layout_of
+from lottery_jax.tickets.ticket import Ticket, check_finite, complete, is_own_network, leaves
 from lottery_jax.types import PyTree
 
 __all__ = ["WEIGHTS", "export_pytorch", "from_flax", "import_pytorch", "read_checkpoint", "to_flax"]
@@ -84,6 +84,7 @@ def import_pytorch(
     target = Target(options, shape, own, names, flatten)
     fitted = _read(path, target, allow_nonfinite)
     trained, given, recognised, facts = fitted[:4]
+    kinds = {"layer_kinds": fitted.kinds} if fitted.kinds else {}
     kept = {n: given.get(n, k != 0.0) for n, k in masks.kernels(trained["params"]).items()}
     mask = masks.with_kernels(masks.ones_like(trained["params"]), kept)
     first = trained
@@ -99,6 +100,7 @@ def import_pytorch(
         "num_classes": facts.classes,
         "input_shape": list(shape),
         "layer_order": list(facts.layer_order),
+        **kinds,
         "data": data,
         "mean": list(mean),
         "std": list(std),
@@ -153,6 +155,7 @@ def export_pytorch(
     prune_format: bool = False,
     names: Mapping[str, str] | None = None,
     flatten: Mapping[str, Image] | None = None,
+    network: nn.Module | Network | None = None,
 ) -> None:
     """Write a ticket's weights as a state dict for `torch.load`; replace what is there.
 
@@ -165,10 +168,12 @@ def export_pytorch(
             and `weight_mask` in place of each kernel's `weight`.
         names: the names there of modules by their paths here, where they differ from the layout.
         flatten: as in `import_pytorch`.
+        network: the network, if it is one of your own and the metadata has no `layer_kinds`, as that
+            of a ticket from your own loop. Without either, its layers are taken for Dense and Conv.
 
     Raises:
-        ConfigError: `names` or `flatten` do not fit the network, or `flatten` is needed; or a mask
-            should be written with itself.
+        ConfigError: `names` or `flatten` do not fit the network, or `flatten` is needed; PyTorch keeps
+            the weights of a layer otherwise; or a mask should be written with itself.
         TicketError: PyTorch is not installed.
     """
     if prune_format and weights == "mask":
@@ -177,6 +182,10 @@ def export_pytorch(
                  "mask": {"params": ticket.mask, "batch_stats": {}}}  # fmt: skip
     chosen = lookup(variables, weights, "weights")
     name, shape = str(ticket.metadata["model"].get("name")), ticket.metadata["input_shape"]
+    kinds = ticket.metadata.get("layer_kinds", {})
+    if network is not None:
+        kinds = layer_kinds(as_network(network, tuple(shape)))
+    check_layers(chosen["params"], kinds if is_own_network(ticket.metadata) else {})
     order = ticket.metadata["layer_order"]
     layout = layout_of(chosen, name, shape, order, names=names, flatten=flatten)
     state = from_flax(chosen, name, shape, layout)

@@ -12,22 +12,26 @@ import difflib
 import functools
 import hashlib
 import http.client
-import json
 import os
 import re
 import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from reprlib import repr as short_repr
+from typing import Any, NamedTuple, get_type_hints
 
 from lottery_jax.errors import TicketError, raise_if_environment
 from lottery_jax.system.files import atomic_write
+from lottery_jax.tickets.metadata import parse_json
 from lottery_jax.tickets.portable import SUFFIX
 
 PLACE = "LOTTERY_JAX_ZOO"  # the environment variable that names a folder or URL with the files
 VERSION = 1
 _TIMEOUT = 30  # seconds without an answer
+_MOST_BYTES = 10**8  # of a file; no more is read of what a server sends
+# A name becomes a path in the cache, so that no part of one may begin with a dot.
+_NAME = re.compile(r"(?:[a-z0-9_-]+/)+seed_(?P<seed>\d+)/level_(?P<level>\d\d)", re.ASCII)
 # Not file://: a folder is named by its path. Not ftp://: urllib would look for credentials.
 _URL = re.compile(r"https?://", re.IGNORECASE)
 
@@ -64,6 +68,9 @@ class Entry(NamedTuple):
     sha256: str
 
 
+_TYPES = get_type_hints(Entry)
+
+
 def folder() -> Path:
     """Return the folder of the index: in an installed package, or beside it in a checkout."""
     package = Path(__file__).parent.parent
@@ -73,7 +80,7 @@ def folder() -> Path:
 
 @functools.cache
 def _content() -> dict[str, Any]:
-    content = json.loads((folder() / "index.json").read_text(encoding="utf-8"))
+    content = parse_json((folder() / "index.json").read_text(encoding="utf-8"))
     if not isinstance(content, dict):
         raise ValueError("it is not a table")
     return content
@@ -88,7 +95,7 @@ def index() -> Mapping[str, Entry]:
     """
     try:
         return parse_index(_content())
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise_if_environment(error)
         raise TicketError(
             f"{folder() / 'index.json'}: the index of the zoo can't be read: {error}"
@@ -99,11 +106,34 @@ def parse_index(content: Any) -> dict[str, Entry]:
     """Return the tickets of a parsed index by name.
 
     Raises:
-        ValueError, KeyError, TypeError: it is not an index of this version.
+        ValueError, KeyError, TypeError: it is not an index of this version, or a name or a value in it is
+            not that of a ticket.
     """
     if content["version"] != VERSION:
-        raise ValueError(f"version {content['version']!r}; this package reads {VERSION}")
-    return {name: Entry(**values) for name, values in content["tickets"].items()}
+        raise ValueError(f"version {short_repr(content['version'])}; this package reads {VERSION}")
+    if not isinstance(content["tickets"], dict):
+        raise TypeError("its tickets are not a table")
+    return {name: _entry(name, values) for name, values in content["tickets"].items()}
+
+
+def _entry(name: str, values: Any) -> Entry:
+    """Return an entry of the index, after a check of its name and values.
+
+    Raises:
+        ValueError, TypeError: they are not those of a ticket of the zoo.
+    """
+    entry, match = Entry(**values), _NAME.fullmatch(name)
+    if not (
+        match
+        and all(type(v) is kind for v, kind in zip(entry, _TYPES.values(), strict=True))
+        and all(value.isprintable() for value in entry if isinstance(value, str))
+        and (int(match["seed"]), int(match["level"])) == (entry.seed, entry.level)
+        and 0 <= entry.density <= 1
+        and 0 <= entry.accuracy <= 1
+        and 0 < entry.bytes <= _MOST_BYTES
+    ):
+        raise ValueError(f"{short_repr(name)}: its name or a value is not that of a ticket")
+    return entry
 
 
 def config_of(entry: Entry) -> dict[str, Any]:

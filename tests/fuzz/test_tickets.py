@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.fuzz import worker
+
 ROOT = Path(__file__).parent.parent.parent
 # The number of cases in every run of the tests, and of further ones in the long run.
 CASES = {
@@ -22,6 +24,8 @@ CASES = {
     "legacy": (30, 2000),
     "safetensors": (20, 2000),
     "tables": (20, 2000),
+    "zoo": (40, 2000),
+    "hub": (40, 2000),
 }
 # PyTorch makes the files of these loaders.
 WITH_TORCH = {"torch", "legacy", "safetensors", "tables"}
@@ -53,6 +57,21 @@ def check(folder, loaders, first, counts):
         outcomes = out.split(f"{name} -1: ")[1].split(" -1: ")[0].splitlines()[2:]
         loaded = sum(line.strip() == "loaded" for line in outcomes)
         assert 0.02 < loaded / counts[name] < 0.6, (name, loaded)
+
+
+@pytest.mark.parametrize("name", ["zoo", "hub"])
+def test_a_few_that_are_fetched(tmp_path, monkeypatch, name):
+    """In this process; the other tests here have one of their own for many more."""
+    for folder in ("scratch", "cwd", "home"):
+        (tmp_path / folder).mkdir()
+    monkeypatch.chdir(tmp_path / "cwd")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    loader = worker.LOADERS[name](tmp_path / "scratch")
+    before = worker.snapshot(tmp_path / "scratch")
+    for number in range(25):
+        worker.run(loader, name, number, tmp_path / "case")
+    assert worker.snapshot(tmp_path / "scratch") == before
+    assert not [*(tmp_path / "cwd").iterdir(), *(tmp_path / "home").iterdir()]
 
 
 @pytest.mark.long

@@ -11,8 +11,9 @@ import sys
 from pathlib import Path
 
 from lottery_jax.errors import TicketError, one_line
-from tests.fuzz.cases import LOADERS
+from tests.fuzz import cases, fetched
 
+LOADERS = cases.LOADERS | fetched.LOADERS
 SECONDS = 20  # that a case may take; most take a fiftieth of one
 MEMORY = 2**30  # that all cases together may take; the tickets have some kilobytes
 

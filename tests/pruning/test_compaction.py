@@ -489,6 +489,18 @@ def test_widths_that_cannot_be(widths):
         build_model("lenet_300_100", 10, widths=widths)
 
 
+@pytest.mark.parametrize("name", ["lenet_300_100", "alexnet", "vgg11", "resnet20", "vit_tiny"])
+def test_only_none_and_an_empty_mapping_give_no_widths(name):
+    for widths in ([], (), "", 0, 0.0, False, set()):
+        with pytest.raises(ConfigError, match="widths: must be a mapping such as"):
+            build_model(name, 10, widths=widths)
+    assert (
+        build_model(name, 10, widths={})
+        == build_model(name, 10)
+        == build_model(name, 10, widths=None)
+    )
+
+
 def arrays_at(tree, path):
     return functools.reduce(lambda node, key: node[key], path.split("/"), tree)
 

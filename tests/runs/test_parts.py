@@ -55,6 +55,7 @@ def test_a_linen_network_by_import_path(linen_run):
         "name": "tests.own:MLP", "options": '{"hidden": 12}', "dtype": "float32"
     }  # fmt: skip
     assert ticket.metadata["layer_order"] == ["Dense_0", "Outputs_0/Dense_0"]
+    assert ticket.metadata["layer_kinds"] == {"Dense_0": "Dense", "Outputs_0/Dense_0": "Dense"}
     assert ticket.metadata["optimizer"] == {
         "name": "optax:lion", "options": '{"learning_rate": 1e-3}'
     }  # fmt: skip

@@ -6,10 +6,12 @@ import re
 import subprocess
 import sys
 import sysconfig
+from importlib.metadata import distribution
 
 import jax
 import numpy as np
 import pytest
+from packaging.requirements import Requirement
 from safetensors.numpy import load_file
 
 from lottery_jax import tickets
@@ -171,6 +173,58 @@ np.savez("read.npz", **{key: array.numpy() for key, array in arrays.items()})
     assert_close(np.load(tmp_path / "logits.npy"), our_logits(ticket, images))
 
 
+def fresh_environment(folder, *packages):
+    """Make a virtual environment of these packages and of those that they need; return its Python.
+
+    The packages are links to those that are installed here, so that nothing is downloaded.
+    """
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
+    (site,) = folder.glob("lib/python*/site-packages")
+    seen, wanted = set(), [*packages]
+    while wanted:
+        if (name := wanted.pop()) in seen:
+            continue
+        seen.add(name)
+        found = distribution(name)
+        needs = map(Requirement, found.requires or ())
+        wanted += [r.name for r in needs if r.marker is None or r.marker.evaluate({"extra": ""})]
+        for top in {file.parts[0] for file in found.files} - {"..", "__pycache__"}:
+            if not (site / top).is_symlink():
+                (site / top).symlink_to(found.locate_file(top))
+    return folder / "bin" / "python"
+
+
+AS_TENSORS = "torch.from_numpy(np.load('images.npy'))"
+
+
+@pytest.mark.parametrize(
+    "heading, packages, images, lacks",
+    [
+        pytest.param("With NumPy alone", ["numpy"], "np.load('images.npy')",
+                     ["jax", "lottery_jax", "safetensors", "torch"], marks=pytest.mark.slow),
+        pytest.param("With PyTorch", ["torch", "safetensors", "numpy"], AS_TENSORS,
+                     ["jax", "lottery_jax"], marks=pytest.mark.long),
+    ],
+)  # fmt: skip
+def test_a_stranger_gets_the_same_logits(tmp_path, heading, packages, images, lacks):
+    """In an environment of their own, in which this project was never installed."""
+    if "torch" in packages:
+        pytest.importorskip("torch")
+    ticket = synthetic_ticket("lenet_300_100", (8, 8, 1), 0.3)
+    pixels = written(ticket, tmp_path)
+    python = fresh_environment(tmp_path / "venv", *packages)
+    code = "\n".join(snippets(heading)) + (
+        "\nimport importlib.util, numpy as np"
+        f"\nassert not any(map(importlib.util.find_spec, {lacks}))"
+        f"\nfound = logits(*read_ticket('a.safetensors'), {images})"
+        "\nnp.save('logits.npy', np.asarray(found))"
+    )
+    succeeded(
+        subprocess.run([python, "-I", "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    )
+    assert_close(np.load(tmp_path / "logits.npy"), our_logits(ticket, pixels))
+
+
 def test_hashes_are_those_that_the_page_describes():
     """Of the metadata and of the parts, computed as the page says."""
     ticket = example()
@@ -193,12 +247,12 @@ def test_the_hash_of_the_metadata(tmp_path):
 
 @pytest.mark.slow
 def test_orbax_alone_reads_a_directory(tmp_path):
-    """With the three lines of the page."""
+    """With the three lines of the page, and the import of JSON."""
     ticket = example()
     saved = tickets.save_ticket(tmp_path / "ticket", ticket)
     (code,) = snippets("The directory, with Orbax alone")
-    assert len([line for line in code.splitlines() if line]) == 3
-    code = "import json\n" + code.replace("/path/to", str(tmp_path))
+    assert len([line for line in code.splitlines() if line]) == 1 + 3
+    code = code.replace("/path/to", str(tmp_path))
     code += """
 import jax, numpy as np
 leaves = jax.tree_util.tree_leaves_with_path(arrays)

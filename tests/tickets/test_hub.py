@@ -71,9 +71,10 @@ class Server(http.server.BaseHTTPRequestHandler):
     def answer(self, status, content, headers=()):
         content = content if isinstance(content, bytes) else json.dumps(content).encode()
         self.send_response(status)
-        for name, value in dict(headers).items():
-            self.send_header(name, value)
-        self.send_header("Content-Length", str(len(content)))
+        headers = {**dict(headers), "Content-Length": str(len(content)), **HUB.changed}
+        for name, value in headers.items():
+            if value is not None:
+                self.send_header(name, value)
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(content)
@@ -87,6 +88,7 @@ def server(tmp_path, monkeypatch):
     serving = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Server)
     HUB.url = f"http://127.0.0.1:{serving.server_port}"
     HUB.hosted, HUB.private, HUB.requests, HUB.revisions = {}, {}, [], []
+    HUB.changed = {}  # headers of every answer; None: it is left out
     threading.Thread(target=serving.serve_forever, args=(0.01,), daemon=True).start()
     monkeypatch.setenv("HF_ENDPOINT", HUB.url)
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
@@ -175,6 +177,20 @@ def test_a_revision_and_a_file_are_told_apart(server, saved, name, revision, fil
     server.revisions = [revision]
     assert hub.fetch(name).read_bytes() == saved[0].read_bytes()
     assert set(server.requests) == {(verb, revision, file) for verb in ("HEAD", "GET")}
+
+
+@pytest.mark.parametrize(
+    "header, value",
+    [("ETag", '"../../../victim"'), ("ETag", '"/victim"'), ("X-Repo-Commit", "../../../../victim"),
+     ("X-Repo-Commit", ".."), ("X-Repo-Commit", None), ("ETag", None), ("Content-Length", None)],
+)  # fmt: skip
+def test_no_answer_of_a_server_reaches_out_of_the_cache(server, saved, tmp_path, header, value):
+    server.hosted["they/net"] = {"ticket.safetensors": saved[0].read_bytes()}
+    server.changed = {header: value}
+    with pytest.raises(TicketError, match=r"^hf://they/net: can't be fetched \("):
+        hub.fetch("they/net")
+    assert {verb for verb, *_ in server.requests} == {"HEAD"}
+    assert not [path for path in tmp_path.rglob("*") if "victim" in path.name]
 
 
 def test_a_file_is_no_larger_than_the_limit(server, saved, monkeypatch):

@@ -49,6 +49,7 @@ WRONG = {
     "std": 0.25,
     "layer_order": [1],
     "task": {"name": "regression", "options": 5},
+    "layer_kinds": {"conv1": 2},
     "leaves": {"params": {"a//b": ["float32", [2]]}, "batch_stats": {}},
 }
 

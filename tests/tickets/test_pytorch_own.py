@@ -413,12 +413,18 @@ def test_an_image_of_one_channel_has_one_order_alone():
         np.testing.assert_array_equal(layout.to_torch(f"{layer}/kernel", kernel), kernel.T)
 
 
+class Up(linen.ConvTranspose):
+    """A transposed convolution under a name of one's own."""
+
+
 class Transposed(linen.Module):
     """A transposed convolution with as many inputs as outputs: the shapes do not tell."""
 
+    kind: type[linen.Module] = linen.ConvTranspose
+
     @linen.compact
     def __call__(self, x):
-        x = linen.ConvTranspose(3, (3, 3), name="up")(x).mean((1, 2))
+        x = self.kind(3, (3, 3), name="up")(x).mean((1, 2))
         return linen.Dense(10, name="out")(x)
 
 
@@ -444,12 +450,78 @@ class General(linen.Module):
 
 @pytest.mark.parametrize("network, kind", [
     (Transposed(), "ConvTranspose"), (nnx(TransposedNNX), "ConvTranspose"), (General(), "DenseGeneral"),
+    (Transposed(Up), "ConvTranspose"),
 ])  # fmt: skip
-def test_layers_that_pytorch_has_otherwise_are_refused(network, kind, tmp_path):
+def test_layers_that_pytorch_has_otherwise_are_refused(network, kind, tmp_path, capsys):
     up, out = nn.Conv2d(3, 3, 3), nn.Linear(3, 10)
     torch.save(nn.ModuleDict({"up": up, "out": out}).state_dict(), tmp_path / "a.pth")
-    with pytest.raises(ConfigError, match=f"up: is a {kind}; of layers with a kernel, only Dense"):
+    says = f"up: is a {kind}; of layers with a kernel, only Dense"
+    with pytest.raises(ConfigError, match=says):
         imported(tmp_path / "a.pth", {"name": "mine"}, network=network)
+    # An export needs to be told the kinds: by the ticket or by the network.
+    ticket = untrained(network)
+    with pytest.raises(ConfigError, match=says):
+        tickets.export_pytorch(tmp_path / "b.pth", ticket, network=network)
+    kinds = layouts.layer_kinds(as_network(network, SHAPE))
+    assert kinds.keys() == {"up", "out"} and kinds["up"] == kind
+    ticket.metadata["layer_kinds"] = kinds
+    with pytest.raises(ConfigError, match=says):
+        tickets.export_pytorch(tmp_path / "b.pth", ticket)
+    tickets.save_portable(tmp_path / "a.safetensors", ticket)
+    capsys.readouterr()
+    assert command(main, "export", tmp_path / "a.safetensors", tmp_path / "b.pth") == 2
+    error = capsys.readouterr().err
+    assert f"up: is a {kind}" in error and error.count("\n") == 1
+    assert not (tmp_path / "b.pth").exists()
+
+
+def untrained(network, shape=SHAPE):
+    """Return a dense ticket of a network with random weights."""
+    network = as_network(network, shape)
+    variables = jax.tree.map(np.asarray, network.init(jax.random.key(0)))
+    params, stats = variables["params"], variables["batch_stats"]
+    metadata = {
+        "model": {"name": "mine"}, "num_classes": 10, "input_shape": list(shape), "data": "mine",
+        "mean": [0.0] * shape[2], "std": [1.0] * shape[2], "layer_order": network.layer_names(),
+    }  # fmt: skip
+    mask = jax.tree.map(lambda leaf: np.ones(leaf.shape, bool), params)
+    return tickets.Ticket(mask, params, stats, metadata, params, stats)
+
+
+class Grouped(linen.Module):
+    """A convolution of two groups with holes, and one of a group for each channel with a stride."""
+
+    @linen.compact
+    def __call__(self, x):
+        holes = {"kernel_dilation": (2, 1), "feature_group_count": 2}
+        x = linen.relu(linen.Conv(8, (3, 3), padding="VALID", name="holes", **holes)(x))
+        x = linen.Conv(8, (3, 2), 2, padding="VALID", feature_group_count=8, name="each")(x)
+        return linen.Dense(10, name="out")(x.mean((1, 2)))
+
+
+def test_groups_strides_and_dilation_leave_the_weights_as_they_are(tmp_path):
+    shape, network = (10, 12, 4), Grouped()
+    holes, each = (
+        nn.Conv2d(4, 8, 3, dilation=(2, 1), groups=2),
+        nn.Conv2d(8, 8, (3, 2), 2, groups=8),
+    )
+    there = nn.ModuleDict({"holes": holes, "each": each, "out": nn.Linear(8, 10)})
+    ticket = untrained(network, shape)
+    tickets.export_pytorch(tmp_path / "a.pth", ticket, network=network)
+    there.load_state_dict(torch.load(tmp_path / "a.pth", weights_only=True), strict=True)
+    x = torch.from_numpy(images(shape).transpose(0, 3, 1, 2).copy())
+    with torch.no_grad():
+        theirs = there["out"](each(holes(x).relu()).mean((2, 3))).numpy()
+    assert_close(network.apply(ticket.trained_variables, images(shape)), theirs)
+    back = imported(tmp_path / "a.pth", {"name": "mine"}, shape, network=network)
+    assert_same(back.trained, ticket.trained)
+    assert back.metadata["layer_kinds"] == {"holes": "Conv", "each": "Conv", "out": "Dense"}
+
+
+def test_the_command_says_that_kinds_of_layers_are_not_known(tmp_path, capsys):
+    tickets.save_portable(tmp_path / "a.safetensors", untrained(Plain(), (2, 3, 1)))
+    assert command(main, "export", tmp_path / "a.safetensors", tmp_path / "b.pth") == 0
+    assert "does not say of which kind its layers are: taken for Dense" in capsys.readouterr().out
 
 
 class Haiku(linen.Module):

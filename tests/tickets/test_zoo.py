@@ -147,6 +147,20 @@ def test_each_series_has_a_card():
         assert stated == pytest.approx(means)
 
 
+def test_a_ticket_has_a_card_of_its_own(tmp_path):
+    """The command writes it, beside the very file that the index lists."""
+    folder, entry = tmp_path / "card", zoo.index()[NAME]
+    assert main(["card", f"zoo://{NAME}", str(folder), f"--name=zoo://{NAME}"]) == 0
+    content = (folder / "ticket.safetensors").read_bytes()
+    assert hashlib.sha256(content).hexdigest() == entry.sha256
+    text = (folder / "README.md").read_text()
+    (model,) = yaml.safe_load(text.split("---\n", 2)[1])["model-index"]
+    assert model["results"][0]["metrics"] == [{"type": "accuracy", "value": entry.accuracy}]
+    assert f'lj.load_ticket("zoo://{NAME}")' in text
+    config = json.loads((folder / "config.json").read_text())
+    assert config["config_fingerprint"] == config_fingerprint(entry.config)
+
+
 def test_a_name_that_is_not_there_is_one_line(capsys):
     with pytest.raises(TicketError, match="no such ticket; did you mean zoo://lenet_digits/imp/"):
         lj.load_ticket("zoo://lenet_digit/imp/seed_0/level_08")
@@ -285,12 +299,46 @@ def test_an_index_that_is_not_one_is_refused(tmp_path, monkeypatch):
         "[]",
         '{"version": 2, "tickets": {}}',
         '{"version": 1, "tickets": {"a": {}}}',
+        '{"version": 1, "tickets": []}',
+        '{"version": NaN, "tickets": {}}',
+        "[" * 100_000,
     ):
         (tmp_path / "index.json").write_text(text)
         clear()
         with pytest.raises(TicketError, match="the index of the zoo can't be read"):
             zoo.index()
     clear()
+
+
+@pytest.mark.parametrize(
+    "name, change",
+    [
+        ("../../victim", {}),
+        (f"../{NAME}", {}),
+        ("/tmp/seed_0/level_08", {}),
+        ("lenet_digits/imp/seed_0/level_08\n", {}),
+        ("lenet_digits/imp/seed_1/level_08", {}),
+        (NAME, {"level": 9}),
+        (NAME, {"bytes": 10**30}),
+        (NAME, {"density": 1.5}),
+        (NAME, {"accuracy": "0.98"}),
+        (NAME, {"seed": False}),
+        (NAME, {"config": "\x1b[2J"}),
+        (NAME, {"more": 1}),
+    ],
+)
+def test_an_entry_that_is_not_one_is_refused(installed, monkeypatch, name, change):
+    """A name becomes a path in the cache; other values are shown and added up."""
+    values = {**zoo.index()[NAME]._asdict(), **change}
+    content = {"version": zoo.VERSION, "tickets": {name: values}}
+    (zoo.folder() / "index.json").write_text(json.dumps(content))
+    clear()
+    try:
+        with pytest.raises(TicketError, match=r"index\.json: the index of the zoo can't be read"):
+            zoo.fetch(name)
+    finally:
+        clear()
+    assert not (zoo.folder().parent / "cache").exists()
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from lottery_jax.errors import ConfigError
 from lottery_jax.system.command_line import check_free, path_argument
 from lottery_jax.tickets import plain, portable, pytorch, store, torch_options
 from lottery_jax.tickets.addresses import ticket_argument
+from lottery_jax.tickets.ticket import is_own_network
 
 
 def add_parser(command: Callable[[str, str], argparse.ArgumentParser]) -> argparse.ArgumentParser:
@@ -56,6 +57,8 @@ def run(args: argparse.Namespace) -> None:
     ticket = store.load_ticket(args.ticket, allow_nonfinite=args.allow_nonfinite)
     if is_pytorch:
         pytorch.export_pytorch(args.file, ticket, args.weights or "trained", **for_pytorch)
+        if is_own_network(ticket.metadata) and "layer_kinds" not in ticket.metadata:
+            print("the ticket does not say of which kind its layers are: taken for Dense and Conv")
     elif args.dense:
         plain.export_safetensors(args.file, ticket, args.weights or "trained")
     else:
