@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lottery_jax.errors import FigureError, one_line
-from lottery_jax.system import signals
+from lottery_jax.system import heap, host, signals
 from lottery_jax.system.command_line import CommandParser, exit_status_of_runs, path_argument
 
 if TYPE_CHECKING:
@@ -281,6 +281,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             from lottery_jax.runs.record import read_config
         runs = args.run if isinstance(args.run, list) else [args.run]
         set_up_process(read_config(runs[0]))
+        heap.keep_heap(host.devices()[0].platform)
         args.function(args, Console(soft_wrap=True))
 
     return exit_status_of_runs(command)

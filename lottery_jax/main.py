@@ -41,7 +41,7 @@ from lottery_jax.config import (
 )
 from lottery_jax.config.reference import as_text
 from lottery_jax.errors import ConfigError, FigureError, LotteryError, one_line
-from lottery_jax.system import files, host, program_cache, signals
+from lottery_jax.system import files, heap, host, program_cache, signals
 from lottery_jax.system.command_line import as_called
 from lottery_jax.system.terminal import may_be_closed
 
@@ -233,7 +233,7 @@ def _main(parsed: ConfigDict) -> None:
         set_up_process(parsed, writes=not _DRY_RUN.value)
         if _DISTRIBUTED.value:
             multihost.start(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
-        host.devices()
+        heap.keep_heap(host.devices()[0].platform)
         config = resolve(parsed)
         config_file = config_flags.get_config_filename(flags.FLAGS["config"])
         default = default_workdir(config_file, fingerprint(config))

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lottery_jax.errors import ConfigError, lookup
+from lottery_jax.system import heap, host
 from lottery_jax.system.command_line import CommandParser, exit_status_of_runs, path_argument
 
 if TYPE_CHECKING:
@@ -165,6 +166,7 @@ def _analyse(args: argparse.Namespace) -> None:
     from lottery_jax.runs.record import read_config
 
     set_up_process(read_config(args.run_dir))
+    heap.keep_heap(host.devices()[0].platform)
     analyse(args.kind, args.run_dir)
 
 

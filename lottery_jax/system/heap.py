@@ -1,0 +1,67 @@
+"""A heap that the process keeps, so that large arrays take memory which was used before.
+
+XLA on CPU allocates the memory of a program's temporary arrays for each step and gives it back.
+With glibc's defaults, allocations of that size come from the system and return to it: in each step
+the system clears hundreds of megabytes, page by page. docs/performance.md has measurements.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+
+from lottery_jax.system import host
+
+# Set to 0, it leaves the heap as it is.
+SWITCH = "LOTTERY_JAX_KEEP_HEAP"
+
+# mallopt's parameters, from glibc's malloc.h, and madvise's advice, from Linux's mman.h.
+_TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX, _ARENA_MAX = -1, -2, -4, -8
+_HUGE_PAGES = 14
+_PADDING = 64 * 2**20  # bytes
+
+
+def keep_heap(platform: str) -> bool:
+    """Have glibc keep freed memory, take all of it from one heap, and ask for huge pages there.
+
+    This is a setting of the whole process, and so for a program and not for a library: the resident
+    size of the process stays at its peak. Call it before JAX computes anything.
+
+    Args:
+        platform: on which JAX computes; an accelerator has memory of its own.
+
+    Returns:
+        Whether it was done: on CPU alone, not on systems without glibc, not if
+        `LOTTERY_JAX_KEEP_HEAP=0`, and not if the user has set one of glibc's variables for that.
+    """
+    tuned = "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", "") or any(
+        name.startswith("MALLOC_") and name.endswith("_") for name in os.environ
+    )
+    if platform != "cpu" or tuned or os.environ.get(SWITCH) == "0" or sys.platform != "linux":
+        return False
+    library = ctypes.CDLL(None)
+    if not (hasattr(library, "gnu_get_libc_version") and hasattr(library, "mallopt")):
+        return False  # another allocator, as on Alpine
+    settings = {_ARENA_MAX: 1, _MMAP_MAX: 0, _TRIM_THRESHOLD: -1, _TOP_PAD: _PADDING}
+    done = all(library.mallopt(name, value) for name, value in settings.items())
+    if done:
+        _ask_for_huge_pages(library, int(min(host.memory(), 2**40)) // 2)
+    return done
+
+
+def _ask_for_huge_pages(library: ctypes.CDLL, size: int) -> None:
+    """Extend the heap by `size` bytes of addresses, with huge pages where they will be used.
+
+    Addresses take no memory until they are written to.
+    """
+    library.malloc.restype = ctypes.c_void_p
+    library.malloc.argtypes = [ctypes.c_size_t]
+    library.free.argtypes = [ctypes.c_void_p]
+    library.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    start = library.malloc(size)
+    if start:  # None where the system limits addresses
+        page = os.sysconf("SC_PAGESIZE")
+        first = -(-start // page) * page
+        library.madvise(first, start + size - first, _HUGE_PAGES)
+        library.free(start)
