@@ -13,6 +13,8 @@ from lottery_jax.config import GROUPS, KEYS
 from tests.helpers import COMPILE_QUICKLY, ROOT
 
 QUICKSTART = f"--config={ROOT / 'configs' / 'quickstart.py'}"
+# Where other tests have the programs of the same short run, or will find them.
+COMPILED = {"JAX_COMPILATION_CACHE_DIR": os.environ["LOTTERY_JAX_TESTS_CACHE"]}
 
 
 def run(*arguments, cwd, module="lottery_jax.main", **env):
@@ -62,7 +64,7 @@ SHORT = ["--config.seeds=0", "--config.train.epochs=2", "--config.ladder.levels=
 def finished(tmp_path_factory):
     """A short run by the command line, without --workdir."""
     cwd = tmp_path_factory.mktemp("cwd")
-    result = run(QUICKSTART, *SHORT, cwd=cwd, COLUMNS="100")
+    result = run(QUICKSTART, *SHORT, cwd=cwd, COLUMNS="100", **COMPILED)
     assert result.returncode == 0, result.stderr
     return cwd, result
 
@@ -230,7 +232,7 @@ def test_default_directories_are_told_apart():
 def test_wandb_offline_records_the_run(tmp_path):
     result = run(
         QUICKSTART, *SHORT, "--config.wandb.mode=offline", "--workdir=run", cwd=tmp_path,
-        HOME=str(tmp_path),
+        HOME=str(tmp_path), **COMPILED,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     assert list(tmp_path.glob("run/wandb/offline-run-*/*.wandb"))

@@ -186,11 +186,21 @@ def large_pieces_without_shards(description):
     description["codecs"] = [{"name": "bytes", "configuration": {"endian": "little"}}]
 
 
+def in_shards(description):
+    """Store the array as Orbax's own `save` does: its one piece is a shard of one piece."""
+    index = [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}]
+    shape = description["chunk_grid"]["configuration"]["chunk_shape"]
+    shard = {"chunk_shape": shape, "codecs": description["codecs"], "index_codecs": index}
+    description["codecs"] = [{"name": "sharding_indexed", "configuration": shard}]
+
+
 def large_pieces_of_shards(description):
+    in_shards(description)
     description["codecs"][0]["configuration"]["chunk_shape"] = [2**20]
 
 
 def shards_of_shards(description):
+    in_shards(description)
     inner = json.loads(json.dumps(description["codecs"]))
     description["codecs"][0]["configuration"]["codecs"] = inner
 

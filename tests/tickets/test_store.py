@@ -275,13 +275,15 @@ def test_an_untrained_or_undescribed_ticket_is_not_saved(tmp_path):
 
 
 def checkpoint_state(step, shift=0.0):
-    """The state of a training at some step, of plain arrays."""
+    """The state of a training at some step, of plain arrays: some layers are enough."""
     ticket = example_ticket()
-    optimizer = optim.make_optimizer("adam", weight_decay=0.1)
-    opt_state = jax.tree.map(lambda x: np.asarray(x + step + shift), optimizer.init(ticket.params))
-    return TrainState(
-        np.array(step, np.int32), ticket.params, ticket.batch_stats, opt_state, ticket.mask
+    params, stats, mask = (
+        {name: tree[name] for name in ("conv1_1", "bn1_1", "conv5_2", "head") if name in tree}
+        for tree in (ticket.params, ticket.batch_stats, ticket.mask)
     )
+    optimizer = optim.make_optimizer("adam", weight_decay=0.1)
+    opt_state = jax.tree.map(lambda x: np.asarray(x + step + shift), optimizer.init(params))
+    return TrainState(np.array(step, np.int32), params, stats, opt_state, mask)
 
 
 def test_checkpoints_come_back_and_only_the_latest_is_kept(tmp_path):
