@@ -7,6 +7,8 @@
 - fashion_mnist: all of it, LeNet-300-100, 3 levels of 3 epochs. It needs `fashion_mnist.npz`:
   `python -m lottery_jax.datasets from-idx /usr/share/datasets/fashion-mnist fashion_mnist`.
 - resnet20: ResNet-20 on 2,000 images of it, batch 64, 3 levels of 2 epochs, 1,000 test images.
+- vgg19, for a GPU: VGG19 on images of CIFAR's shape with made-up pixels (`--images`), batch 512, 3
+  levels of 3 epochs. It is left out unless `--tasks` names it.
 
 Each side runs as a process of its own, in turn. Our side is `run_ladder`, which also saves every
 ticket; it starts without compiled programs (cold) or with those of the run before (warm). PyTorch's
@@ -31,7 +33,7 @@ import harness
 import numpy as np
 
 TASKS = ("digits", "digits_31", "fashion_mnist", "resnet20")
-_SUBSET = "fashion_mnist_2000"
+_SUBSET, _MADE_UP = "fashion_mnist_2000", "made_up"
 
 
 def config_of(task: str, data_dir: str) -> Any:
@@ -48,6 +50,12 @@ def config_of(task: str, data_dir: str) -> Any:
         c.data.input_shape = None
         c.data.augment = "none"
         c.train.batch_size, c.train.epochs, c.ladder.levels = 64, 2, 2
+        c.optimizer.milestones = ()
+    elif task == "vgg19":
+        c = recipes.vgg19(_MADE_UP)
+        c.data.dir = data_dir
+        c.data.augment = "none"
+        c.train.epochs, c.ladder.levels = 3, 2
         c.optimizer.milestones = ()
     else:
         c = recipes.lenet("fashion_mnist")
@@ -67,6 +75,18 @@ def write_subset(source: str, folder: str) -> None:
             for kind in ("x", "y")
         }
     np.savez(Path(folder) / f"{_SUBSET}.npz", **parts)
+
+
+def write_made_up(folder: str, count: int) -> None:
+    """Write images of CIFAR's shape, a fifth of them for the test, as a data set of its own."""
+    images, labels = harness.made_up_images(count + count // 5, (32, 32, 3))
+    np.savez(
+        Path(folder) / f"{_MADE_UP}.npz",
+        x_train=images[:count],
+        y_train=labels[:count],
+        x_test=images[count:],
+        y_test=labels[count:],
+    )
 
 
 def ours(task: str, data_dir: str) -> harness.Row:
@@ -103,11 +123,13 @@ def theirs(task: str, data_dir: str, *, lean: bool) -> harness.Row:
     torch.manual_seed(0)
     network = reference.build(c.model.name, data.image_shape, data.num_classes)
     layout = torch.channels_last if lean and c.model.name != "lenet_300_100" else None
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    network = network.to(device)
     if layout:
         network = network.to(memory_format=layout)
     start = {name: value.clone() for name, value in network.state_dict().items()}
     masks = reference.dense_masks(network)
-    mean, std = float(data.mean[0]), float(data.std[0])
+    mean, std = data.mean, data.std
     train = reference.Images(data.x_train, data.y_train, mean, std, lean=lean)
     test = reference.Images(data.x_test, data.y_test, mean, std, lean=lean)
     accuracies, epochs = [], []
@@ -120,6 +142,7 @@ def theirs(task: str, data_dir: str, *, lean: bool) -> harness.Row:
         for _ in range(c.train.epochs):
             epoch_began = time.perf_counter()
             for images, labels in reference.loader(train, c.train.batch_size, shuffle=True):
+                images, labels = images.to(device), labels.to(device)
                 images = images.contiguous(memory_format=layout) if layout else images
                 loss = reference.step(
                     network, optimizer, masks, images, labels, torch.float32, at_once=lean
@@ -196,6 +219,7 @@ def main() -> None:
     parser.set_defaults(repeats=3)
     parser.add_argument("--data-dir", default="~/tensorflow_datasets")
     parser.add_argument("--tasks", default=",".join(TASKS))
+    parser.add_argument("--images", type=int, default=10_000, help="made-up ones, for vgg19")
     parser.add_argument("--side", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.side:
@@ -210,10 +234,14 @@ def main() -> None:
     rows = []
     for task in args.tasks.split(","):
         with tempfile.TemporaryDirectory() as folder:
+            if task == "vgg19":
+                write_made_up(folder, args.images)
             if task == "resnet20":
                 write_subset(args.data_dir, folder)
             rows.append(
-                measure(task, folder if task == "resnet20" else args.data_dir, args.repeats)
+                measure(
+                    task, folder if task in ("resnet20", "vgg19") else args.data_dir, args.repeats
+                )
             )
         print(json.dumps({k: v for k, v in rows[-1].items() if k != "runs"}), flush=True)
     columns = {

@@ -9,7 +9,7 @@ they time anything.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
@@ -194,19 +194,26 @@ class Images(torch.utils.data.Dataset[tuple[torch.Tensor, int]]):
     """
 
     def __init__(
-        self, images: np.ndarray, labels: np.ndarray, mean: float, std: float, *, lean: bool
+        self,
+        images: np.ndarray,
+        labels: np.ndarray,
+        mean: Sequence[float],
+        std: Sequence[float],
+        *,
+        lean: bool,
     ) -> None:
         self.images, self.labels, self.lean = images, labels, lean
-        self.mean, self.std = [mean], [std]
+        self.mean, self.std = mean, std
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
-        image = self.images[index][..., 0]
+        image = self.images[index]
         if not self.lean:
-            image = np.array(Image.fromarray(image))
-        tensor = torch.from_numpy(image)[None].contiguous().to(torch.float32).div(255)
+            image = np.array(Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image))
+            image = image.reshape(self.images.shape[1:])
+        tensor = torch.from_numpy(image).permute(2, 0, 1).contiguous().to(torch.float32).div(255)
         mean = torch.as_tensor(self.mean).view(-1, 1, 1)
         std = torch.as_tensor(self.std).view(-1, 1, 1)
         return tensor.sub_(mean).div_(std), int(self.labels[index])
@@ -222,8 +229,9 @@ def accuracy(model: nn.Module, batches: Iterable[tuple[torch.Tensor, torch.Tenso
     model.eval()
     right = total = 0
     with torch.no_grad():
+        device = next(model.parameters()).device
         for images, labels in batches:
-            right += int((model(images).argmax(1) == labels).sum())
+            right += int((model(images.to(device)).argmax(1).cpu() == labels).sum())
             total += len(labels)
     model.train()
     return right / total

@@ -9,7 +9,8 @@ momentum and weight decay. Our side is the step of a run: it gathers the batch, 
 applies the mask. PyTorch's two sides multiply the masks into the weights after each step: an eager
 loop with PyTorch's defaults, and one as a practitioner tunes it, with `channels_last`, a fused
 optimizer and masks applied to all weights at once. `--compile` adds `torch.compile` to the latter.
-On a GPU all sides may use TF32 for products in float32.
+`--dtypes=tf32` lets all sides use TF32 for products in float32, as JAX does by default; on a CPU it
+changes nothing.
 """
 
 from __future__ import annotations
@@ -46,7 +47,11 @@ def network_of(model: str, dtype: str) -> Any:
     from lottery_jax.models import build_model
 
     stem = {"stem": "imagenet"} if model == "resnet50" else {}
-    return build_model(model, CLASSES, dtype=dtype, **stem)
+    return build_model(model, CLASSES, dtype=_type_of(dtype), **stem)
+
+
+def _type_of(dtype: str) -> str:
+    return "float32" if dtype == "tf32" else dtype
 
 
 def ours(model: str, batch: int, dtype: str) -> Side:
@@ -74,7 +79,8 @@ def ours(model: str, batch: int, dtype: str) -> Side:
 
     def step() -> None:
         nonlocal state, sums
-        state, sums = program.train_step(state, sums, data, order, key)
+        with jax.default_matmul_precision("highest" if dtype == "float32" else "default"):
+            state, sums = program.train_step(state, sums, data, order, key)
         jax.block_until_ready(state)
 
     began = time.perf_counter()
@@ -92,7 +98,8 @@ def theirs(
     import torch_reference as reference
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    torch.set_float32_matmul_precision("high")  # TF32 on a GPU, as in XLA and cuDNN
+    torch.set_float32_matmul_precision("highest" if dtype == "float32" else "high")
+    torch.backends.cudnn.allow_tf32 = dtype != "float32"
     layout = torch.channels_last if tuned else torch.contiguous_format
     network = reference.build(model, shape_of(model), CLASSES).to(device, memory_format=layout)
     optimizer = torch.optim.SGD(
@@ -106,7 +113,8 @@ def theirs(
     y = torch.from_numpy(labels[:batch]).to(device).long()
 
     def step() -> None:
-        reference.step(trained, optimizer, masks, x, y, getattr(torch, dtype), at_once=tuned)
+        kind = getattr(torch, _type_of(dtype))
+        reference.step(trained, optimizer, masks, x, y, kind, at_once=tuned)
         if device == "cuda":
             torch.cuda.synchronize()
 
