@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+from pathlib import Path
 
 from lottery_jax.system import host
 
@@ -33,10 +34,13 @@ def keep_heap(platform: str) -> bool:
 
     Returns:
         Whether it was done: on CPU alone, not on systems without glibc, not if
-        `LOTTERY_JAX_KEEP_HEAP=0`, and not if the user has set one of glibc's variables for that.
+        `LOTTERY_JAX_KEEP_HEAP=0`, and not if the user has set one of glibc's variables for that or
+        loads another allocator.
     """
-    tuned = "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", "") or any(
-        name.startswith("MALLOC_") and name.endswith("_") for name in os.environ
+    tuned = (
+        "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", "")
+        or "malloc" in os.environ.get("LD_PRELOAD", "")
+        or any(name.startswith("MALLOC_") for name in os.environ)
     )
     if platform != "cpu" or tuned or os.environ.get(SWITCH) == "0" or sys.platform != "linux":
         return False
@@ -45,15 +49,23 @@ def keep_heap(platform: str) -> bool:
         return False  # another allocator, as on Alpine
     settings = {_ARENA_MAX: 1, _MMAP_MAX: 0, _TRIM_THRESHOLD: -1, _TOP_PAD: _PADDING}
     done = all(library.mallopt(name, value) for name, value in settings.items())
-    if done:
+    if done and not _is_charged_for_addresses():
         _ask_for_huge_pages(library, int(min(host.memory(), 2**40)) // 2)
     return done
+
+
+def _is_charged_for_addresses() -> bool:
+    """Return whether Linux counts memory as taken before it is written to, or does not say."""
+    try:
+        return Path("/proc/sys/vm/overcommit_memory").read_text(encoding="ascii").strip() == "2"
+    except OSError:
+        return True
 
 
 def _ask_for_huge_pages(library: ctypes.CDLL, size: int) -> None:
     """Extend the heap by `size` bytes of addresses, with huge pages where they will be used.
 
-    Addresses take no memory until they are written to.
+    The addresses take no memory until they are written to.
     """
     library.malloc.restype = ctypes.c_void_p
     library.malloc.argtypes = [ctypes.c_size_t]

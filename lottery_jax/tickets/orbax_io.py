@@ -38,7 +38,9 @@ def save_arrays(folder: Path, arrays: PyTree) -> None:
         with atomic_folder(folder) as temporary:
             write_arrays(temporary, arrays)
     except OSError as error:
-        raise _as_os_error(error, folder) from error
+        if error.errno is None:
+            raise
+        raise OSError(error.errno, error.strerror, str(folder)) from error
 
 
 def write_arrays(folder: Path, arrays: PyTree) -> None:
@@ -52,15 +54,19 @@ def write_arrays(folder: Path, arrays: PyTree) -> None:
         arrays: nested dicts of arrays, whose keys are text without dots.
 
     Raises:
+        TicketError: an array is empty.
         OSError: they can't be written; names the directory.
     """
+    named = leaves(arrays)
+    if empty := [name for name, leaf in named.items() if np.size(leaf) == 0]:
+        raise TicketError(f"{folder}: {empty[0]} is empty; a checkpoint can't hold such an array")
     try:
         with defer_signals():
-            _write_database(folder, leaves(arrays))
+            _write_database(folder, named)
             for name, content in (("_METADATA", _tree(arrays)), ("_CHECKPOINT_METADATA", _ABOUT)):
                 (folder / name).write_text(json.dumps(content), encoding="utf-8")
             sync_tree(folder)
-    except Exception as error:
+    except (OSError, ValueError) as error:  # TensorStore raises the latter for what the system says
         raise _as_os_error(error, folder) from error
 
 

@@ -59,6 +59,7 @@ def test_freed_memory_is_used_again():
         ("gpu", {}),
         ("cpu", {heap.SWITCH: "0"}),
         ("cpu", {"MALLOC_TRIM_THRESHOLD_": "131072"}),
+        ("cpu", {"MALLOC_ARENA_MAX": "4"}),
         ("cpu", {"GLIBC_TUNABLES": "glibc.malloc.mmap_threshold=131072"}),
     ],
 )

@@ -352,6 +352,12 @@ def test_orbax_itself_writes_the_same_lists_and_is_read_too(tmp_path):
     assert read["ours"] == read["theirs"]
 
 
+def test_an_empty_array_is_named_and_nothing_stays(tmp_path):
+    with pytest.raises(TicketError, match="a/kernel is empty"):
+        orbax_io.save_arrays(tmp_path / "x", {"a": {"kernel": np.zeros((3, 0), np.float32)}})
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_ticket_that_can_not_be_written_leaves_the_one_that_was_there(
     tmp_path, copy, monkeypatch
 ):
