@@ -140,7 +140,11 @@ def _masks(args: argparse.Namespace, console: Console) -> None:
         files.append(analyses.write_csv(folder / f"{_named('overlap', args.epoch)}.csv", overlaps))
     _write(folder, _named("masks", args.epoch), measured, panels, [], console)
     if pictures := pixels(args.run[0]):
-        title = f"{args.run[0].name}: pixels that the first layer reads"
+        is_kernel = pictures[0]["is_kernel"]
+        shown = (
+            "the kernel of the first layer" if is_kernel else "pixels that the first layer reads"
+        )
+        title = f"{args.run[0].name}: {shown}"
         _draw(
             lambda: files.extend(analyses.write_pixels_figure(folder / "pixels", pictures, title))
         )

@@ -21,14 +21,18 @@ def first_layer(ticket: Ticket) -> Any:
     Channels are added up. For a layer that reads the whole image, H and W are those of the image; for
     a convolution they are those of its kernel. None: the layer reads something else.
     """
-    kernel = np.asarray(masks.kernels(ticket.mask)[ticket.metadata["layer_order"][0]])
-    counts = np.count_nonzero(kernel, axis=-1)
+    counts = np.count_nonzero(_first_kernel(ticket), axis=-1)
     if counts.ndim == 1:
         shape = tuple(ticket.metadata["input_shape"])
         if len(shape) != 3 or counts.size != math.prod(shape):
             return None
         counts = counts.reshape(shape)
     return counts.sum(axis=-1, dtype=np.float64) if counts.ndim == 3 else None
+
+
+def _first_kernel(ticket: Ticket) -> Any:
+    """Return the mask of the first layer's kernel, whose last axis is that of the outputs."""
+    return np.asarray(masks.kernels(ticket.mask)[ticket.metadata["layer_order"][0]])
 
 
 def pixels(run_dir: str | Path, most: int = 5) -> list[Row]:
@@ -39,8 +43,10 @@ def pixels(run_dir: str | Path, most: int = 5) -> list[Row]:
         most: the most levels, evenly chosen among those that are complete, the dense network apart.
 
     Returns:
-        A row for each level: `level`, `density`, `seeds` (how many there are) and `weights`, the
-        means over seeds, float `[H, W]`. Empty if the first layer does not read pixels.
+        A row for each level: `level`, `density`, `seeds` (how many there are), `is_kernel` (whether
+        H and W are those of a convolution's kernel), and the means over seeds of `weights`, float
+        `[H, W]`, and of `unread`, the share of inputs of which a seed keeps no weight. Empty if the
+        first layer does not read pixels.
 
     Raises:
         ConfigError: the directory is not a run.
@@ -66,7 +72,9 @@ def pixels(run_dir: str | Path, most: int = 5) -> list[Row]:
                 "level": level,
                 "density": float(np.mean([ticket.density for ticket in found])),
                 "seeds": len(found),
+                "is_kernel": _first_kernel(found[0]).ndim > 2,
                 "weights": np.mean(counts, axis=0),
+                "unread": float(np.mean([count == 0 for count in counts])),
             }
         )
     return rows

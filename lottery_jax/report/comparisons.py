@@ -48,6 +48,8 @@ def reading_notes(runs: Sequence[RunCurve], panels: Sequence[Panel]) -> list[str
     if all(len(run.seeds) == 1 for run in runs):
         return []
     differences = " Differences are taken seed by seed; bars: Student's 95 % interval of the mean."
+    if any(1 in line.counts for panel in panels for line in panel.lines):
+        differences += " No bar: a single seed."
     return [
         "Small dashes: single seeds. Bands end at the outermost seed."
         + differences * any(panel.signed for panel in panels)
@@ -136,6 +138,7 @@ def _difference_line(
         colour or 0,
         kind,
         bars=True,
+        counts=tuple(len(point.accuracies) for point in points),
     )
 
 

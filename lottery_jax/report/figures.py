@@ -187,7 +187,8 @@ def _draw_line(
     ends = [tuple(min(max(end, limits[0]), limits[1]) for end in pair) for pair in line.reach()]
     if line.bars:  # over a cost, which need not grow from point to point, a band would mislead
         for x, pair in zip(places, ends, strict=True):
-            axes.plot([x, x], pair, color=colour, linewidth=1, alpha=0.4, zorder=zorder - 1)
+            if pair[0] < pair[1]:
+                axes.plot([x, x], pair, color=colour, linewidth=1, alpha=0.4, zorder=zorder - 1)
     elif any(line.std):
         low, high = zip(*ends, strict=True)
         alpha = 0.08 if control else 0.16

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from lottery_jax.system.imports import is_import_path, short_name
 
@@ -50,6 +51,16 @@ def data_name(name: str) -> str:
         return _DATA.get(name, name)
     whole = _DATA.get(found[1], found[1])
     return f"{whole} {found[2]}" if found[2] else f"{whole} {found[3]}/{found[4]}"
+
+
+def data_names(names: Sequence[str]) -> dict[str, str]:
+    """Return the name of each data set; data sets that would share a name keep their own.
+
+    >>> data_names(["mnist", "MNIST", "svhn"])
+    {'mnist': 'mnist', 'MNIST': 'MNIST', 'svhn': 'SVHN'}
+    """
+    shown = [data_name(name) for name in names]
+    return {n: n if shown.count(s) > 1 else s for n, s in zip(names, shown, strict=True)}
 
 
 def optimizer_name(name: str) -> str:

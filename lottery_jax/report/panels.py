@@ -7,10 +7,9 @@ import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 
-from lottery_jax.curve import WINNING
+from lottery_jax.curve import WINNING, is_share
 from lottery_jax.report.curves import LABELS, RANDOM, Point, RunCurve, deviation, series_label
 from lottery_jax.report.labels import legend_names
-from lottery_jax.report.names import data_name
 from lottery_jax.report.published import Curve
 from lottery_jax.report.trained import Cost
 from lottery_jax.report.transfers import TransferMatrix
@@ -34,6 +33,7 @@ class Line:
         texts: what is printed beside each point; empty: nothing.
         seeds: the values of the single seeds at each point; empty: they are not drawn.
         bars: whether `std` is drawn as bars and not as a band.
+        counts: how many seeds each point is the mean of; empty: not said.
     """
 
     label: str
@@ -46,6 +46,7 @@ class Line:
     texts: tuple[str, ...] = ()
     seeds: tuple[tuple[float, ...], ...] = ()
     bars: bool = False
+    counts: tuple[int, ...] = ()
 
     def reach(self) -> list[tuple[float, float]]:
         """Return the ends of the band or bar at each point; no band goes beyond all seeds.
@@ -178,9 +179,16 @@ def accuracy_panel(runs: Sequence[RunCurve], curves: Sequence[Curve] = ()) -> Pa
                 lines.append(_control_line(label, points, styles[control], colour))
     if not single:
         lines += [_control_line(series_label(name), [], styles[name]) for name in controls]
-    quantities = dict.fromkeys(run.quantity.replace(" in %", ", %") for run in runs)
     dense = _dense_lines([run.dense.mean for run in runs])
-    return Panel("", tuple(lines), dense, " / ".join(quantities))
+    return Panel("", tuple(lines), dense, _quantity(runs))
+
+
+def _quantity(runs: Sequence[RunCurve]) -> str:
+    """Return what an axis of all runs shows; it ends in ", %" if all values are percentages."""
+    shares = all(is_share(run.metric) for run in runs)
+    unit = "" if shares else " (%)"
+    metrics = dict.fromkeys(f"test {m.metric}{unit * is_share(m.metric)}" for m in runs)
+    return " / ".join(metrics) + ", %" * shares
 
 
 # What a `Cost` counts, as the axes and the tables call it.
@@ -201,7 +209,6 @@ def budget_panels(runs: Sequence[RunCurve], costs: Sequence[Mapping[int, Cost]])
         costs: `trained.ticket_costs` of each.
     """
     names = legend_names(runs) if len(runs) > 1 else [LABELS[WINNING]]
-    quantities = dict.fromkeys(run.quantity.replace(" in %", ", %") for run in runs)
     panels = []
     for kind, title in COSTS.items():
         lines = []
@@ -220,7 +227,7 @@ def budget_panels(runs: Sequence[RunCurve], costs: Sequence[Mapping[int, Cost]])
                     dataclasses.replace(line, x=x, texts=tuple(texts), seeds=(), bars=True)
                 )
         if lines:
-            panels.append(Panel("", tuple(lines), (), " / ".join(quantities), title))
+            panels.append(Panel("", tuple(lines), (), _quantity(runs), title))
     return panels
 
 
@@ -234,10 +241,10 @@ def _dense_lines(accuracies: Sequence[float]) -> tuple[DenseLine, ...]:
 
 def matrix_panels(matrix: TransferMatrix) -> list[Panel]:
     """Return a panel for each target: all tickets trained on it, random tickets and dense."""
-    panels = []
+    panels, names = [], matrix.names
     for target in matrix.targets:
         lines = [
-            _line(f"tickets of {data_name(source)}", run.tickets.values(), colour=i, marker=i)
+            _line(f"tickets of {names[source]}", run.tickets.values(), colour=i, marker=i)
             for i, source in enumerate(matrix.all_sources)
             if (run := matrix.runs.get((source, target)))
         ]
@@ -246,7 +253,7 @@ def matrix_panels(matrix: TransferMatrix) -> list[Panel]:
             style = control_styles([RANDOM])[RANDOM]
             lines.append(_control_line(LABELS[RANDOM], points, style))
         dense = (DenseLine("dense network", native.dense.mean),) if native else ()
-        panels.append(Panel(f"trained on {data_name(target)}", tuple(lines), dense))
+        panels.append(Panel(f"trained on {names[target]}", tuple(lines), dense))
     return panels
 
 
@@ -262,7 +269,7 @@ def heat_columns(matrix: TransferMatrix) -> list[str]:
     """Return the heading of each column of the heat map: the target, and its own ticket's accuracy."""
     own = {target: own_accuracy(matrix, target) for target in matrix.targets}
     return [
-        f"{data_name(target)}\nown: {f'{text} %' if text else 'not there yet'}"
+        f"{matrix.names[target]}\nown: {f'{text} %' if text else 'not there yet'}"
         for target, text in own.items()
     ]
 
@@ -273,9 +280,8 @@ def heat_rows(matrix: TransferMatrix) -> dict[str, list[HeatCell]]:
     Every cell is a difference to the target's own ticket. It is faded if it is below one standard
     deviation.
     """
-    rows = {
-        data_name(s): [_heat_cell(matrix, s, t) for t in matrix.targets] for s in matrix.sources
-    }
+    names = matrix.names
+    rows = {names[s]: [_heat_cell(matrix, s, t) for t in matrix.targets] for s in matrix.sources}
     rows[LABELS[RANDOM]] = [_heat_cell(matrix, RANDOM, t) for t in matrix.targets]
     return rows
 

@@ -1,4 +1,4 @@
-"""Draw the pixels that tickets look at."""
+"""Draw the pixels that tickets look at, or the kernels of their first layer."""
 
 from __future__ import annotations
 
@@ -23,9 +23,13 @@ def pixels_figure(rows: Sequence[Mapping[str, Any]], title: str) -> Figure:
         title: the heading of the figure.
     """
     seeds = max(row["seeds"] for row in rows)
+    is_kernel = rows[0]["is_kernel"]
+    place, places = (
+        ("a position of its kernel", "positions") if is_kernel else ("a pixel", "pixels")
+    )
     notes = [
         f"Winning tickets, {'1 seed' if seeds == 1 else f'means over {seeds} seeds'}. Colour: the "
-        "weights that the first layer keeps at a pixel over the mean of all pixels of the level; "
+        f"weights that the first layer keeps at {place} over the mean of all {places} of the level; "
         f"more than {_END:g} look like {_END:g}."
     ]
     width = 2.2 + 1.8 * max(len(rows), 3)
@@ -36,18 +40,16 @@ def pixels_figure(rows: Sequence[Mapping[str, Any]], title: str) -> Figure:
         weights = row["weights"]
         mean = float(weights.mean())
         image = axes.imshow(weights / (mean or 1.0), vmin=0.0, vmax=_END, cmap="viridis")
-        blind = float((weights == 0).mean())
-        heading = (
-            f"{100 * row['density']:.3g} % of the weights\n{100 * blind:.0f} % of pixels unread"
-        )
+        heading = f"{100 * row['density']:.3g} % of the weights"
+        if not is_kernel:
+            heading += f"\n{100 * row['unread']:.0f} % of pixels unread"
         axes.set_title(heading, loc="left", fontsize=9)
         axes.set_xticks([])
         axes.set_yticks([])
         axes.spines[:].set_visible(False)
     bar = figure.colorbar(image, ax=list(all_axes), shrink=0.7, pad=0.02, aspect=14, extend="max")
-    bar.set_ticks(
-        range(int(_END) + 1), labels=["unread", "mean", *map(str, range(2, int(_END) + 1))]
-    )
+    none = "none" if is_kernel else "unread"
+    bar.set_ticks(range(int(_END) + 1), labels=[none, "mean", *map(str, range(2, int(_END) + 1))])
     bar.outline.set_visible(False)
     bar.ax.tick_params(labelsize=8)
     add_notes(figure, lines)

@@ -6,26 +6,24 @@ import csv
 import io
 import math
 import statistics
-import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rich import box
 from rich.table import Table
+from rich.text import Text
 
 from lottery_jax.curve import WINNING, is_share
 from lottery_jax.report.curves import LABELS, RANDOM, Point, RunCurve, series_label
 from lottery_jax.report.intervals import t_interval
 from lottery_jax.report.labels import count_seeds, counted_weights, headings, legend_names
-from lottery_jax.report.names import data_name
 from lottery_jax.report.panels import COSTS, heat_rows, own_accuracy
 from lottery_jax.report.trained import Cost
 from lottery_jax.report.transfers import TransferMatrix
 
 # In a table of several runs, densities whose relative difference is smaller share a row.
 _SAME_DENSITY = 0.02
-# The columns of a terminal. With two decimals, more series do not fit it.
-_WIDTH = 100
+# With two decimals, more series do not fit a terminal of 100 columns.
 _MOST_WIDE_SERIES = 5
 # A ticket is near the dense network if it loses at most so many percentage points.
 _NEAR = 1.0
@@ -74,7 +72,7 @@ def budget_markdown(runs: Sequence[RunCurve], costs: Sequence[Mapping[int, Cost]
 
 def matrix_markdown(matrix: TransferMatrix) -> str:
     """Return a matrix in Markdown: the differences at one level, then a table for each target."""
-    runs = list(matrix.runs.values())
+    runs, names = list(matrix.runs.values()), matrix.names
     parts = [
         f"### {matrix.title}, {count_seeds(runs)}\n",
         f"At level {matrix.level}, {matrix.densities} of the weights; "
@@ -90,15 +88,13 @@ def matrix_markdown(matrix: TransferMatrix) -> str:
         # The target's own tickets come first: the first column gives the densities of the rows.
         sources = sorted(matrix.all_sources, key=lambda source: source != target)
         columns = {
-            data_name(s): matrix.runs[s, target].tickets
-            for s in sources
-            if (s, target) in matrix.runs
+            names[s]: matrix.runs[s, target].tickets for s in sources if (s, target) in matrix.runs
         }
         native = matrix.runs.get((target, target))
         if native and native.series.get(RANDOM):
             columns[LABELS[RANDOM]] = native.points(RANDOM)
         if columns:
-            parts.append(f"### trained on {data_name(target)}, tickets of\n")
+            parts.append(f"### trained on {names[target]}, tickets of\n")
             parts += [*_markdown(*_cells(columns)), _explained(runs)]
     return "\n".join(parts)
 
@@ -133,8 +129,10 @@ def run_table(run: RunCurve) -> Table:
     Where there is room, a column has the differences from the dense network with their intervals.
     """
     title = f"{run.title}: {run.quantity}, {count_seeds([run])}"
-    caption = textwrap.fill(near_dense(run), _WIDTH) or None
-    below: dict[str, Any] = {"caption": caption, "caption_justify": "left", "caption_style": ""}
+    said = near_dense(run)
+    # It is broken at the table's width, on consoles that break no lines too.
+    caption = Text(said, no_wrap=False, overflow="fold") if said else None
+    below: dict[str, Any] = {"caption": caption, "caption_justify": "left"}
     if len(run.series) <= _MOST_WIDE_SERIES or not is_share(run.metric):
         header, rows = _run_cells(run)
         less = less_dense(run)
@@ -292,7 +290,7 @@ def _matrix_cells(matrix: TransferMatrix, native_format: str) -> Cells:
             for target, cell in zip(matrix.targets, cells, strict=True)
         ]
         rows.append([name, *texts])
-    return ["tickets of, trained on", *map(data_name, matrix.targets)], rows
+    return ["tickets of, trained on", *(matrix.names[t] for t in matrix.targets)], rows
 
 
 def _cell(point: Point | None, digits: int) -> str:

@@ -111,18 +111,21 @@ def training_figure(
         subtitle: small print above the axes.
         quantity: the test metric, which ends in ", %" if it is a percentage.
     """
-    notes = [
-        "Thin lines: single seeds. The axis of the test metric begins at the lowest mean of the "
-        "second half of the training."
-    ]
-    lines = wrap_notes(notes, 9.6)
+    all_series = [seeds for curve in curves for seeds in (curve.loss, curve.metric)]
+    share = quantity.endswith("%")
+    notes = ["Thin lines: single seeds."] if any(len(seeds) > 1 for seeds in all_series) else []
+    if any(mean_curve(seeds).keys() != set().union(*seeds) for seeds in all_series):
+        notes.append("Means are drawn where all seeds have a finite value.")
+    reach = "begins at the lowest mean" if share else "spans the means"
+    notes.append(f"The axis of the test metric {reach} of the second half of the training.")
+    lines = wrap_notes([" ".join(notes)], 9.6)
     figure = new_figure(9.6, 4.2 + 0.15 * len(lines), title)
     losses, metrics = figure.subplots(1, 2)
     add_subtitle(losses, subtitle)
     _draw(losses, curves, [curve.loss for curve in curves])
-    shown = [y for c in curves for points in c.loss for y in points.values() if y > 0]
+    shown = [y for c in curves for points in c.loss for y in points.values()]
     losses.set_ylabel("training loss")
-    if shown and max(shown) > 5 * min(shown):
+    if shown and max(shown) > 5 * min(shown) > 0:
         low, high = 0.87 * min(shown), 1.15 * max(shown)
         losses.set_yscale("log")
         losses.set_ylim(low, high)
@@ -131,7 +134,7 @@ def training_figure(
         losses.set_yticks([], minor=True)
         losses.set_ylabel("training loss, log scale")
     _draw(metrics, curves, [curve.metric for curve in curves])
-    limits = value_range(_late_values([curve.metric for curve in curves]), quantity)
+    limits = value_range(_late_values([curve.metric for curve in curves], share), quantity)
     metrics.set_ylabel(style_values_axis(metrics, quantity, limits))
     metrics.legend(
         title="weights remaining", title_fontsize=9, loc="center left", bbox_to_anchor=(1.02, 0.5),
@@ -141,12 +144,15 @@ def training_figure(
     return figure
 
 
-def _late_values(series: Sequence[Sequence[Mapping[int, float]]]) -> list[float]:
-    """Return the means of the second half of the training, and the highest mean of all."""
+def _late_values(series: Sequence[Sequence[Mapping[int, float]]], share: bool) -> list[float]:
+    """Return the means of the second half of the training, and of shares the highest mean of all.
+
+    Of other metrics, such as errors, the highest mean may be that of the untrained network.
+    """
     means = [mean_curve(seeds) for seeds in series]
     end = max((step for points in means for step in points), default=0)
     values = [v for points in means for step, v in points.items() if 2 * step >= end]
-    return [*values, *(max(points.values()) for points in means if points)]
+    return [*values, *(max(points.values()) for points in means if points and share)]
 
 
 def _draw(

@@ -18,7 +18,7 @@ from lottery_jax.report.curves import (
     read_config,
     read_run,
 )
-from lottery_jax.report.names import network_name
+from lottery_jax.report.names import data_names, network_name
 from lottery_jax.system.imports import name_in_files
 
 # A cell is marked if its density differs from the target's own by more than this, relatively.
@@ -56,6 +56,11 @@ class TransferMatrix:
     def all_sources(self) -> list[str]:
         """All data sets that have tickets; the targets have tickets of their own."""
         return list(dict.fromkeys((*self.sources, *self.targets)))
+
+    @property
+    def names(self) -> dict[str, str]:
+        """The name of each data set in figures and tables; no two are the same."""
+        return data_names(self.all_sources)
 
     @property
     def level(self) -> int:

@@ -120,6 +120,35 @@ def test_only_seeds_that_both_have_are_compared(tmp_path):
     assert difference_panel([alone]) is None
 
 
+def test_a_single_pair_beside_several_has_no_bar_and_the_small_print_says_so(tmp_path):
+    text = rows((0, 1.0, 0.9), (1, 0.1, 0.91), (2, 0.01, 0.89))
+    text += rows((0, 1.0, 0.8), (1, 0.1, 0.82), seed=1)
+    figure = runs_figure([report.read_run(make_run(tmp_path / "run", text))])
+    lines = next(a for a in figure.axes if "less" in a.get_title(loc="left")).get_lines()
+    bars = [line for line in lines if len(set(line.get_xdata())) == 1 and len(line.get_xdata()) > 1]
+    assert [bar.get_xdata()[0] for bar in bars] == pytest.approx([10])
+    assert "No bar: a single seed." in figure.get_supxlabel().replace("\n", " ")
+
+
+@pytest.mark.parametrize(
+    "metrics, label, tick",
+    [
+        (("mse", "accuracy"), "test mse / test accuracy (%)", "90"),
+        (("accuracy", "top5_accuracy"), "test accuracy / test top5_accuracy", "90 %"),
+    ],
+)
+def test_an_axis_is_in_percent_if_all_its_metrics_are(tmp_path, metrics, label, tick):
+    runs = []
+    for metric in metrics:
+        folder = make_run(tmp_path / metric, rows((0, 1.0, 0.9), (1, 0.1, 0.8)))
+        text = (folder / "curve.csv").read_text().replace("test_accuracy", f"test_{metric}")
+        (folder / "curve.csv").write_text(text)
+        runs.append(report.read_run(folder))
+    axes = runs_figure(runs).axes[0]
+    assert axes.get_ylabel() == label
+    assert axes.yaxis.get_major_formatter()(90) == tick
+
+
 def test_several_runs_have_a_difference_line_each(tmp_path):
     text = write_rows(WINNING, "winning")
     ladders = [{"draw": "init", "scores": name} for name in ("snip", "grasp")]

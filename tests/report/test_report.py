@@ -310,6 +310,24 @@ def test_a_transfer_matrix_compares_by_level_and_seed(tmp_path):
     assert values["random ticket"] == [None, pytest.approx(-56)]
 
 
+def test_data_sets_whose_printed_names_are_the_same_keep_their_rows(tmp_path):
+    """One's own data set "MNIST" beside the built-in "mnist"."""
+    path = tmp_path / "matrix"
+    path.mkdir()
+    names = ["mnist", "MNIST", "svhn"]
+    config = {"transfer": {"sources": names, "targets": ["svhn"], "density": 0.1}}
+    (path / "config.json").write_text(json.dumps({"config": config}))
+    for name, run in zip(names, ("mnist_to_svhn", "MNIST_to_svhn", "svhn"), strict=True):
+        make_run(path / run, rows((0, 1.0, 0.9), (1, 0.1, 0.5 + names.index(name) / 10)))
+    matrix = report.read_matrix(path)
+    texts = {name: row[0].text for name, row in report.heat_rows(matrix).items()}
+    assert list(texts) == ["mnist", "MNIST", "SVHN", "random ticket"]
+    assert (texts["mnist"], texts["MNIST"]) == ("\u221220.00", "\u221210.00")
+    assert "| level | weights left, % | SVHN | mnist | MNIST |" in report.matrix_markdown(matrix)
+    labels = [line.label for line in report.matrix_panels(matrix)[0].lines]
+    assert labels == ["tickets of mnist", "tickets of MNIST", "tickets of SVHN"]
+
+
 def test_the_files_of_a_transfer_matrix(tmp_path):
     path = make_matrix(tmp_path / "matrix")
     files = report.write_report([path])

@@ -1,6 +1,7 @@
 """The closing table: its intervals and what it says in words, against numbers worked out by hand."""
 
 import io
+import itertools
 
 import pytest
 from rich.console import Console
@@ -59,6 +60,21 @@ def test_the_closing_table_has_the_paired_differences_with_intervals(tmp_path):
     assert "less dense [95 %]" in printed and " 0.00 [\u221212.71, +12.71]" in printed
     assert "Down to 10 % of the weights" in printed
     assert max(map(len, printed.splitlines())) <= 100
+
+
+@pytest.mark.parametrize("soft_wrap", [False, True])
+def test_the_sentence_below_the_closing_table_is_broken_once_at_its_width(tmp_path, soft_wrap):
+    text = "".join(rows((0, 1.0, 0.90), (1, 0.0441, 0.90), seed=seed) for seed in (0, 1))
+    run = report.read_run(make_run(tmp_path / "run", text))
+    console = Console(width=80, soft_wrap=soft_wrap, file=io.StringIO())
+    console.print(run_table(run))
+    table, below = console.file.getvalue().split("\u2518\n")
+    width = len(table.splitlines()[-1]) + 1
+    lines = [line.rstrip() for line in below.splitlines()]
+    assert " ".join(lines) == near_dense(run) and max(map(len, lines)) <= width
+    # No word fits the end of the line before.
+    for line, following in itertools.pairwise(lines):
+        assert len(f"{line} {following.split()[0]}") > width
 
 
 def test_one_seed_has_no_column_of_intervals_and_a_loss_has_no_points(tmp_path):

@@ -9,7 +9,7 @@ from lottery_jax import report
 from lottery_jax.report.heat import heat_figure
 from lottery_jax.report.layers import layer_figure
 from lottery_jax.report.panels import HeatCell
-from lottery_jax.report.training import mean_curve, training_curves, training_figure
+from lottery_jax.report.training import TrainingCurve, mean_curve, training_curves, training_figure
 from tests.report.test_report import make_run, rows
 
 LEVELS = 12
@@ -58,6 +58,35 @@ def test_the_figure_shows_loss_and_accuracy_and_does_not_begin_at_chance(run):
     assert [list(line.get_ydata()) for line in means] == [pytest.approx([0.7, 0.6])] * 5
     assert len(losses.get_lines()) == 5 * 3  # two seeds and their mean
     assert [t.get_text() for t in losses.get_yticklabels()] == ["0.1", "0.2", "0.5", "1"]
+
+
+def drawn_training(loss, metric, quantity="test accuracy, %"):
+    """The axes and the small print of a figure of one level."""
+    figure = training_figure([TrainingCurve(0, 100.0, loss, metric)], "t", "s", quantity)
+    return *figure.axes, figure.get_supxlabel().replace("\n", " ")
+
+
+def test_the_axis_of_an_error_leaves_out_the_untrained_network():
+    mse = ({0: 800.0, 10: 1.0, 20: 0.5},)
+    _, metrics, said = drawn_training(({10: 1.0},), mse, "test mse")
+    low, high = metrics.get_ylim()
+    assert 0.4 < low < 0.5 and 1 < high < 1.1
+    assert "spans the means of the second half" in said and "lowest" not in said
+
+
+def test_losses_that_are_not_positive_are_shown():
+    losses, _, _ = drawn_training(({10: 5.0, 20: 0.1, 30: -2.0},), ({10: 90.0},))
+    assert losses.get_yscale() == "linear" and losses.get_ylabel() == "training loss"
+    assert losses.get_ylim()[0] < -2
+
+
+@pytest.mark.parametrize("diverged", [False, True])
+def test_the_small_print_says_why_a_mean_ends_and_what_thin_lines_are(diverged):
+    one, other = {10: 90.0, 20: 91.0}, {10: 90.0}
+    _, _, said = drawn_training((one, other if diverged else one), (one, one))
+    assert said.startswith("Thin lines: single seeds.")
+    assert ("Means are drawn where all seeds have a finite value." in said) == diverged
+    assert "Thin lines" not in drawn_training((one,), (one,))[2]
 
 
 def test_a_run_without_metrics_has_no_training_curves(tmp_path):
