@@ -40,7 +40,8 @@ def pixels(run_dir: str | Path, most: int = 5) -> list[Row]:
 
     Args:
         run_dir: the run.
-        most: the most levels, evenly chosen among those that are complete, the dense network apart.
+        most: the largest number of levels, evenly chosen among those that are complete, the dense
+            network apart.
 
     Returns:
         A row for each level: `level`, `density`, `seeds` (how many there are), `is_kernel` (whether

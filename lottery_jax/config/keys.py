@@ -258,7 +258,7 @@ GROUPS: dict[str, dict[str, Key]] = {
             "Whether event files for TensorBoard are written to `tensorboard/` in the run directory.",
             affects_results=False, added_later=True),
         "wandb.client": Key("wandb", one_of("wandb", "trackio"),
-            "Who gets what `wandb.mode` asks for: Weights & Biases, or trackio in its place.",
+            "The tracker that `wandb.mode` switches on: Weights & Biases, or trackio in its place.",
             affects_results=False, added_later=True),
         "wandb.mode": Key("disabled", one_of("disabled", "offline", "online"),
             "Whether epochs are logged to wandb. Values other than the defaults of this group win "

@@ -60,7 +60,7 @@ class MetricsLog:
     def __init__(self, path: Path, is_final: Callable[[dict[str, Any]], bool]) -> None:
         self._path, self.kept, self.dropped = path, 0, 0
         if path.is_file():
-            rows = [(json.dumps(row) + "\n", is_final(row)) for row in self._rows()]
+            rows = [(json.dumps(row) + "\n", is_final(row)) for row in self.rows()]
             kept = [line for line, final in rows if final]
             write_text(path, "".join(kept))
             self.kept = len(kept)
@@ -83,14 +83,15 @@ class MetricsLog:
     def rows_of(self, seed: int, level: int, control: str) -> list[dict[str, Any]]:
         """Return the rows of one trial: its epochs, and evaluations, which have a `kind`."""
         wanted = (seed, level, control)
-        return [r for r in self._rows() if (r["seed"], r["level"], r["control"]) == wanted]
+        return [r for r in self.rows() if (r["seed"], r["level"], r["control"]) == wanted]
 
     def close(self) -> None:
         """Close the file."""
         with contextlib.suppress(OSError):  # a row that could not be written before
             self._file.close()
 
-    def _rows(self) -> Iterator[dict[str, Any]]:
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """Yield all rows of the file."""
         # A process that died while it wrote may have left half a line, or something else.
         with self._path.open(encoding="utf-8", errors="replace") as file:
             for line in file:

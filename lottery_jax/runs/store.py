@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ from lottery_jax.runs.record import (
     record_config,
     record_versions,
 )
-from lottery_jax.runs.tracking import TICKET, open_tracking
+from lottery_jax.runs.tracking import open_tracking
 from lottery_jax.system.files import remove
 from lottery_jax.system.locks import locked
 from lottery_jax.tickets import Ticket
@@ -156,7 +157,7 @@ class RunStore:
         self._metrics = MetricsLog(workdir / "metrics.jsonl", self._is_final)
         exit_stack.callback(self._metrics.close)
         rows = (self._metrics.kept, self._metrics.dropped)
-        self._tracking = open_tracking(config, workdir, *rows, self.display.say)
+        self._tracking = open_tracking(config, workdir, *rows, self.display.say, self._rows_from)
         exit_stack.callback(self._tracking.finish)
         plan = make_plan(config, program.network, layers, workdir, program.mesh.devices.flat)
         for line in plan.lines():
@@ -174,6 +175,13 @@ class RunStore:
             folder = rewind_dir(self._workdir, trial.seed, trial.control)
             reached = max(reached, latest_step(folder))
         return bool(row["step"] <= reached)
+
+    def _rows_from(self, number: int) -> Iterator[tuple[Row, float | None]]:
+        """Yield the rows of metrics.jsonl from a number on, with densities of complete tickets."""
+        for row in islice(self._metrics.rows(), number, None):
+            trial = self.trial(row["seed"], row["level"], row["control"])
+            complete = trial.is_complete
+            yield row, tickets.read_metadata(trial.ticket_dir)["density"] if complete else None
 
     def trial(self, seed: int, level: int, control: str = WINNING) -> Trial:
         """Return the trial of that name in this directory."""
@@ -329,8 +337,7 @@ class RunStore:
         self._tracking.log_level([r for r in rows if r["level"] == level and r["seed"] in seeds])
         if level == self._config.ladder.levels:
             for seed in seeds:
-                last = self.trial(seed, level).ticket_dir
-                self._tracking.keep(last, f"{TICKET}-seed_{seed}", TICKET)
+                self._tracking.keep_ticket(self.trial(seed, level))
         for seed in seeds:
             line = f"seed {seed}  level {level:2d}"
             for trial in self._trials():

@@ -14,10 +14,9 @@ import contextlib
 import os
 import re
 import socket
-import statistics
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -27,6 +26,8 @@ from ml_collections import ConfigDict
 from lottery_jax import config as configuration
 from lottery_jax.curve import WINNING
 from lottery_jax.errors import ConfigError, LotteryError, one_line
+from lottery_jax.runs.directory import Trial
+from lottery_jax.runs.shown_values import Row, epoch_values, level_values
 from lottery_jax.system.files import write_text
 
 PROJECT = "lottery_jax"  # the default
@@ -43,7 +44,8 @@ _INSTALL = {
 _FLUSH = 10.0
 
 T = TypeVar("T")
-Row = Mapping[str, Any]  # of metrics.jsonl, or of curve.csv
+# Returns the rows of metrics.jsonl from a number on, with their densities where they are known.
+RowsFrom = Callable[[int], Iterable[tuple[Row, float | None]]]
 
 
 class Tracker(Protocol):
@@ -99,9 +101,16 @@ class Tracking:
         )
 
     def keep(self, path: Path, name: str, kind: str) -> None:
-        """Send a folder, if the config asks for its kind."""
-        if kind in self._artifacts:
-            self._on_each(lambda tracker: tracker.keep(path, name, kind))
+        """Send a folder, if the config asks for its kind. A failure switches no tracker off."""
+        for at, tracker in self._trackers.items() if kind in self._artifacts else ():
+            try:
+                tracker.keep(path, name, kind)
+            except Exception as error:
+                self._warn(f"{at}: {_said(error)}; {name} is not sent")
+
+    def keep_ticket(self, trial: Trial) -> None:
+        """Send the ticket of a trial, if the config asks for tickets."""
+        self.keep(trial.ticket_dir, f"{TICKET}-seed_{trial.seed}", TICKET)
 
     def finish(self) -> None:
         """Wait until everything is sent or written."""
@@ -116,11 +125,10 @@ class Tracking:
             return action()
         except Exception as error:
             self._trackers.pop(name, None)
-            known = isinstance(error, (ImportError, LotteryError))
-            said = str(error) if known else f"{type(error).__name__}: {error}"
+            said = _said(error)
             if isinstance(error, ImportError):
                 said += f"; pip install {_INSTALL[name]}"
-            self._warn(f"{name}: {one_line(said, 200)}; the run goes on without it")
+            self._warn(f"{name}: {said}; the run goes on without it")
             if name == "wandb":
                 with contextlib.suppress(Exception):  # wandb would complain again at exit
                     import wandb
@@ -130,7 +138,12 @@ class Tracking:
 
 
 def open_tracking(
-    config: ConfigDict, folder: Path, rows: int, dropped: int, warn: Callable[[str], None]
+    config: ConfigDict,
+    folder: Path,
+    rows: int,
+    dropped: int,
+    warn: Callable[[str], None],
+    rows_from: RowsFrom = lambda number: (),
 ) -> Tracking:
     """Start the trackers that a config asks for.
 
@@ -143,56 +156,34 @@ def open_tracking(
         rows: the number of rows that metrics.jsonl has.
         dropped: the number of rows after them that a killed process sent and that come again.
         warn: prints a line.
+        rows_from: returns the rows from a number on, for a wandb that lacks some of them.
     """
-    starts = _dashboard(config, folder, rows, dropped)
+    starts = _dashboard(config, folder, rows, dropped, rows_from)
     if config.tensorboard:
         starts["tensorboard"] = partial(EventFiles, folder / "tensorboard")
     return Tracking(starts, rows, warn, config.wandb.artifacts)
 
 
 def send_report(config: ConfigDict, folder: Path, warn: Callable[[str], None]) -> None:
-    """Send the folder `report` of a run that is complete, if the config asks for it."""
-    if REPORT in config.wandb.artifacts:
+    """Send the folder `report` and the last tickets of a complete run, if the config asks for them.
+
+    Tickets were sent before, unless the run was killed in between. They are sent again since wandb
+    makes no new version of an artifact whose content is the same.
+    """
+    if config.wandb.artifacts:
         tracking = Tracking(_dashboard(config, folder, 0, 0), 0, warn, config.wandb.artifacts)
         tracking.keep(folder / "report", REPORT, REPORT)
+        for seed in config.seeds:
+            trial = Trial(folder, seed, config.ladder.levels, WINNING)
+            if trial.is_complete:
+                tracking.keep_ticket(trial)
         tracking.finish()
 
 
-def epoch_values(row: Row, density: float) -> dict[str, float]:
-    """Return the numbers of a row of metrics.jsonl under the names that trackers show.
-
-    >>> epoch_values({"seed": 0, "level": 3, "control": "random", "train_loss": 0.5}, 0.25)
-    ... # doctest: +NORMALIZE_WHITESPACE
-    {'level': 3, 'density': 0.25, 'sparsity': 0.75,
-     'seed_0/random/seed': 0, 'seed_0/random/level': 3, 'seed_0/random/train_loss': 0.5}
-    """
-    prefix = f"seed_{row['seed']}/{row['control']}"
-    shared = {"level": row["level"], "density": density, "sparsity": 1 - density}
-    return shared | {f"{prefix}/{key}": value for key, value in row.items() if _is_number(value)}
-
-
-def level_values(rows: Sequence[Row]) -> dict[str, float]:
-    """Return the numbers of rows of curve.csv that have the same level.
-
-    Their density is the mean over the winning tickets; tickets of the same level rarely differ in it.
-
-    >>> level_values([{"seed": 0, "level": 3, "control": "winning", "density": 0.25, "loss": 0.5}])
-    ... # doctest: +NORMALIZE_WHITESPACE
-    {'curve/level': 3, 'curve/density': 0.25, 'curve/sparsity': 0.75,
-     'curve/seed_0/winning/density': 0.25, 'curve/seed_0/winning/loss': 0.5}
-    """
-    winners = [row for row in rows if row["control"] == WINNING] or rows
-    density = statistics.fmean(row["density"] for row in winners)
-    values = {"level": rows[0]["level"], "density": density, "sparsity": 1 - density}
-    for row in rows:
-        name = f"seed_{row['seed']}/{row['control']}"
-        numbers = {k: v for k, v in row.items() if _is_number(v) and k not in ("seed", "level")}
-        values |= {f"{name}/{key}": value for key, value in numbers.items()}
-    return {f"curve/{key}": value for key, value in values.items()}
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float))
+def _said(error: Exception) -> str:
+    """Return one line of an error, with its type unless the message is this package's own."""
+    known = isinstance(error, (ImportError, LotteryError))
+    return one_line(str(error) if known else f"{type(error).__name__}: {error}", 200)
 
 
 class WandbRun:
@@ -202,13 +193,13 @@ class WandbRun:
         run: the result of `wandb.init` or `trackio.init`.
         there: the number of steps that it has.
         rows: the number of rows that metrics.jsonl has.
-        dropped: the number of rows after them that a killed process sent and that come again. They
-            are not sent twice, if the steps that are there are just these and those of the rows.
+        dropped: the number of rows after them that a killed process wrote and that come again. Those
+            that are there are not sent twice, unless there are more steps than all these rows.
     """
 
     def __init__(self, run: Any, there: int, rows: int, dropped: int) -> None:
         self._run, self._there = run, there
-        self._shift = 0 if there - rows == dropped else max(0, there - rows)
+        self._shift = there - rows if there - rows > dropped else 0
 
     def log(self, number: int, values: Mapping[str, float]) -> None:
         """Send a row. Steps always grow: wandb drops others."""
@@ -282,7 +273,11 @@ class EventFiles:
 
 
 def _dashboard(
-    config: ConfigDict, folder: Path, rows: int, dropped: int
+    config: ConfigDict,
+    folder: Path,
+    rows: int,
+    dropped: int,
+    rows_from: RowsFrom = lambda number: (),
 ) -> dict[str, Callable[[], Tracker]]:
     """Return how to start wandb or trackio, whichever the config names; nothing if it is disabled."""
     mode, client = config.wandb.mode, config.wandb.client
@@ -294,7 +289,12 @@ def _dashboard(
 
     def begin() -> Tracker:
         run, there = start(config, folder, mode)
-        return WandbRun(run, rows if there is None else there, rows, dropped)
+        there = rows if there is None else there
+        tracker = WandbRun(run, there, rows, dropped)
+        if there < rows:  # a killed process wrote them, but did not send them
+            for number, row in enumerate(rows_from(there), there):
+                tracker.log(number, epoch_values(*row))
+        return tracker
 
     return {client: begin}
 

@@ -2,7 +2,7 @@
 
 A repository holds what `cards.write_card_folder` writes. What is downloaded is opened as a portable
 file, with all the checks of one; nothing else of a repository is read. A file that is larger than the
-environment variable LOTTERY_JAX_MAX_DOWNLOAD_MB says is not downloaded.
+environment variable LOTTERY_JAX_MAX_DOWNLOAD_MB says is not downloaded, nor opened.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def fetch(name: str) -> Path:
             copy = hub.try_to_load_from_cache(repo, file, revision=revision)
             if not isinstance(copy, str):
                 raise
-            return Path(copy)
+            return _checked(name, copy, limit)
     if about.size is None or not all(
         part and _IN_PATH.fullmatch(part) for part in (about.etag, about.commit_hash)
     ):
@@ -79,12 +79,31 @@ def fetch(name: str) -> Path:
             "HF_ENDPOINT names the server)"
         )
     if about.size > limit * 1e6:
-        raise TicketError(
-            f"hf://{name}: has {about.size / 1e6:.0f} MB, more than the limit of {limit:g} MB; if you "
-            f"trust it, set {LIMIT} to a larger number"
-        )
+        raise _too_large(name, about.size, limit)
     with _explained(f"hf://{name}", "fetched"):
-        return Path(hub.hf_hub_download(repo, file, revision=revision, endpoint=endpoint))
+        copy = hub.hf_hub_download(repo, file, revision=revision, endpoint=endpoint)
+    return _checked(name, copy, limit)
+
+
+def _checked(name: str, copy: str, limit: float) -> Path:
+    """Return the path of a local copy. Its download asked the server anew, which may have lied before.
+
+    Raises:
+        TicketError: the copy is larger than the limit, or lies out of the cache.
+    """
+    path = Path(copy)
+    if not path.resolve().is_relative_to(Path(_huggingface_hub().constants.HF_HUB_CACHE).resolve()):
+        raise TicketError(f"hf://{name}: its copy {path} lies out of the cache; remove it")
+    if path.stat().st_size > limit * 1e6:
+        raise _too_large(name, path.stat().st_size, limit)
+    return path
+
+
+def _too_large(name: str, size: int, limit: float) -> TicketError:
+    return TicketError(
+        f"hf://{name}: is {size / 1e6:.0f} MB large, more than the limit of {limit:g} MB; if you "
+        f"trust it, set {LIMIT} to a larger number"
+    )
 
 
 def _limit() -> float:

@@ -179,8 +179,8 @@ def layout_of(
 def layer_kinds(network: Network) -> dict[str, str]:
     """Return the kind of each layer that has a kernel, such as `Conv`, by its path.
 
-    It is the name of the layer's class, or of a layer of Flax from which the class derives and which
-    PyTorch has otherwise. A network that does not tell its classes has none.
+    It is the name of the layer's class, or of a layer of Flax from which the class derives and whose
+    kernel PyTorch stores in another layout. A network that does not tell its classes has none.
     """
     classes: dict[str, type] = getattr(network, "module_classes", dict)()
     kernels = leaves(network.abstract_variables()["params"])

@@ -172,8 +172,8 @@ def export_pytorch(
             of a ticket from your own loop. Without either, its layers are taken for Dense and Conv.
 
     Raises:
-        ConfigError: `names` or `flatten` do not fit the network, or `flatten` is needed; PyTorch keeps
-            the weights of a layer otherwise; or a mask should be written with itself.
+        ConfigError: `names` or `flatten` do not fit the network, or `flatten` is needed; PyTorch stores
+            the kernel of a layer in another layout; or a mask should be written with itself.
         TicketError: PyTorch is not installed.
     """
     if prune_format and weights == "mask":

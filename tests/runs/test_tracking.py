@@ -8,9 +8,14 @@ import types
 
 import pytest
 
+from lottery_jax import tickets
+from lottery_jax.curve import WINNING
 from lottery_jax.runs import tracking
+from lottery_jax.runs.directory import Trial
 from lottery_jax.runs.ladder import run_ladder
-from tests.helpers import make_tiny_config, quiet_console
+from lottery_jax.runs.metrics import MetricsLog
+from lottery_jax.runs.store import RunStore
+from tests.helpers import make_tiny_config, quiet_console, synthetic_ticket
 
 
 def epoch(level, number, control="winning", seed=0):
@@ -156,6 +161,7 @@ class Steps:
         (0, 0, 0, [0, 1, 2, 3]),
         (5, 5, 0, [5, 6, 7, 8]),  # resumed after a stop
         (7, 5, 2, [7, 8]),  # killed: the two rows that come again are there
+        (6, 5, 2, [6, 7, 8]),  # killed before the second of them was sent
         (9, 5, 2, [9, 10, 11, 12]),  # it is not known which rows are there: none is lost
         (4, 5, 0, [5, 6, 7, 8]),  # wandb lacks a row
     ],
@@ -168,6 +174,101 @@ def test_a_resumed_run_sends_each_row_once_and_loses_none(there, rows, dropped, 
     assert run.steps == expected
     tracker.log_level(rows + 3, 0, {"curve/density": 1.0})
     assert run.steps[-1] == expected[-1]
+
+
+@pytest.fixture
+def wandb(monkeypatch):
+    """A module with the part of wandb's interface that is used, whose run has `wandb.there` steps."""
+    module, kept = types.ModuleType("wandb"), []
+
+    class Run(Steps):
+        id, resumed = "0123abcd", True
+
+        def __init__(self):
+            super().__init__()
+            self.rows, self.artifacts = [], []
+            self.step = module.there
+
+        def log(self, values, step):
+            super().log(values, step)
+            self.rows.append(values)
+
+        def log_artifact(self, path, name, type):
+            if name.startswith("bad"):
+                raise ValueError("no artifact")
+            self.artifacts.append((path, name, type))
+
+        def define_metric(self, *args, **kwargs):
+            pass
+
+        def finish(self):
+            pass
+
+    def init(**kwargs):
+        kept.append(Run())
+        return kept[-1]
+
+    module.init, module.runs, module.there = init, kept, 0
+    module.Settings = type("Settings", (), {"model_fields": {}})
+    monkeypatch.setitem(sys.modules, "wandb", module)
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    return module
+
+
+@pytest.mark.parametrize("there, sent", [(3, [3, 4]), (5, []), (7, [])])
+def test_rows_that_a_killed_process_did_not_send_are_sent(tmp_path, wandb, there, sent):
+    """Five rows are kept, of which the last belongs to a ticket that is not complete."""
+    rows = [(epoch(1, n + 1), 0.5 if n < 4 else None) for n in range(5)]
+    wandb.there, said = there, []
+    config = make_tiny_config(**{"wandb.mode": "online"})
+    trackers = tracking.open_tracking(config, tmp_path, 5, 2, said.append, lambda n: rows[n:])
+    (run,) = wandb.runs
+    assert run.steps == sent and said == []
+    assert [row["seed_0/winning/epoch"] for row in run.rows] == [number + 1 for number in sent]
+    if sent:
+        assert run.rows[0]["sparsity"] == 0.5 and "density" not in run.rows[1]
+    trackers.log(epoch(1, 6), 0.5)
+    assert run.steps == sent + ([5] if there <= 5 else [])
+
+
+def test_rows_are_read_from_a_number_on_with_the_densities_of_complete_tickets(tmp_path):
+    store = RunStore.__new__(RunStore)
+    store._workdir = tmp_path
+    store._metrics = MetricsLog(tmp_path / "metrics.jsonl", lambda row: True)
+    ticket = synthetic_ticket("lenet_300_100", (8, 8, 1), 0.2)
+    tickets.save_ticket(store.trial(0, 1).ticket_dir, ticket)
+    rows = [epoch(1, 1), epoch(1, 2), epoch(2, 1)]
+    for row in rows:
+        store._metrics.write(row)
+    store._metrics.close()
+    (_, density), _ = found = list(store._rows_from(1))
+    assert found == [(rows[1], density), (rows[2], None)] and density == pytest.approx(
+        0.2, abs=0.01
+    )
+
+
+def test_a_complete_run_sends_its_report_and_its_last_tickets(tmp_path, wandb):
+    """Also those that a process did not send because it was killed; only complete ones."""
+    overrides = {"wandb.mode": "online", "wandb.artifacts": ("ticket", "report"), "seeds": (0, 1)}
+    config = make_tiny_config(**overrides)
+    last = Trial(tmp_path, 1, config.ladder.levels, WINNING).ticket_dir
+    tickets.save_ticket(last, synthetic_ticket("lenet_300_100", (8, 8, 1), 0.2))
+    tracking.send_report(config, tmp_path, pytest.fail)
+    assert wandb.runs[0].artifacts == [
+        (str(tmp_path / "report"), "report-0123abcd", "report"),
+        (str(last), "ticket-seed_1-0123abcd", "ticket"),
+    ]
+
+
+def test_an_artifact_that_fails_does_not_end_the_tracking(tmp_path, wandb):
+    said, config = [], make_tiny_config(**{"wandb.mode": "online", "wandb.artifacts": ("ticket",)})
+    trackers = tracking.open_tracking(config, tmp_path, 0, 0, said.append)
+    trackers.keep(tmp_path, "bad", "ticket")
+    trackers.log(epoch(0, 1), 1.0)
+    trackers.keep(tmp_path, "good", "ticket")
+    assert said == ["wandb: ValueError: no artifact; bad is not sent"]
+    assert wandb.runs[0].steps == [0]
+    assert wandb.runs[0].artifacts == [(str(tmp_path), "good-0123abcd", "ticket")]
 
 
 class Broken:

@@ -207,6 +207,40 @@ def test_a_file_is_no_larger_than_the_limit(server, saved, monkeypatch):
     tickets.load_ticket("hf://they/large")
 
 
+class Changing(dict):
+    """A repository whose files and answers are others from the second request on."""
+
+    def __init__(self, first, second, headers):
+        super().__init__(first)
+        self.second, self.headers, self.requests = second, headers, 0
+
+    def __getitem__(self, file):
+        self.requests += 1
+        if self.requests == 1:
+            return super().__getitem__(file)
+        HUB.changed = self.headers
+        return self.second
+
+
+@pytest.mark.parametrize(
+    "header, message", [(None, "more than the limit"), ("ETag", "out of the cache")]
+)
+def test_a_server_that_answers_otherwise_later_is_refused(
+    server, saved, tmp_path, monkeypatch, header, message
+):
+    """A download asks the server again. What came of it is not opened, with the hub or without."""
+    content = saved[0].read_bytes()
+    second = content + b" " * 1000 if header is None else content
+    headers = {header: '"../../../victim"'} if header else {}
+    server.hosted["they/net"] = Changing({"ticket.safetensors": content}, second, headers)
+    monkeypatch.setenv(hub.LIMIT, str(len(content) / 1e6))
+    with pytest.raises(TicketError, match=rf"^hf://they/net: .*{message}"):
+        hub.fetch("they/net")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(TicketError, match=rf"^hf://they/net: .*{message}"):
+        hub.fetch("they/net")
+
+
 def test_evaluate_fetches_a_ticket_once(server, saved, capsys):
     server.hosted["me/lenet"] = {"ticket.safetensors": saved[0].read_bytes()}
     hub.fetch("me/lenet")
