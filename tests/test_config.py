@@ -420,5 +420,9 @@ def test_a_tuple_that_is_given_nothing_is_empty(monkeypatch):
 
     checked = validate(parsed("--config.control_levels=", "--config.controls="))
     assert checked.control_levels == () and checked.controls == ()
+    checked = validate(parsed("--config.wandb.artifacts=report,ticket", "--config.wandb.tags=a,b"))
+    assert checked.wandb.artifacts == ("report", "ticket") and checked.wandb.tags == ("a", "b")
+    with pytest.raises(ConfigError, match="config.wandb.artifacts"):
+        validate(parsed("--config.wandb.artifacts=report,tickets"))
     with pytest.raises(ConfigError, match="config.seeds"):
         validate(parsed("--config.seeds="))

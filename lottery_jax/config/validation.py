@@ -32,11 +32,11 @@ def validate(config: ConfigDict) -> ConfigDict:
         raise ConfigError(f"config.{missing[0]} is missing; start from default_config()")
     for name, value in flat.items():
         rule = KEYS[name].rule
-        if rule is NAMES and isinstance(value, tuple):
-            # The command line reads --config.controls=reinit,random as one string in a tuple.
+        is_tuple = isinstance(value, tuple)
+        if is_tuple and (rule is NAMES or all(isinstance(part, str) for part in value)):
+            # The command line reads --config.controls=reinit,random as one string in a tuple, and
+            # --config.control_levels= as one empty string.
             value = tuple(filter(None, map(str.strip, ",".join(map(str, value)).split(","))))
-        elif value == ("",):
-            value = ()  # the command line reads --config.control_levels= as one empty string
         rule.check(name, value)
         flat[name] = value
     for name in ("data.dir", "ladder.pretrained", "source"):

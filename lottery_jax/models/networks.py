@@ -39,8 +39,8 @@ def nnx(make: Callable[[nnx_api.Rngs], nnx_api.Module], *, head: str = "") -> NN
     """Return an NNX module as a `Network`.
 
     Args:
-        make: from random keys to a module, such as `lambda rngs: MyNet(rngs)`. It must give the
-            same module for the same keys.
+        make: from random keys to a module, such as the class `MyNet` itself, or
+            `lambda rngs: MyNet(10, rngs=rngs)`. It must give the same module for the same keys.
         head: the path of the output layer in the params; by default the last layer that is called.
     """
     from lottery_jax.models.nnx import NNXNetwork

@@ -137,6 +137,7 @@ def run_table(run: RunCurve) -> Table:
         header, rows = _run_cells(run)
         less = less_dense(run)
         if len(run.seeds) > 1 and less and len(run.series) < _MOST_WIDE_SERIES:
+            header[1] = "weights\nleft, %"  # so that with one control no interval is wrapped
             header.insert(3, "less dense [95 %]")
             for row in rows:
                 row.insert(3, _difference(less.get(int(row[0]), {}), "{} [{}, {}]"))

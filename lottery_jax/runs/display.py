@@ -162,4 +162,5 @@ class Display:
             return
         self._said = True
         epochs = self._last[1] - (self._first or self._last)[1]
-        self.say(f"about {in_time(each * self._left)} remain, by the last {epochs} epochs")
+        measured = f"the last {epochs} epochs" if epochs > 1 else "the last epoch"
+        self.say(f"about {in_time(each * self._left)} left, judging by {measured}")

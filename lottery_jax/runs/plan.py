@@ -113,9 +113,11 @@ def _bytes_of(tree: PyTree) -> int:
 def in_bytes(size: float) -> str:
     """Return a number of bytes as text.
 
-    >>> in_bytes(450_000), in_bytes(12_345_678), in_bytes(2_345_678_900)
-    ('0.5 MB', '12.3 MB', '2.3 GB')
+    >>> in_bytes(450), in_bytes(450_000), in_bytes(12_345_678), in_bytes(2_345_678_900)
+    ('0.5 kB', '0.5 MB', '12.3 MB', '2.3 GB')
     """
+    if size < 1e5:
+        return f"{size / 1e3:.1f} kB"
     return f"{size / 1e9:,.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
 
 

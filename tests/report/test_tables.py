@@ -77,6 +77,18 @@ def test_the_sentence_below_the_closing_table_is_broken_once_at_its_width(tmp_pa
         assert len(f"{line} {following.split()[0]}") > width
 
 
+def test_with_one_control_the_closing_table_fits_a_terminal_of_80_columns(tmp_path):
+    text = "".join(
+        rows((0, 1.0, 0.92), (1, 0.1, 0.91), seed=seed)
+        + rows((1, 0.1, 0.5 + 0.1 * seed), control="random", seed=seed)
+        for seed in range(3)
+    )
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(run_table(report.read_run(make_run(tmp_path / "run", text))))
+    printed = console.export_text()
+    assert "\u22121.00 [\u22121.00, \u22121.00]" in printed and "60.00 ± 10.00" in printed
+
+
 def test_one_seed_has_no_column_of_intervals_and_a_loss_has_no_points(tmp_path):
     one = run_table(report.read_run(make_run(tmp_path / "one", rows((0, 1, 0.9), (1, 0.1, 0.9)))))
     assert [column.header for column in one.columns] == [

@@ -76,7 +76,7 @@ def test_a_run_begins_with_its_plan_and_says_what_remains_after_level_0(tmp_path
     ]  # fmt: skip
     assert lines[4] == "compiling the training step"
     assert lines[5].startswith("seed 0  level  0")
-    assert re.fullmatch(r"about \d+ s remain, by the last 2 epochs", lines[6])
+    assert re.fullmatch(r"about \d+ s left, judging by the last 2 epochs", lines[6])
     assert lines[7].startswith("seed 0  level  1") and len(lines) == 8
     again = shown(config, tmp_path / "run")
     assert again.splitlines()[:1] == lines[:1]  # the same header
@@ -188,7 +188,7 @@ def test_the_bar_says_compiling_until_the_first_step_is_done(monkeypatch):
     bar.say_remaining()
     bar.say_remaining()
     # 120 seconds for the four epochs after the first two; four are left.
-    said = "compiling the training step\nabout 2 min remain, by the last 4 epochs\n"
+    said = "compiling the training step\nabout 2 min left, judging by the last 4 epochs\n"
     assert out.getvalue() == said
 
 
