@@ -36,6 +36,18 @@ STEPS = 1438
 STATUS = {signal.SIGTERM: 143, signal.SIGINT: 130, signal.SIGHUP: 129, signal.SIGUSR1: 138}
 
 
+@pytest.fixture(autouse=True)
+def nothing_is_ignored():
+    """Ignore no signal in these tests, wherever they run: under nohup a hangup is ignored."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGHUP, signal.SIGINT)}
+    for number, handler in before.items():
+        if handler is signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
     return runs.undisturbed(tmp_path_factory.mktemp("undisturbed"), SLOW)
