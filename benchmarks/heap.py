@@ -1,10 +1,10 @@
-"""Measure train steps with the heap that the program keeps and without.
+"""Measure train steps with a heap that the program keeps and without.
 
     python benchmarks/heap.py
     python benchmarks/heap.py --steps=resnet20:256,conv2:64
 
 The heap is a setting of a process (`lottery_jax/system/heap.py`), so each side is a process of its
-own; they take turns. A run of the command keeps its heap; `LOTTERY_JAX_KEEP_HEAP=0` leaves it.
+own; they take turns. `LOTTERY_JAX_KEEP_HEAP=1` has a command keep its heap.
 """
 
 from __future__ import annotations
@@ -24,12 +24,11 @@ STEPS = "lenet_300_100:60,conv2:256,resnet20:256,vgg19:64,alexnet:256"
 
 def measure_one(model: str, batch: int, seconds: float) -> harness.Row:
     """Train for some seconds in this process, with the heap that the environment asks for."""
-    import jax
-    from train_step import ours
-
     from lottery_jax.system.heap import keep_heap
 
-    kept = keep_heap(jax.default_backend())
+    kept = keep_heap()  # before JAX is imported
+    from train_step import ours
+
     step = ours(model, batch, "float32").step
     for _ in range(3):
         step()
@@ -116,7 +115,7 @@ def main() -> None:
         "peak_mb": "with, MB|.0f",
     }
     title = (
-        f"One masked train step, float32, with the heap that the program keeps: medians of "
+        f"One masked train step, float32, with a heap that the program keeps: medians of "
         f"{args.repeats} processes a side, in turn."
     )
     harness.write(args.out, "heap", title, columns, rows)

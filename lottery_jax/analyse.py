@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lottery_jax.errors import FigureError, one_line
-from lottery_jax.system import heap, host, signals
+from lottery_jax.system import heap, signals
 from lottery_jax.system.command_line import CommandParser, exit_status_of_runs, path_argument
 
 if TYPE_CHECKING:
@@ -274,6 +274,7 @@ def _parser() -> CommandParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status."""
+    heap.keep_heap()
     args = _parser().parse_args(argv)
 
     def command() -> None:
@@ -285,7 +286,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             from lottery_jax.runs.record import read_config
         runs = args.run if isinstance(args.run, list) else [args.run]
         set_up_process(read_config(runs[0]))
-        heap.keep_heap(host.devices()[0].platform)
         args.function(args, Console(soft_wrap=True))
 
     return exit_status_of_runs(command)

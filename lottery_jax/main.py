@@ -233,7 +233,7 @@ def _main(parsed: ConfigDict) -> None:
         set_up_process(parsed, writes=not _DRY_RUN.value)
         if _DISTRIBUTED.value:
             multihost.start(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
-        heap.keep_heap(host.devices()[0].platform)
+        host.devices()
         config = resolve(parsed)
         config_file = config_flags.get_config_filename(flags.FLAGS["config"])
         default = default_workdir(config_file, fingerprint(config))
@@ -292,6 +292,7 @@ def _describe_oserror(error: OSError) -> str:
 
 def main() -> None:
     """The entry point of `python -m lottery_jax.main`."""
+    heap.keep_heap()
     with may_be_closed():
         try:
             signals.raise_when_asked_to_stop()

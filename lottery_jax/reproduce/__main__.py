@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lottery_jax.errors import ConfigError, lookup
-from lottery_jax.system import heap, host
+from lottery_jax.system import heap
 from lottery_jax.system.command_line import CommandParser, exit_status_of_runs, path_argument
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ _WORKDIR = "reproduce"
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status."""
+    heap.keep_heap()
     args = _parser().parse_args(argv)
     failures: list[str] = []
 
@@ -166,7 +167,6 @@ def _analyse(args: argparse.Namespace) -> None:
     from lottery_jax.runs.record import read_config
 
     set_up_process(read_config(args.run_dir))
-    heap.keep_heap(host.devices()[0].platform)
     analyse(args.kind, args.run_dir)
 
 

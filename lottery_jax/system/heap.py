@@ -14,7 +14,7 @@ from pathlib import Path
 
 from lottery_jax.system import host
 
-# Set to 0, it leaves the heap as it is.
+# Set to 1, it has the commands keep their heap.
 SWITCH = "LOTTERY_JAX_KEEP_HEAP"
 
 # mallopt's parameters, from glibc's malloc.h, and madvise's advice, from Linux's mman.h.
@@ -23,26 +23,23 @@ _HUGE_PAGES = 14
 _PADDING = 64 * 2**20  # bytes
 
 
-def keep_heap(platform: str) -> bool:
+def keep_heap() -> bool:
     """Have glibc keep freed memory, take all of it from one heap, and ask for huge pages there.
 
     This is a setting of the whole process, and so for a program and not for a library: the resident
-    size of the process stays at its peak. Call it before JAX computes anything.
-
-    Args:
-        platform: on which JAX computes; an accelerator has memory of its own.
+    size of the process stays at its peak. Call it before JAX is imported: a thread that has taken
+    memory has a heap of its own.
 
     Returns:
-        Whether it was done: on CPU alone, not on systems without glibc, not if
-        `LOTTERY_JAX_KEEP_HEAP=0`, and not if the user has set one of glibc's variables for that or
-        loads another allocator.
+        Whether it was done: only if `LOTTERY_JAX_KEEP_HEAP=1`, not on systems without glibc, and
+        not if the user has set one of glibc's variables for that or loads another allocator.
     """
     tuned = (
         "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", "")
         or "malloc" in os.environ.get("LD_PRELOAD", "")
         or any(name.startswith("MALLOC_") for name in os.environ)
     )
-    if platform != "cpu" or tuned or os.environ.get(SWITCH) == "0" or sys.platform != "linux":
+    if os.environ.get(SWITCH) != "1" or tuned or sys.platform != "linux":
         return False
     library = ctypes.CDLL(None)
     if not (hasattr(library, "gnu_get_libc_version") and hasattr(library, "mallopt")):
