@@ -46,7 +46,7 @@ def save_arrays(folder: Path, arrays: PyTree) -> None:
 def write_arrays(folder: Path, arrays: PyTree) -> None:
     """Write a tree of arrays as an Orbax checkpoint into an empty directory, and flush it to the disk.
 
-    The files are those of Orbax's PyTreeCheckpointHandler. Its own `save` takes five times as long
+    The files are those of Orbax's PyTreeCheckpointHandler. Its own `save` takes three times as long
     for a small network, nearly all of it in Python, and a ladder saves hundreds of tickets.
 
     Args:
