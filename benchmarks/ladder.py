@@ -47,7 +47,7 @@ def config_of(task: str, data_dir: str) -> Any:
     elif task == "resnet20":
         c = recipes.resnet20(_SUBSET)
         c.data.dir = data_dir
-        c.data.input_shape = None
+        c.data.input_shape = ()
         c.data.augment = "none"
         c.train.batch_size, c.train.epochs, c.ladder.levels = 64, 2, 2
         c.optimizer.milestones = ()
