@@ -62,7 +62,7 @@ def save_state(
 
 def latest_step(folder: str | os.PathLike[str]) -> int:
     """Return the step of the latest complete checkpoint in `folder`, or -1."""
-    # Orbax gives a checkpoint its name when it is whole; an unfinished one has a longer name.
+    # A checkpoint gets its name when it is whole; an unfinished one has a longer name.
     names = (path.name for path in Path(folder).glob("*"))
     return max((int(name) for name in names if _CHECKPOINT.fullmatch(name)), default=-1)
 

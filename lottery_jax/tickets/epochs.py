@@ -20,7 +20,6 @@ import numpy as np
 
 from lottery_jax.errors import TicketError
 from lottery_jax.models.network import Network
-from lottery_jax.system import host
 from lottery_jax.system.files import local_path
 from lottery_jax.tickets.orbax_io import load_arrays, save_arrays
 from lottery_jax.tickets.store import load_ticket
@@ -57,7 +56,6 @@ def save_epoch(ticket_dir: Path, epoch: int, params: PyTree, batch_stats: PyTree
     """
     folder = epoch_dir(ticket_dir, epoch)
     if not folder.exists():
-        host.devices()  # Orbax needs one
         arrays = {"trained": params, "trained_batch_stats": batch_stats}
         save_arrays(folder, {**arrays, "sha256": _digest(arrays)})
 

@@ -46,7 +46,6 @@ def save_ticket(path: str | os.PathLike[str], ticket: Ticket) -> Ticket:
     folder = local_path(path)
     if folder.suffix == portable.SUFFIX:
         return portable.save_portable(folder, ticket)
-    host.devices()  # Orbax needs one
     ticket = complete(folder, ticket)
     text = json.dumps(ticket.metadata, indent=1, allow_nan=False)
     with atomic_folder(folder) as temporary:

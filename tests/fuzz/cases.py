@@ -141,8 +141,6 @@ class Directory:
 
     def _pick(self, rng, path):
         files = [p for p in path.rglob("*") if p.is_file()]
-        if rng.random() < 0.7:  # Orbax does not read these files again
-            files = [p for p in files if "ocdbt.process_0" not in p.parts]
         return rng.choice(sorted(files, key=_size))
 
     def _bytes(self, rng, path):
