@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -31,15 +32,33 @@ def headings(runs: Sequence[RunCurve]) -> list[str]:
     ]
 
 
+WORDS = {
+    "model.name": "network",
+    "data.name": "data",
+    "train.epochs": "epochs",
+    "train.batch_size": "batch size",
+    "optimizer.name": "optimizer",
+    "optimizer.learning_rate": "learning rate",
+    "optimizer.momentum": "momentum",
+    "optimizer.weight_decay": "weight decay",
+    "optimizer.schedule": "schedule",
+    "optimizer.milestones": "rate drops after epochs",
+    "ladder.rewind": "rewind",
+}  # for the keys of a config
+
 _MOST_KEYS = 3  # more do not fit a legend
+# They change nothing in what a legend names by them: the winning tickets of a run.
+_NOT_OF_TICKETS = ("seeds", "controls", "control_levels", "tensorboard", "wandb")
 
 
 def _differences(runs: Sequence[RunCurve]) -> list[str]:
     """Name runs by the keys in which their configs differ, or by directory if there are many."""
     flat = [dict(flatten(run.config)) for run in runs]
     keys = [key for key in flat[0] if any(f.get(key) != flat[0][key] for f in flat)]
-    keys = [key for key in keys if key.split(".")[0] not in ("seeds", "tensorboard", "wandb")]
-    names = [", ".join(f"{key} {_value(f.get(key))}" for key in keys) for f in flat]
+    keys = [key for key in keys if key.split(".")[0] not in _NOT_OF_TICKETS]
+    names = [
+        ", ".join(f"{WORDS.get(key, key)} {value_text(f.get(key))}" for key in keys) for f in flat
+    ]
     if 0 < len(keys) <= _MOST_KEYS and len(set(names)) == len(runs):
         return names
     return _directories(runs)
@@ -54,15 +73,21 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
             yield prefix + key, value
 
 
-def _value(value: Any) -> str:
-    """Return a config's value as text for a legend.
+def value_text(value: Any, separator: str = "+") -> str:
+    """Return a config's value as text for a legend or a note.
 
-    >>> [_value(v) for v in (0.1, [], ["random", "init"], "")]
-    ['0.1', 'none', 'random+init', 'none']
+    >>> [value_text(v) for v in (0.1, [], ["random", "init"], "", "1ep", "100st")]
+    ['0.1', 'none', 'random+init', 'none', '1 epoch', '100 steps']
     """
     if isinstance(value, (list, tuple)):
-        return "+".join(map(str, value)) or "none"
-    return str(value) or "none"
+        return separator.join(value_text(v) for v in value) or "none"
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return f"{value:g}"
+    text = str(value) or "none"
+    if not (found := re.fullmatch(r"(\d+)(ep|st)", text)):
+        return text
+    unit = {"ep": "epoch", "st": "step"}[found[2]]
+    return f"{found[1]} {unit}{'' if found[1] == '1' else 's'}"
 
 
 def _directories(runs: Sequence[RunCurve]) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from lottery_jax.errors import ConfigError
 from lottery_jax.report import gohil
-from lottery_jax.report.labels import flatten
+from lottery_jax.report.labels import WORDS, flatten, value_text
 
 # (weights pruned, test accuracy), both in percent.
 Points = tuple[tuple[float, float], ...]
@@ -173,21 +173,6 @@ def select(name: str, settings: Iterable[tuple[str, str]]) -> list[Curve]:
     return found
 
 
-_WORDS = {
-    "model.name": "network",
-    "data.name": "data",
-    "train.epochs": "epochs",
-    "train.batch_size": "batch size",
-    "optimizer.name": "optimizer",
-    "optimizer.learning_rate": "learning rate",
-    "optimizer.momentum": "momentum",
-    "optimizer.weight_decay": "weight decay",
-    "optimizer.schedule": "schedule",
-    "optimizer.milestones": "rate drops after epochs",
-    "ladder.rewind": "rewind",
-}
-
-
 def differences(curve: Curve, config: Mapping[str, Any]) -> list[str]:
     """Describe the known differences between the training of a published curve and of a run.
 
@@ -206,16 +191,13 @@ def differences(curve: Curve, config: Mapping[str, Any]) -> list[str]:
     if here.get("optimizer.name") != there["optimizer.name"]:
         here.pop("optimizer.momentum", None)  # only SGD has one
     pairs = [
-        (word, there[key], here[key])
-        for key, word in _WORDS.items()
-        if key in there and key in here
+        (word, there[key], here[key]) for key, word in WORDS.items() if key in there and key in here
     ]
     if "seeds" in here:
         pairs.append(("seeds", curve.publication.replicates, len(here["seeds"])))
+    shown = [(word, value_text(there, "/"), value_text(own, "/")) for word, there, own in pairs]
     return [
-        f"{word} {_text(published)} (here {_text(own)})"
-        for word, published, own in pairs
-        if _text(published) != _text(own)
+        f"{word} {published} (here {own})" for word, published, own in shown if published != own
     ]
 
 
@@ -245,9 +227,3 @@ def notes(curves: Sequence[Curve], configs: Mapping[str, Mapping[str, Any]]) -> 
         more = dict.fromkeys([*publication.notes, *(n for curve in chosen for n in curve.notes)])
         sentences += [f"{note[0].upper()}{note[1:]}." for note in more]
     return sentences
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, list | tuple):
-        return "/".join(map(_text, value)) or "none"
-    return f"{value:g}" if isinstance(value, int | float) else str(value)

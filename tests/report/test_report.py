@@ -184,6 +184,10 @@ def test_what_tells_runs_apart(tmp_path):
     assert names(a, b) == ["x/run", "y/run"]
     assert names(a, a) == [str(a), str(a)]
     assert names(a, svhn)[1] == "LeNet-300-100 on SVHN, SGD"
+    # Controls are series of their own, so they don't name a run.
+    late = make_run(tmp_path / "late", ladder={"rewind": "2ep"}, controls=["random"])
+    start = make_run(tmp_path / "start", ladder={"rewind": 0}, controls=[])
+    assert names(late, start) == ["rewind 2 epochs", "rewind 0"]
 
 
 def test_the_joint_table_holds_the_densities_in_common(tmp_path):
