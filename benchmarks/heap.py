@@ -4,7 +4,7 @@
     python benchmarks/heap.py --steps=resnet20:256,conv2:64
 
 The heap is a setting of a process (`lottery_jax/system/heap.py`), so each side is a process of its
-own; they take turns. `LOTTERY_JAX_KEEP_HEAP=1` has a command keep its heap.
+own; they take turns. `LOTTERY_JAX_KEEP_HEAP=0` has a command leave its heap alone.
 """
 
 from __future__ import annotations

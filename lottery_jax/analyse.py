@@ -274,7 +274,6 @@ def _parser() -> CommandParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status."""
-    heap.keep_heap()
     args = _parser().parse_args(argv)
 
     def command() -> None:
@@ -292,4 +291,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    heap.keep_heap()
     sys.exit(main())

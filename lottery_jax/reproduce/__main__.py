@@ -35,7 +35,6 @@ _WORKDIR = "reproduce"
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status."""
-    heap.keep_heap()
     args = _parser().parse_args(argv)
     failures: list[str] = []
 
@@ -183,4 +182,5 @@ def _seeds(text: str) -> tuple[int, ...]:
 
 
 if __name__ == "__main__":
+    heap.keep_heap()
     sys.exit(main())

@@ -8,14 +8,18 @@ the system clears hundreds of megabytes, page by page. docs/performance.md has m
 from __future__ import annotations
 
 import ctypes
+import glob
 import os
 import sys
 from pathlib import Path
 
 from lottery_jax.system import host
 
-# Set to 1, it has the commands keep their heap.
+# Set to 0, it has the commands leave the heap as it is; set to 1, keep it beside an accelerator too.
 SWITCH = "LOTTERY_JAX_KEEP_HEAP"
+
+# Devices of NVIDIA, of AMD and of Google, as Linux names them.
+_ACCELERATORS = ("/dev/nvidia[0-9]*", "/dev/kfd", "/dev/accel[0-9]*", "/dev/vfio/[0-9]*")
 
 # mallopt's parameters, from glibc's malloc.h, and madvise's advice, from Linux's mman.h.
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX, _ARENA_MAX = -1, -2, -4, -8
@@ -31,15 +35,17 @@ def keep_heap() -> bool:
     memory has a heap of its own.
 
     Returns:
-        Whether it was done: only if `LOTTERY_JAX_KEEP_HEAP=1`, not on systems without glibc, and
-        not if the user has set one of glibc's variables for that or loads another allocator.
+        Whether it was done: not if `LOTTERY_JAX_KEEP_HEAP=0`, not on systems without glibc, not if
+        the user has set one of glibc's variables for that or loads another allocator, and beside
+        an accelerator, whose arrays are elsewhere, only if `LOTTERY_JAX_KEEP_HEAP=1`.
     """
     tuned = (
         "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", "")
         or "malloc" in os.environ.get("LD_PRELOAD", "")
         or any(name.startswith("MALLOC_") for name in os.environ)
     )
-    if os.environ.get(SWITCH) != "1" or tuned or sys.platform != "linux":
+    wanted = os.environ.get(SWITCH, "0" if _has_accelerator() else "1") == "1"
+    if tuned or not wanted or sys.platform != "linux":
         return False
     library = ctypes.CDLL(None)
     if not (hasattr(library, "gnu_get_libc_version") and hasattr(library, "mallopt")):
@@ -49,6 +55,11 @@ def keep_heap() -> bool:
     if done and not _is_charged_for_addresses():
         _ask_for_huge_pages(library, int(min(host.memory(), 2**40)) // 2)
     return done
+
+
+def _has_accelerator() -> bool:
+    """Return whether JAX may find an accelerator; to ask JAX would start its threads."""
+    return os.environ.get("JAX_PLATFORMS") != "cpu" and any(map(glob.glob, _ACCELERATORS))
 
 
 def _is_charged_for_addresses() -> bool:
