@@ -105,7 +105,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 @contextmanager
 def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield an empty temporary directory beside `path`; on success rename it to `path`.
+    """Yield an empty temporary directory beside `path`; on success sync it and rename it to `path`.
 
     A directory that was at `path` is moved aside first and removed last. So there is always one of
     the two, and the old one is put back if the new one can't take its place.
@@ -118,6 +118,7 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     try:
         yield temporary
         temporary.chmod(0o777 & ~_umask())
+        _sync_tree(temporary)
         with defer_signals():
             if target.exists():
                 target.replace(old)
@@ -149,14 +150,13 @@ def sync_folder(folder: Path) -> None:
             os.close(handle)
 
 
-def sync_tree(folder: Path) -> None:
-    """Flush a folder, its name and everything in it to the disk."""
+def _sync_tree(folder: Path) -> None:
+    """Flush a folder and everything in it to the disk."""
     for parent, _, names in os.walk(folder):
         for name in names:
             with (Path(parent) / name).open("rb") as file:
                 os.fsync(file.fileno())
         sync_folder(Path(parent))
-    sync_folder(folder.parent)
 
 
 # .TARGET.HOST-PID-RANDOM.tmp, as `atomic_write` names them

@@ -19,7 +19,7 @@ import flax.linen as nn
 from lottery_jax.errors import TicketError, raise_if_environment
 from lottery_jax.models.network import Network
 from lottery_jax.system import host
-from lottery_jax.system.files import atomic_folder, local_path, write_text
+from lottery_jax.system.files import atomic_folder, local_path
 from lottery_jax.tickets import portable
 from lottery_jax.tickets.addresses import is_address, local_ticket
 from lottery_jax.tickets.metadata import PARTS, Metadata, check_metadata
@@ -51,7 +51,7 @@ def save_ticket(path: str | os.PathLike[str], ticket: Ticket) -> Ticket:
     with atomic_folder(folder) as temporary:
         (temporary / "arrays").mkdir()
         write_arrays(temporary / "arrays", {part: getattr(ticket, part) for part in PARTS})
-        write_text(temporary / "metadata.json", text + "\n")
+        (temporary / "metadata.json").write_text(text + "\n", encoding="utf-8")
     return ticket
 
 
