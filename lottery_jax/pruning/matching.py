@@ -19,7 +19,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from scipy.optimize import linear_sum_assignment
 
 from lottery_jax.models.network import Network, WiredNetwork
 from lottery_jax.models.xla_options import compiler_options
@@ -68,6 +67,8 @@ def match_units(
         for layer, moments in jax.device_get(measure(a, b, inputs)).items():
             exact = _Moments(*(np.asarray(part, np.float64) for part in moments))
             totals[layer] = _merge(totals[layer], exact) if layer in totals else exact
+    from scipy.optimize import linear_sum_assignment  # most of an import of SciPy; few runs need it
+
     matches = {}
     for group, units in symmetry.units.items():
         likeness = np.zeros((units, units))
