@@ -76,7 +76,7 @@ def slow(session: nox.Session) -> None:
 
 @nox.session(name="long")
 def at_length(session: nox.Session) -> None:
-    """Kill, fuzz, prepare data and train at length: before a release, and after work on what fails."""
+    """Kill, fuzz, prepare data, train, and compile for TPUs (`.[scaling]`): before a release."""
     session.run("pytest", "-m", "long", *session.posargs)
 
 
