@@ -73,7 +73,7 @@ def module_of(name, dtype):
     ],
 )
 def test_the_step_for_accelerators(name, dtype):
-    """Nothing calls the host, nothing has 64 bits, states are donated, products have the dtype asked for."""
+    """Nothing calls the host or has 64 bits, states are donated, and products have the dtype asked for."""
     step, shapes = step_and_shapes(*module_of(name, dtype))
     text = jax.export.export(step, platforms=["cuda", "tpu"])(*shapes).mlir_module()
     assert "callback" not in text and "f64" not in text
