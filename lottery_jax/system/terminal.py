@@ -8,10 +8,14 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
 
 # Errors that say that the reader of a pipe has ended (`| head`), or that the terminal is closed.
 _NOBODY_READS = (errno.EPIPE, errno.EIO)
+_WIDTH_OF_PIPES = 240  # columns
 
 
 class _Output(io.FileIO):
@@ -46,6 +50,21 @@ def may_be_closed() -> Iterator[None]:
             if stream is not old:
                 stream.flush()
         sys.stdout, sys.stderr = before
+
+
+def print_plain(what: RenderableType) -> None:
+    """Print a table as it fits the terminal; into a pipe, so wide that names and paths stay whole."""
+    from rich.console import Console  # not for commands that print their help
+
+    is_terminal = sys.stdout.isatty()
+    width = None if is_terminal else _WIDTH_OF_PIPES
+    console = Console(markup=False, highlight=False, emoji=False, width=width)
+    if is_terminal:
+        console.print(what)
+        return
+    with console.capture() as captured:
+        console.print(what)
+    print("\n".join(line.rstrip() for line in captured.get().splitlines()))
 
 
 def _tolerant(stream: Any) -> Any:

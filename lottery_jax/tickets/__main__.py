@@ -25,11 +25,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console, RenderableType
-
 from lottery_jax.errors import TicketError, one_line
 from lottery_jax.system.command_line import CommandParser, exit_status, path_argument
 from lottery_jax.system.files import is_clutter, is_temporary
+from lottery_jax.system.terminal import print_plain
 from lottery_jax.tickets import compare, display, portable, store
 from lottery_jax.tickets.addresses import is_address, ticket_argument
 from lottery_jax.tickets.commands import compact, export, import_, share, zoo
@@ -103,7 +102,7 @@ def list_tickets(paths: Sequence[Path]) -> bool:
             rows.append(display.row(path, store.read_metadata(path)))
         except TicketError as error:
             errors.append(error)
-    _print(display.listing(rows))
+    print_plain(display.listing(rows))
     for message in errors:
         print(f"error: {one_line(message)}", file=sys.stderr)
     return not errors
@@ -121,11 +120,6 @@ def verify(paths: Sequence[Path], *, allow_nonfinite: bool = False) -> bool:
         else:
             print(f"ok   {one_line(path)}")
     return good
-
-
-def _print(what: RenderableType) -> None:
-    width = None if sys.stdout.isatty() else 240  # a pipe folds no paths
-    Console(markup=False, highlight=False, emoji=False, width=width).print(what)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -172,7 +166,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.command == "list":
             good = list_tickets(args.paths)
         elif args.command == "show":
-            _print(display.card(args.ticket, store.read_metadata(args.ticket)))
+            print_plain(display.card(args.ticket, store.read_metadata(args.ticket)))
         elif args.command == "verify":
             good = verify(args.paths, allow_nonfinite=args.allow_nonfinite)
         elif args.command == "compare":
@@ -180,9 +174,9 @@ def main(argv: Sequence[str] | None = None) -> int:
                 store.load_ticket(path, allow_nonfinite=args.allow_nonfinite)
                 for path in (args.a, args.b)
             )
-            _print(display.comparison(compare.compare_tickets(a, b)))
+            print_plain(display.comparison(compare.compare_tickets(a, b)))
         elif args.command == "compact":
-            _print(compact.run(args))
+            print_plain(compact.run(args))
         elif args.command == "export":
             export.run(args)
         elif args.command == "zoo":

@@ -173,6 +173,7 @@ def test_verify_reads_the_arrays(copy, call):
 
 def test_show_says_what_a_ticket_is(run_directory, call):
     status, out, error = call("show", run_directory / TICKET)
+    assert all(line == line.rstrip() for line in out.splitlines())  # a pipe gets no padding
     assert (status, error) == (0, "")
     facts = dict(line.split(maxsplit=1) for line in out.splitlines() if len(line.split()) > 1)
     assert facts["network"].startswith("lenet_300_100 (width=0.1")

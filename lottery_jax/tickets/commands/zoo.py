@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable
 from fnmatch import fnmatchcase
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from lottery_jax.errors import TicketError
+from lottery_jax.system.terminal import print_plain
 from lottery_jax.tickets import zoo
 
 Add = Callable[[str, str], argparse.ArgumentParser]
@@ -46,5 +45,4 @@ def run(args: argparse.Namespace) -> None:
     for name, entry in chosen.items():
         table.add_row(f"zoo://{name}", entry.control, f"{entry.density:.2%}",
                       f"{entry.accuracy:.2%}", str(-(-entry.bytes // 1024)), entry.config)  # fmt: skip
-    width = None if sys.stdout.isatty() else 240  # a pipe folds no names
-    Console(markup=False, highlight=False, emoji=False, width=width).print(table)
+    print_plain(table)
