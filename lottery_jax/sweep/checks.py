@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -29,7 +30,7 @@ def check(plan: Plan, workdir: Path, *, writes: bool = True) -> list[str]:
             here are checked in part.
 
     Returns:
-        A line for each run whose data are not here.
+        A line for each data set that is not here, with the runs that need it.
 
     Raises:
         ConfigError, DataError: one line that names the run.
@@ -56,7 +57,17 @@ def check(plan: Plan, workdir: Path, *, writes: bool = True) -> list[str]:
                     set_up(_without_missing_source(run), jax.devices()[:1])
         except LotteryError as error:
             raise type(error)(f"{run.name}: {error}") from error
-    return [f"{name}: {line}" for name, line in notes.items()]
+    lines = dict.fromkeys(notes.values())
+    return [f"{_names([n for n in notes if notes[n] == line])}: {line}" for line in lines]
+
+
+def _names(runs: Sequence[str]) -> str:
+    """Return the names of runs as text, or of many how many there are.
+
+    >>> _names(["seeds=0"]), _names(["seeds=0", "seeds=1", "seeds=2"])
+    ('seeds=0', '3 runs, the first of them seeds=0')
+    """
+    return runs[0] if len(runs) == 1 else f"{len(runs)} runs, the first of them {runs[0]}"
 
 
 def _missing_data(plan: Plan) -> dict[str, str]:
