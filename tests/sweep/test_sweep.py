@@ -311,8 +311,8 @@ def test_the_report_draws_seeds_as_one_curve_and_has_a_row_for_each_run(finished
     accuracy = states.progress(finished, finished.plan.runs[0]).accuracy
     assert float(rows[0]["test_accuracy"]) == pytest.approx(accuracy, rel=1e-5)
     table = (tmp_path / "table.md").read_text()
-    first = "optimizer.learning_rate 0.1, 2 seeds"
-    assert f"{first} | optimizer.learning_rate 0.02, 1 seed |" in table
+    first = "learning rate 0.1, 2 seeds"
+    assert f"{first} | learning rate 0.02, 1 seed |" in table
 
 
 def test_runs_of_a_seed_each_are_drawn_as_one_run_of_all_seeds(finished, tmp_path, tiny):
