@@ -2,8 +2,8 @@
 
     pip install -e '.[test]' torch nox    # and -e '.[docs]' for the session `site`
 
-All sessions but two run in the environment that nox was started from, and install nothing. `oldest`
-and `newest` test other versions in environments of their own, below `.nox`.
+Most sessions run in the environment that nox was started from, and install nothing. `oldest` and
+`newest` test other versions in environments of their own, below `.nox`, and `tpu` another compiler.
 """
 
 import shutil
@@ -76,7 +76,7 @@ def slow(session: nox.Session) -> None:
 
 @nox.session(name="long")
 def at_length(session: nox.Session) -> None:
-    """Kill, fuzz, prepare data, train, and compile for TPUs (`.[scaling]`): before a release."""
+    """Kill, fuzz, prepare data and train at length: before a release, and after work on what fails."""
     session.run("pytest", "-m", "long", *session.posargs)
 
 
@@ -95,6 +95,13 @@ def oldest(session: nox.Session) -> None:
         session.run("python", *QUICKSTART, f"--workdir={folder}/run", *short)
     # Old versions warn of what newer ones have mended.
     session.run("python", "-m", "pytest", "-W", "default", *ON_THE_OLDEST)
+
+
+@nox.session(venv_backend="venv")
+def tpu(session: nox.Session) -> None:
+    """Compile train steps with the TPU's compiler, and look at the result; needs no TPU."""
+    session.install("-e", ".[test,scaling]")
+    session.run("python", "-m", "tests.compile_for_tpu", "vgg11", "resnet20")
 
 
 def python_3_13() -> str:
