@@ -25,7 +25,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
 FULLY_CONNECTED = frozenset({"lenet_300_100"})
 # Networks whose units never decrease when their inputs or weights grow: their paths can be followed.
 MONOTONE = frozenset(MODELS.keys() - vit.MODELS.keys())
-DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+DTYPES = {"float32": jnp.dtype("float32"), "bfloat16": jnp.dtype("bfloat16")}
 
 
 def build_model(

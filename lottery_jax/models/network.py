@@ -283,7 +283,7 @@ class LinenNetwork:
         """Return the network that computes in another dtype."""
         if "dtype" not in {field.name for field in dataclasses.fields(self.module)}:
             return self
-        return dataclasses.replace(self, module=self.module.clone(dtype=dtype))
+        return dataclasses.replace(self, module=self.module.clone(dtype=jnp.dtype(dtype)))
 
     def mask_as_variables(self, mask: PyTree) -> PyTree:
         """Return variables with which a signal passes exactly where `mask` lets it."""
