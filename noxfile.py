@@ -25,12 +25,8 @@ ON_THE_OLDEST = [
     "tests/training/test_optim.py", "tests/training/test_batches.py", "tests/training/test_loop.py",
     "tests/runs/test_ladder.py", "tests/runs/test_directory.py", "tests/report/test_figures.py",
     "tests/tickets/test_store.py", "tests/tickets/test_portable.py", "tests/tickets/test_format.py",
-    "tests/tickets/test_compare.py", "tests/models/test_xla_options.py",
+    "tests/tickets/test_compare.py", "tests/tickets/test_command.py",
 ]  # fmt: skip
-# What has ended a process in some version of XLA.
-SLOW_ON_THE_OLDEST = [
-    "tests/models/test_xla_options.py::test_every_kind_of_program_compiles_with_the_switches_that_users_get",
-]
 
 
 @nox.session
@@ -107,4 +103,3 @@ def oldest(session: nox.Session) -> None:
         session.run("python", *QUICKSTART, f"--workdir={folder}/run", *short)
     # Old versions warn of what newer ones have mended.
     session.run("python", "-m", "pytest", "-W", "default", *ON_THE_OLDEST)
-    session.run("python", "-m", "pytest", "-W", "default", "-m", "slow", *SLOW_ON_THE_OLDEST)

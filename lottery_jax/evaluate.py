@@ -16,7 +16,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import flax.linen as nn
-from rich.console import Console
 from rich.table import Table
 
 from lottery_jax.curve import metric_of, show_metric
@@ -30,6 +29,7 @@ from lottery_jax.parallel.mesh import make_mesh, to_mesh
 from lottery_jax.pruning import masks
 from lottery_jax.system import settings
 from lottery_jax.system.command_line import CommandParser, exit_status
+from lottery_jax.system.terminal import print_plain
 from lottery_jax.tickets import (
     Ticket,
     load_epoch,
@@ -190,7 +190,7 @@ def show(args: argparse.Namespace) -> None:
         for name in ticket.metadata["layer_order"]:
             remaining, size = counts[name]
             table.add_row(name, str(remaining), str(size), f"{remaining / size:.2%}")
-        Console().print(table)
+        print_plain(table)
 
 
 def _own_model(path: str, metadata: Metadata) -> Network:

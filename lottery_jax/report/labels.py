@@ -47,7 +47,7 @@ WORDS = {
 }  # for the keys of a config
 
 _MOST_KEYS = 3  # more do not fit a legend
-# They change nothing in what a legend names by them: the winning tickets of a run.
+# Runs that differ in these alone have the same winning tickets for the same seed.
 _NOT_OF_TICKETS = ("seeds", "controls", "control_levels", "tensorboard", "wandb")
 
 
@@ -81,7 +81,7 @@ def value_text(value: Any, separator: str = "+") -> str:
     """
     if isinstance(value, (list, tuple)):
         return separator.join(value_text(v) for v in value) or "none"
-    if isinstance(value, int | float) and not isinstance(value, bool):
+    if isinstance(value, float):
         return f"{value:g}"
     text = str(value) or "none"
     if not (found := re.fullmatch(r"(\d+)(ep|st)", text)):

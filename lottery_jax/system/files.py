@@ -111,27 +111,28 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     the two, and the old one is put back if the new one can't take its place.
     """
     target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    prefix = f".{target.name}.{_host()}-{os.getpid()}-"
-    temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=prefix, suffix=".tmp"))
-    old = temporary.with_name(f"{temporary.name[: -len('.tmp')]}-old.tmp")
-    try:
-        yield temporary
-        temporary.chmod(0o777 & ~_umask())
-        _sync_tree(temporary)
-        with defer_signals():
-            if target.exists():
-                target.replace(old)
-            try:
-                temporary.replace(target)
-            except OSError:
-                if old.exists():
-                    old.replace(target)
-                raise
-        sync_folder(target.parent)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
+    with name_in_oserror(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        prefix = f".{target.name}.{_host()}-{os.getpid()}-"
+        temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=prefix, suffix=".tmp"))
+        old = temporary.with_name(f"{temporary.name[: -len('.tmp')]}-old.tmp")
+        try:
+            yield temporary
+            temporary.chmod(0o777 & ~_umask())
+            _sync_tree(temporary)
+            with defer_signals():
+                if target.exists():
+                    target.replace(old)
+                try:
+                    temporary.replace(target)
+                except OSError:
+                    if old.exists():
+                        old.replace(target)
+                    raise
+            sync_folder(target.parent)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+            shutil.rmtree(old, ignore_errors=True)
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

@@ -18,8 +18,10 @@ from lottery_jax.system import host
 # Set to 0, it has the commands leave the heap as it is; set to 1, keep it beside an accelerator too.
 SWITCH = "LOTTERY_JAX_KEEP_HEAP"
 
-# Devices of NVIDIA, of AMD and of Google, as Linux names them.
-_ACCELERATORS = ("/dev/nvidia[0-9]*", "/dev/kfd", "/dev/accel[0-9]*", "/dev/vfio/[0-9]*")
+# Devices of NVIDIA, of AMD, of Windows' Linux and of Google, as Linux names them.
+_ACCELERATORS = (
+    "/dev/nvidia[0-9]*", "/dev/kfd", "/dev/dxg", "/dev/accel[0-9]*", "/dev/vfio/[0-9]*",
+)  # fmt: skip
 
 # mallopt's parameters, from glibc's malloc.h, and madvise's advice, from Linux's mman.h.
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX, _ARENA_MAX = -1, -2, -4, -8

@@ -64,7 +64,7 @@ def print_plain(what: RenderableType) -> None:
         return
     with console.capture() as captured:
         console.print(what)
-    print("\n".join(line.rstrip() for line in captured.get().splitlines()))
+    print("\n".join(line.rstrip() for line in captured.get().removesuffix("\n").split("\n")))
 
 
 def _tolerant(stream: Any) -> Any:

@@ -34,13 +34,8 @@ def save_arrays(folder: Path, arrays: PyTree) -> None:
     Raises:
         OSError: they can't be written; names the directory.
     """
-    try:
-        with atomic_folder(folder) as temporary:
-            write_arrays(temporary, arrays)
-    except OSError as error:
-        if error.errno is None:
-            raise
-        raise OSError(error.errno, error.strerror, str(folder)) from error
+    with atomic_folder(folder) as temporary:
+        write_arrays(temporary, arrays)
 
 
 def write_arrays(folder: Path, arrays: PyTree) -> None:
@@ -50,7 +45,8 @@ def write_arrays(folder: Path, arrays: PyTree) -> None:
     long for a small network, nearly all of it in Python, and a ladder saves hundreds of tickets.
 
     Args:
-        folder: an empty directory, in one of `atomic_folder`, which flushes it to the disk.
+        folder: an empty directory that `atomic_folder` has made, or one within it; `atomic_folder`
+            flushes it to the disk.
         arrays: nested dicts of arrays, whose keys are text without dots.
 
     Raises:

@@ -13,11 +13,13 @@ from lottery_jax import tickets
 from lottery_jax.models import build_model, init_variables
 from lottery_jax.parallel.mesh import make_mesh, to_mesh
 from lottery_jax.pruning import masks
+from lottery_jax.tickets.metadata import PARTS
+from lottery_jax.tickets.orbax_io import load_arrays
 from lottery_jax.training import optim
 from lottery_jax.training.batches import DeviceData
 from lottery_jax.training.loop import fit
 from lottery_jax.training.program import init_device_state, make_program
-from tests.helpers import synthetic_ticket
+from tests.helpers import assert_same, synthetic_ticket
 
 torch = pytest.importorskip("torch")
 FOLDER = Path(__file__).parent.parent.parent / "benchmarks"
@@ -124,6 +126,22 @@ def test_the_benchmark_of_images_runs(tmp_path):
     assert rows[1]["of_crop"] == rows[0]["of_decode"] == 1
 
 
+def test_all_sides_of_saving_write_the_same_arrays(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    import ticket_saving
+
+    ticket = ticket_saving.make_ticket("lenet_300_100", 0.107)
+    sides = ticket_saving.sides(ticket, tmp_path)
+    assert list(sides) == ["ticket", "arrays", "orbax", "disk"]
+    for run in sides.values():
+        run()
+    arrays = {part: getattr(ticket, part) for part in PARTS}
+    for folder in ("1/arrays", "2/arrays", "3", "4"):
+        assert_same(load_arrays(tmp_path / folder, arrays), arrays)
+    size = sum(file.stat().st_size for file in (tmp_path / "1").rglob("*") if file.is_file())
+    assert (tmp_path / "5").stat().st_size == size
+
+
 @pytest.mark.long
 def test_the_benchmark_of_compaction_runs(tmp_path):
     """On a ladder of two levels, of which the second has lost a unit."""
@@ -150,7 +168,7 @@ def test_the_benchmark_of_compaction_runs(tmp_path):
     assert all_levels["multiply_adds"] == (1 + smaller["multiply_adds"]) / 2
 
 
-@pytest.mark.parametrize("name", ["train_step", "ladder", "masks", "startup"])
+@pytest.mark.parametrize("name", ["train_step", "ladder", "masks", "startup", "ticket_saving"])
 def test_committed_tables_are_those_of_the_committed_figures(name):
     """The Markdown says what the JSON says: as many rows, on the same machine."""
     results = json.loads((FOLDER / "results" / f"{name}.json").read_text())

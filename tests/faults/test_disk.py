@@ -30,7 +30,7 @@ def undisturbed(tmp_path_factory):
 def begun(tmp_path, undisturbed):
     """A run killed in the first ticket after the dense one: (workdir, environment, the outcome)."""
     expected, env = undisturbed
-    killing = {"KILL_AT": "os.rename */level_01/.ticket.* 2", "KILL_BELOW": str(tmp_path)}
+    killing = {"KILL_AT": "os.rename */level_01/.ticket.* 1", "KILL_BELOW": str(tmp_path)}
     command = runs.command(tmp_path / "run", under=(KILLED, "lottery_jax.main"))
     assert forks.run(command, env, tmp_path, **killing).returncode == -signal.SIGKILL
     return tmp_path / "run", env, expected
@@ -171,7 +171,7 @@ def test_data_that_have_changed_when_a_run_goes_on(tmp_path, undisturbed):
     arrays = read_digits()
     write_npz(data / "mine.npz", arrays)
     mine = {"data.name": "mine", "data.dir": str(data), "data.augment": "none", "seeds": "0"}
-    killing = {"KILL_AT": "os.rename */level_01/.ticket.* 2", "KILL_BELOW": str(workdir)}
+    killing = {"KILL_AT": "os.rename */level_01/.ticket.* 1", "KILL_BELOW": str(workdir)}
     command = runs.command(workdir, mine, under=(KILLED, "lottery_jax.main"))
     assert forks.run(command, env, tmp_path, **killing).returncode == -signal.SIGKILL
 
@@ -210,7 +210,7 @@ def test_a_checkpoint_that_is_damaged_is_named_and_can_be_removed(tmp_path):
     quickly = {"XLA_FLAGS": COMPILE_QUICKLY}
     expected, env = runs.undisturbed(tmp_path / "undisturbed", NARROW, **quickly)
     workdir = tmp_path / "run"
-    killing = {"KILL_AT": "os.rename */level_01/.ticket.* 2", "KILL_BELOW": str(workdir)}
+    killing = {"KILL_AT": "os.rename */level_01/.ticket.* 1", "KILL_BELOW": str(workdir)}
     command = runs.command(workdir, NARROW, under=(KILLED, "lottery_jax.main"))
     assert forks.run(command, env, tmp_path, **killing).returncode == -signal.SIGKILL
     (checkpoint,) = (workdir / "seed_0" / "level_01" / "state" / "winning").iterdir()
@@ -228,8 +228,8 @@ def test_a_checkpoint_that_is_damaged_is_named_and_can_be_removed(tmp_path):
 @pytest.mark.parametrize(
     "moment",
     [
-        "os.rename */level_00/state/.0* 3",  # a checkpoint beyond it is there
-        "os.rename */level_01/.ticket.* 2",  # level 0 is complete
+        "os.rename */seed_0/level_00/state/winning/.0* 3",  # a checkpoint beyond it is there
+        "os.rename */level_01/.ticket.* 1",  # level 0 is complete
     ],
 )
 def test_a_rewind_point_that_was_removed_is_made_again(tmp_path, undisturbed, moment):

@@ -22,14 +22,14 @@ MOMENTS = [
     "os.rename */.config.json.* 1",
     "open */rewind/.0*/_METADATA 1",  # in a save: the arrays are there, and not their list
     "os.rename */rewind/.0* 1",  # at its end
-    "open */level_00/state/.0*/* 3",
+    "open */level_00/state/winning/.0*/* 3",
     "os.remove */level_00/state/*/0000* 2",  # while an old checkpoint is being removed
     "open */level_00/.ticket.*/arrays/* 2",
-    "os.rename */level_00/.ticket.*/.metadata.json.* 1",  # the arrays are there
-    "os.rename */level_00/.ticket.* 2",  # it has everything but its name
+    "open */level_00/.ticket.*/metadata.json 1",  # the arrays are there
+    "os.rename */level_00/.ticket.* 1",  # it has everything but its name
     "shutil.rmtree */level_00/state/* 1",  # the ticket is there, and its checkpoint too
     "os.rename */.curve.csv.* 1",
-    "os.rename */level_02/.random.* 2",
+    "os.rename */level_02/.random.* 1",
     "os.rename */report/.curve.png.* 1",
     "open */report/.table.md.* 1",
 ]

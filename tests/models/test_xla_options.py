@@ -25,7 +25,7 @@ def compile_all(*arguments):
     return done.stdout.splitlines()[-1]
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_every_kind_of_program_compiles_with_the_switches_that_users_get():
     last = compile_all("--small")
     assert "all compiled" in last

@@ -84,7 +84,9 @@ def test_the_step_for_accelerators(name, dtype):
     short = {"float32": "f32", "bfloat16": "bf16"}[dtype]
     wrong = [types for types in products if set(re.findall(r"(b?f\d+)>", types)) != {short}]
     # The softmax of attention, and what it weighs, are float32 whatever the rest is.
-    assert not wrong or name == "vit_tiny", wrong
+    assert len(wrong) <= (len(products) / 8 if (name, dtype) == ("vit_tiny", "bfloat16") else 0), (
+        wrong
+    )
 
 
 def kernels(shapes):
