@@ -289,6 +289,7 @@ def test_a_damaged_cache_of_compiled_programs_is_mended_and_said_once(tmp_path):
     assert said[1].count("\n") == 1
 
 
+@pytest.mark.slow
 def test_figures_that_can_not_be_drawn_cost_no_table(finished, tmp_path):
     """A matplotlibrc that is no text ends Matplotlib's import."""
     (tmp_path / "matplotlibrc").write_bytes(b"font.family: \xff")

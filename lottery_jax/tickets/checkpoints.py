@@ -28,7 +28,7 @@ WRAPPINGS = ("model_state_dict", "state_dict", "model", "net", "network", "modul
              "params", "ema", "model_ema", "ema_model", "state_dict_ema", "ema_state_dict")  # fmt: skip
 # A file could make earlier versions run its code, even with weights_only=True (CVE-2025-32434).
 OLDEST_TORCH = (2, 6)
-_SAFETENSORS = {
+_SAFETENSORS: dict[str, Any] = {
     "F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": jnp.bfloat16, "I64": "<i8", "I32": "<i4",
     "I16": "<i2", "I8": "i1", "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "u1", "BOOL": "?",
 }  # fmt: skip
@@ -204,7 +204,7 @@ def _check_storages(file: Path, tensors: dict[Any, Any]) -> None:
 
 def _read_safetensors(file: Path) -> dict[str, Any]:
     try:
-        parts = deserialize(file.read_bytes())  # type: ignore[no-untyped-call]
+        parts: Any = deserialize(file.read_bytes())  # type: ignore[no-untyped-call]
     except (SafetensorError, OSError, ValueError) as error:
         raise TicketError(f"{file}: is not a readable safetensors file: {error}") from error
     found: dict[str, Any] = {}

@@ -38,6 +38,7 @@ def magnitudes(params):
     return jax.tree.map(np.abs, params)
 
 
+@pytest.mark.slow
 def test_oneshot_prunes_the_trained_dense_network_and_rewinds(tmp_path):
     sparsities = (0.5, 0.97)
     run(tmp_path, **{"ladder.draw": "oneshot", "ladder.sparsities": sparsities,
@@ -233,6 +234,7 @@ def test_a_criterion_that_empties_a_layer_is_named(tmp_path):
     assert all(name in said for name in empty)
 
 
+@pytest.mark.slow
 def test_the_same_masks_on_one_device_and_on_eight(tmp_path):
     config = make_tiny_config(
         **{"ladder.draw": "init", "ladder.scores": "snip", "ladder.sparsities": (0.9,),

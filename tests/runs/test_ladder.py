@@ -272,6 +272,7 @@ def test_config_json_says_what_made_the_run(run, config):
     assert record.read_config(run[0]).to_dict() == config.to_dict()
 
 
+@pytest.mark.slow
 def test_restored_optimizer_state_and_restarted_schedule_are_other_trainings(tmp_path, one_device):
     """Each option changes level 1 and leaves level 0 as it was."""
     results = {}

@@ -61,6 +61,7 @@ def test_a_linen_network_by_import_path(linen_run):
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_an_object_trains_as_its_import_path_does(linen_run, tmp_path):
     """Only the names differ: the tickets are the same to the bit."""
     _, workdir, rows = linen_run
@@ -128,6 +129,7 @@ def test_the_nnx_network_computes_what_the_module_does():
     )
 
 
+@pytest.mark.slow
 def test_regression_on_data_of_ones_own_has_its_metric_everywhere(tmp_path, capsys, sole_device):
     """Mse in rows, curve.csv, tickets, the table and `evaluate`; it is the one that NumPy finds."""
     c = config(
@@ -173,6 +175,7 @@ def test_a_task_and_data_by_import_path(tmp_path, one_device):
     assert "network_sha256" in json.loads((tmp_path / "config.json").read_text())
 
 
+@pytest.mark.slow
 def test_tokens_reach_an_embedding_as_whole_numbers(tmp_path):
     """SNIP sees them, too; the embedding is not pruned; SynFlow is refused."""
     snip = {"ladder.scores": "snip", "ladder.draw": "init", "ladder.rewind": 0}

@@ -176,6 +176,7 @@ def test_a_new_head_is_dense_and_drawn_anew_and_images_adapt(source, data_dir, t
         assert load(tmp_path, 1, 2, control).mask["head"]["kernel"].all()
 
 
+@pytest.mark.slow
 def test_a_new_head_can_keep_its_density(source, data_dir, tmp_path):
     config = target_config(
         source, **{"data.name": "four", "data.dir": str(data_dir), "train.batch_size": 50,

@@ -315,6 +315,7 @@ def test_the_report_draws_seeds_as_one_curve_and_has_a_row_for_each_run(finished
     assert f"{first} | learning rate 0.02, 1 seed |" in table
 
 
+@pytest.mark.slow
 def test_runs_of_a_seed_each_are_drawn_as_one_run_of_all_seeds(finished, tmp_path, tiny):
     one, other = (run for run in finished.plan.runs if run.config.optimizer.learning_rate == 0.1)
     (both,) = expand("seeds=(0,1)", workdir=tmp_path, **tiny).runs
