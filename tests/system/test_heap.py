@@ -9,8 +9,9 @@ import pytest
 
 from lottery_jax.system import heap
 
-# Asks for a kept heap under one environment after another, which is False until the last one; before
-# and after that, a step's worth of large arrays is made and freed three times. Page faults of two.
+# The program asks for a kept heap under one environment after another. After the first request, and
+# after each that succeeds, it makes and frees large arrays three times, and counts the page faults of
+# the last two.
 PROGRAM = """
 import json, os, resource, sys
 import numpy as np
