@@ -14,6 +14,7 @@ import hashlib
 import http.client
 import os
 import re
+import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -216,6 +217,9 @@ def _explained(name: str, place: str | Path) -> Iterator[None]:
     except (OSError, ValueError, RuntimeError, http.client.HTTPException) as error:
         raise_if_environment(error)
         reason = getattr(error, "reason", None) or error
+        if isinstance(error, urllib.error.HTTPError):
+            error.close()  # it is the server's answer, too, and keeps the connection open
+            reason = error
         raise TicketError(
             f"zoo://{name}: can't be fetched from {place} ({reason}); {PLACE} names the folder or URL"
         ) from error
