@@ -19,7 +19,9 @@ SIGTERM, 129 for SIGHUP, 138 for SIGUSR1, 140 for SIGUSR2).
 
 from __future__ import annotations
 
+import atexit
 import functools
+import gc
 import itertools
 import os
 import re
@@ -293,6 +295,9 @@ def _describe_oserror(error: OSError) -> str:
 def main() -> None:
     """The entry point of `python -m lottery_jax.main`."""
     heap.keep_heap()
+    # The last of the handlers: Python then searches no more for what is unreachable, 0.4 s of a
+    # process that has trained, and all memory goes back to the system anyway.
+    atexit.register(gc.freeze)
     with may_be_closed():
         try:
             signals.raise_when_asked_to_stop()

@@ -64,6 +64,12 @@ def to_mesh(mesh: Mesh, tree: PyTree, spec: PartitionSpec | None = None) -> PyTr
     )
 
 
+def keys_to_mesh(mesh: Mesh, keys: jax.Array, spec: PartitionSpec | None = None) -> jax.Array:
+    """Return `to_mesh` of typed PRNG keys."""
+    data = to_mesh(mesh, jax.random.key_data(keys), spec)
+    return jax.random.wrap_key_data(data, impl=jax.random.key_impl(keys))
+
+
 def to_host(tree: PyTree) -> PyTree:
     """Return the tree as NumPy arrays; all processes must call this together."""
 

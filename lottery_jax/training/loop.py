@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lottery_jax.errors import TrainingError
-from lottery_jax.parallel.mesh import to_host, to_mesh
+from lottery_jax.parallel.mesh import keys_to_mesh, to_host, to_mesh
 from lottery_jax.parallel.replicates import REPLICA_SPEC
 from lottery_jax.training.batches import DeviceData, TrainBatches
 from lottery_jax.training.evaluation import evaluate, make_eval_pass
@@ -99,7 +99,9 @@ def fit(
     """
     is_stacked = state.step.ndim == 1
     split = jax.vmap(jax.random.split, out_axes=1) if is_stacked else jax.random.split
-    order_key, step_key = split(key)
+    spec = REPLICA_SPEC if is_stacked else None
+    # On the mesh, or else every step copies its key to all devices.
+    order_key, step_key = (keys_to_mesh(program.mesh, each, spec) for each in split(key))
     functions = program.stacked if is_stacked else program
     per_epoch = program.steps_per_epoch
     in_memory = isinstance(data, DeviceData)
@@ -120,7 +122,7 @@ def fit(
         order = next_order
         sums, seconds = progress or EpochProgress(zero, 0.0)
         progress = None
-        sums = to_mesh(program.mesh, sums, REPLICA_SPEC if is_stacked else None)
+        sums = to_mesh(program.mesh, sums, spec)
         began = time.perf_counter() - seconds
         with contextlib.closing(_step_inputs(data, order, epoch, step % per_epoch)) as inputs:
             while step < stop:
