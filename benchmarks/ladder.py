@@ -94,8 +94,8 @@ def ours(task: str, data_dir: str) -> harness.Row:
     began = time.perf_counter()
     from rich.console import Console
 
-    from lottery_jax.main import set_up_process
     from lottery_jax.runs.ladder import run_ladder
+    from lottery_jax.runs.process import set_up_process
 
     config = config_of(task, data_dir)
     set_up_process(config)

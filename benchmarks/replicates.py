@@ -105,8 +105,8 @@ def ladder(side: str) -> harness.Row:
     from rich.console import Console
 
     from lottery_jax import recipes
-    from lottery_jax.main import set_up_process
     from lottery_jax.runs.ladder import run_ladder
+    from lottery_jax.runs.process import set_up_process
 
     config = recipes.quickstart()
     config.seeds, config.controls = tuple(range(8)), ()

@@ -29,10 +29,10 @@ def first_step(data_dir: str) -> harness.Row:
     import jax
 
     from lottery_jax import recipes
-    from lottery_jax.main import set_up_process
     from lottery_jax.pruning import masks
     from lottery_jax.runs import ladder
     from lottery_jax.runs.experiment import set_up
+    from lottery_jax.runs.process import set_up_process
     from lottery_jax.training.loop import fit, init_device_state
 
     del ladder  # imported because a run imports it

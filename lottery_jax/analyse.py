@@ -281,7 +281,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with signals.defer_signals():
             from rich.console import Console
 
-            from lottery_jax.main import set_up_process
+            from lottery_jax.runs.process import set_up_process
             from lottery_jax.runs.record import read_config
         runs = args.run if isinstance(args.run, list) else [args.run]
         set_up_process(read_config(runs[0]))

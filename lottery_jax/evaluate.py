@@ -22,6 +22,7 @@ from lottery_jax.curve import metric_of, show_metric
 from lottery_jax.datasets.dataset import Dataset
 from lottery_jax.datasets.streams import Stream
 from lottery_jax.errors import ConfigError, DataError, TicketError
+from lottery_jax.leaves import by_path
 from lottery_jax.models import MODELS
 from lottery_jax.models.network import LinenNetwork, Network, as_network
 from lottery_jax.models.networks import from_import_path
@@ -40,7 +41,7 @@ from lottery_jax.tickets import (
 )
 from lottery_jax.tickets.addresses import local_ticket, ticket_argument
 from lottery_jax.tickets.metadata import Metadata
-from lottery_jax.tickets.ticket import compare_leaves, is_own_network, leaves
+from lottery_jax.tickets.ticket import compare_leaves, is_own_network
 from lottery_jax.training import tasks
 from lottery_jax.training.batches import make_preprocess
 from lottery_jax.training.evaluation import evaluate, make_eval_pass
@@ -116,7 +117,7 @@ def _network_of(
         return LinenNetwork(*model_of(metadata))
     network = as_network(model, tuple(dataset.image_shape), input_dtype(dataset))
     compare_leaves(
-        "the ticket", leaves(ticket.params), leaves(network.abstract_variables()["params"])
+        "the ticket", by_path(ticket.params), by_path(network.abstract_variables()["params"])
     )
     return network
 

@@ -7,6 +7,7 @@ leaves may be anything: only arrays of numbers are pruned, and all else passes t
 from __future__ import annotations
 
 import fnmatch
+import math
 from collections import Counter
 from collections.abc import Callable, Collection
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.tree_util import keystr, tree_flatten_with_path
+from jax.tree_util import keystr, tree_flatten_with_path, tree_map_with_path
 
 from lottery_jax.types import PyTree
 
@@ -155,9 +156,28 @@ def nothing_prunable(tree: PyTree, prunable: Prunable) -> ValueError:
     )
 
 
+def size_in_bytes(tree: PyTree) -> int:
+    """Return the bytes of a tree's arrays, or of those that its shapes stand for."""
+    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def path_name(path: Any) -> str:
+    """Return the keys of a path of `jax.tree_util` joined by `/`."""
+    return keystr(path, simple=True, separator="/")
+
+
+def by_path(tree: PyTree) -> dict[str, Any]:
+    """Return the leaves of a tree by path, such as `conv1/kernel`, in order."""
+    return dict(_with_paths(tree))
+
+
+def map_by_path(function: Callable[[str, Any], Any], tree: PyTree) -> PyTree:
+    """Return a tree of `function(path, leaf)` for each leaf, with paths as in `by_path`."""
+    return tree_map_with_path(lambda path, leaf: function(path_name(path), leaf), tree)
+
+
 def _with_paths(tree: PyTree) -> list[tuple[str, Any]]:
-    flat = tree_flatten_with_path(tree)[0]
-    return [(keystr(keys, simple=True, separator="/"), leaf) for keys, leaf in flat]
+    return [(path_name(path), leaf) for path, leaf in tree_flatten_with_path(tree)[0]]
 
 
 def layer_of(path: str) -> str:

@@ -43,7 +43,7 @@ from lottery_jax.config import (
 )
 from lottery_jax.config.reference import as_text
 from lottery_jax.errors import ConfigError, FigureError, LotteryError, one_line
-from lottery_jax.system import files, heap, host, program_cache, signals
+from lottery_jax.system import files, heap, host, signals
 from lottery_jax.system.command_line import as_called
 from lottery_jax.system.terminal import may_be_closed
 
@@ -176,43 +176,6 @@ def default_workdir(config_file: str, fingerprint: str) -> Path:
     return Path("runs") / f"{run_name(config_file)}-{fingerprint[:8]}"
 
 
-def set_up_process(config: ConfigDict, *, writes: bool = True) -> None:
-    """Set what JAX leaves to a program and not to a library.
-
-    Compiled programs are kept for the next run in a directory of the user's own, unless the user
-    has named one, or `writes` is False. Where replicates of a small network train together, each
-    CPU core is a device, unless the user has said how many there are.
-    """
-    import jax
-
-    from lottery_jax.models import FULLY_CONNECTED
-    from lottery_jax.parallel.replicates import cpu_devices
-
-    program_cache.mend_when_read(lambda: jax.config.values["jax_compilation_cache_dir"])
-    asked_for = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
-    if not asked_for and "JAX_NUM_CPU_DEVICES" not in os.environ:
-        devices = cpu_devices(
-            len(config.seeds),
-            len(host.cores()),
-            fully_connected=config.model.name in FULLY_CONNECTED,
-            max_stacked=config.train.together,
-        )
-        jax.config.update("jax_num_cpu_devices", devices)
-    if not writes:
-        jax.config.update("jax_enable_compilation_cache", False)
-    elif not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-        try:
-            base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-            cache = base / "lottery_jax" / "xla"
-            cache.mkdir(mode=0o700, parents=True, exist_ok=True)
-        except (OSError, RuntimeError):  # a read-only directory; a user without a home
-            return  # compile each time
-        jax.config.update("jax_compilation_cache_dir", str(cache))
-    if not os.environ.get("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"):
-        # A small network is dozens of programs that compile in a tenth of a second each.
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-
-
 def _main(parsed: ConfigDict) -> None:
     """Run what the parsed config says."""
     if _DISTRIBUTED.value:  # the runtime warns of the feature that reports lost processes
@@ -227,6 +190,7 @@ def _main(parsed: ConfigDict) -> None:
         from lottery_jax.runs.dry_run import dry_run
         from lottery_jax.runs.ladder import run_ladder
         from lottery_jax.runs.matrix import run_matrix
+        from lottery_jax.runs.process import set_up_process
         from lottery_jax.runs.tracking import send_report
         from lottery_jax.runs.transfer import resolve
 

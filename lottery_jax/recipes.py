@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from lottery_jax.config import default_config
 from lottery_jax.errors import ConfigError, lookup
+from lottery_jax.methods import METHODS
 
 # The large networks take every data set at CIFAR's shape: Fashion-MNIST is padded to 32 pixels and
 # repeated to three channels, in training and test alike.
@@ -132,20 +133,6 @@ def short_ladder(c: ConfigDict) -> ConfigDict:
     return c
 
 
-# name -> (config.ladder.draw, config.ladder.scores)
-METHODS = {
-    "imp": ("iterative", "magnitude"),
-    "oneshot": ("oneshot", "magnitude"),
-    "snip": ("init", "snip"),
-    "iterative_snip": ("init_nested", "snip"),
-    "grasp": ("init", "grasp"),
-    "synflow": ("init", "synflow"),
-    "magnitude_at_init": ("init", "magnitude_at_init"),
-    "random": ("init", "random"),
-    "erk": ("init", "erk"),
-}
-
-
 def with_method(c: ConfigDict, name: str) -> ConfigDict:
     """Set the method that draws tickets, and change nothing else, so that methods compare.
 
@@ -154,7 +141,8 @@ def with_method(c: ConfigDict, name: str) -> ConfigDict:
     Raises:
         ConfigError: an unknown method.
     """
-    c.ladder.draw, c.ladder.scores = lookup(METHODS, name, "the method")
+    method = lookup(METHODS, name, "the method")
+    c.ladder.draw, c.ladder.scores = method.draw, method.scores
     if c.ladder.draw.startswith("init"):
         c.ladder.rewind = 0
     return c

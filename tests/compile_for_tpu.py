@@ -18,7 +18,7 @@ import jax
 from jax.experimental import topologies
 
 from lottery_jax.models import build_model
-from tests.training.test_lowering import step_and_shapes
+from tests.training.lowered import step_and_shapes
 
 
 def check(name: str) -> None:

@@ -3,6 +3,8 @@
 import gzip
 import importlib.util
 import struct
+import subprocess
+import sys
 from pathlib import Path
 
 import jax
@@ -16,6 +18,7 @@ from lottery_jax.curve import WINNING
 from lottery_jax.models import abstract_variables, build_model, layer_names
 from lottery_jax.pruning import masks
 from lottery_jax.runs import directory
+from lottery_jax.runs.ladder import run_ladder
 from lottery_jax.tickets import Ticket
 
 ROOT = Path(__file__).parent.parent
@@ -49,8 +52,19 @@ def make_tiny_config(model: str = "lenet_300_100", **overrides) -> ConfigDict:
 
 
 def quiet_console():
-
     return Console(quiet=True)
+
+
+def run_quietly(config, workdir):
+    """Run a ladder on one device; nothing is printed."""
+    return run_ladder(config, workdir, devices=jax.devices()[:1], console=quiet_console())
+
+
+def dead_pid():
+    """The number of a process that has ended."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
 
 
 def load_trained(workdir, seed, level, control=WINNING):

@@ -4,6 +4,6 @@
 
 `distance` and `interpolation` are pure functions on trees of weights. `line` measures networks on
 the line between two, with statistics of `batch_statistics`. `stability`, `levels`, `rewind` and
-`masks` are the analyses; each returns rows. `write` makes files of them. docs/analysis.md has the
-definitions.
+`masks` are the analyses; each returns rows. `opening` loads networks of runs, `pixels` says which
+pixels a mask reads. docs/analysis.md has the definitions.
 """

@@ -99,7 +99,7 @@ class Line:
             sums = self._statistics_at(*points, zeros, train, order)
             return average(sums, len(order), self._decay)
         sums, count = None, 0
-        with contextlib.closing(self._experiment.feed.batches(0)(0, 0)) as batches:
+        with contextlib.closing(self._experiment.inputs.batches(0)(0, 0)) as batches:
             for batch in batches:
                 if self._decay is None:
                     self._decay = decay_of(self._statistics_pass, variables, batch, None)

@@ -4,7 +4,16 @@
 """
 
 from lottery_jax.config.identity import differing_keys, fingerprint, from_json, to_json
-from lottery_jax.config.keys import ADDED_LATER, GROUPS, KEYS, Key, default_config, flatten
+from lottery_jax.config.keys import (
+    ADDED_LATER,
+    GROUPS,
+    KEYS,
+    PER_PROCESS,
+    PLACES,
+    Key,
+    default_config,
+    flatten,
+)
 from lottery_jax.config.overrides import (
     cannot_load,
     find_config,
@@ -23,6 +32,8 @@ __all__ = [
     "ADDED_LATER",
     "GROUPS",
     "KEYS",
+    "PER_PROCESS",
+    "PLACES",
     "Key",
     "cannot_load",
     "default_config",

@@ -9,7 +9,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from lottery_jax.config.keys import ADDED_LATER, KEYS, flatten
+from lottery_jax.config.keys import ADDED_LATER, KEYS, PLACES, flatten
 from lottery_jax.config.validation import validate
 from lottery_jax.errors import ConfigError
 
@@ -37,7 +37,7 @@ def fingerprint(config: ConfigDict) -> str:
 def differing_keys(a: ConfigDict, b: ConfigDict) -> list[str]:
     """Return the keys that affect results and differ, as `key: value of a, value of b`.
 
-    `runs.directory.check_workdir` compares sources by their fingerprints, wherever they lie.
+    `runs.record.check_workdir` compares sources by their fingerprints, wherever they lie.
     """
     # Either config may come from a config.json that was written before a key was added.
     left, right = ({**ADDED_LATER, **flatten(config)} for config in (a, b))
@@ -46,7 +46,7 @@ def differing_keys(a: ConfigDict, b: ConfigDict) -> list[str]:
         for name in sorted({*left, *right})
         if str(left.get(name)) != str(right.get(name))
         and _affects_results(name)
-        and name not in ("source", "ladder.pretrained")
+        and name not in PLACES
     ]
 
 

@@ -282,6 +282,12 @@ GROUPS: dict[str, dict[str, Key]] = {
 }  # fmt: skip
 
 KEYS: dict[str, Key] = {name: key for group in GROUPS.values() for name, key in group.items()}
+# Keys that name places, which may move and differ between machines.
+PLACES = ("data.dir", "ladder.pretrained", "source")
+# Keys in which the processes of one run may differ: places, readers of data, and what is logged.
+PER_PROCESS = frozenset(
+    {*PLACES, "data.workers", "tensorboard", *(k for k in KEYS if k.startswith("wandb."))}
+)
 ADDED_LATER: dict[str, Any] = {name: key.default for name, key in KEYS.items() if key.added_later}
 
 

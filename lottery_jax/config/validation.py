@@ -6,7 +6,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from lottery_jax.config.keys import KEYS, default_config, describe_unknown_key, flatten
+from lottery_jax.config.keys import KEYS, PLACES, default_config, describe_unknown_key, flatten
 from lottery_jax.config.rules import NAMES
 from lottery_jax.errors import ConfigError
 from lottery_jax.system.files import URL, local_path
@@ -39,7 +39,7 @@ def validate(config: ConfigDict) -> ConfigDict:
             value = tuple(filter(None, map(str.strip, ",".join(map(str, value)).split(","))))
         rule.check(name, value)
         flat[name] = value
-    for name in ("data.dir", "ladder.pretrained", "source"):
+    for name in PLACES:
         url = URL.match(flat[name])
         if url and (name == "data.dir" or url["scheme"] not in _TICKET_SCHEMES):
             flat[name] = str(local_path(flat[name], f"config.{name}"))

@@ -1,4 +1,4 @@
-"""Data sets: a name becomes uint8 images and integer labels.
+"""Data sets: a name becomes inputs (pixels, floats or tokens) and targets.
 
 Sources, in order: `digits` from scikit-learn's wheel; `<data_dir>/<name>.npz`; data that
 tensorflow-datasets has prepared; what it can prepare from archives or download (extra `tfds`).

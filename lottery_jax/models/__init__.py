@@ -1,4 +1,4 @@
-"""The networks, each a Linen module, built by name."""
+"""The networks of this package, Linen modules that are built by name; others come by `networks`."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.tree_util import keystr, tree_map_with_path
+from jax.tree_util import tree_map_with_path
 
 from lottery_jax import leaves
 from lottery_jax.models.wiring import Wiring, chain
@@ -290,30 +290,11 @@ class LinenNetwork:
         return mask_as_variables(self, mask)
 
 
-def random_examples(
-    network: Network, count: int, dtype: Any = None
-) -> np.ndarray[Any, np.dtype[Any]]:
-    """Return random examples that a network takes, the same ones each time.
-
-    Args:
-        network: with an input shape.
-        count: how many.
-        dtype: that of numbers; default: the network's. Tokens keep theirs.
-
-    Returns:
-        `[count, *input_shape]`: normal numbers, or tokens that are 0 or 1.
-    """
-    rng, shape = np.random.default_rng(0), (count, *network.input_shape)
-    if jnp.issubdtype(network.input_dtype, np.floating):
-        return rng.normal(size=shape).astype(dtype or network.input_dtype)
-    return rng.integers(0, 2, shape).astype(network.input_dtype)
-
-
 def mask_as_variables(network: Network, mask: PyTree) -> PyTree:
     """Return `Network.mask_as_variables` of a network whose leaves are named as Flax names them."""
 
     def weight(path: Any, leaf: Any) -> jax.Array:
-        is_factor = network.is_prunable(keystr(path, simple=True, separator="/"), leaf)
+        is_factor = network.is_prunable(leaves.path_name(path), leaf)
         return leaf.astype(jnp.float32) * (is_factor or path[-1].key == "scale")
 
     def statistic(path: Any, leaf: Any) -> jax.Array:
@@ -349,8 +330,10 @@ def _after_kernels(function: Callable[[jax.Array], jax.Array]) -> Callable[..., 
 
 def _has_kernel(context: nn.module.InterceptorContext) -> bool:
     """Return whether a call is that of a layer with a kernel of its own."""
-    has_kernel = any(context.module.has_variable("params", n) for n in leaves.WEIGHT_NAMES)
-    return has_kernel and context.method_name == "__call__"
+    if context.method_name != "__call__":
+        return False
+    own = context.module.variables.get("params", {})
+    return any(np.ndim(nn.unbox(own[name])) > 1 for name in leaves.WEIGHT_NAMES if name in own)
 
 
 def _leaves_of(tree: dict[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:

@@ -10,9 +10,10 @@ import numpy as np
 
 from lottery_jax import leaves
 from lottery_jax.errors import ConfigError
+from lottery_jax.leaves import by_path
 from lottery_jax.models import cost
 from lottery_jax.models.network import WiredNetwork
-from lottery_jax.pruning.permutations import Array, Symmetry, by_path
+from lottery_jax.pruning.permutations import Array, Symmetry
 from lottery_jax.types import PyTree
 
 
@@ -20,7 +21,7 @@ class Layer(NamedTuple):
     """A layer with prunable weights.
 
     Attributes:
-        name: as `Network.layer_inputs` has it.
+        name: as `WiredNetwork.layer_inputs` has it.
         path: that of its kernel in the params.
         read: the group of units that it reads; empty if it is in none that may lose units.
         has: the group of its own units, in the same way.

@@ -25,7 +25,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from lottery_jax.errors import ConfigError
-from lottery_jax.models.network import Network, random_examples
+from lottery_jax.leaves import by_path
+from lottery_jax.models.network import Network
 from lottery_jax.pruning.called_layers import Layer, find_layers, masked, units_kept
 from lottery_jax.pruning.folding import fold as fold_constants
 from lottery_jax.pruning.permutations import (
@@ -33,11 +34,11 @@ from lottery_jax.pruning.permutations import (
     Array,
     Permutation,
     Symmetry,
-    by_path,
     find_symmetry,
     largest_difference,
     outputs,
     permute,
+    random_examples,
     random_permutations,
     with_leaves,
 )
@@ -59,8 +60,8 @@ class Compaction:
         mask: NumPy bool arrays like `params`.
         units: for each group of units that may lose some, in the order of layers, the places in the
             larger network of those that stay: int `[units that stay]`, at least one.
-        folded: how many constants were folded, zeros included, over all layers that read them, also
-            where that was exact for some of their weights alone.
+        folded: the number of pairs of a layer and a constant that it reads, zeros included, from
+            which at least one weight was removed.
         symmetry: the groups of the larger network.
     """
 
@@ -160,9 +161,9 @@ def _outputs(network: Network, variables: PyTree) -> Array:
 def _check(network: Network, variables: PyTree, expected: Array, small: Compaction) -> None:
     """Check that a smaller network's outputs are those of the network with these variables.
 
-    A module of the smaller network may not be known here. So its arrays are written back into the
-    larger one, and there units change places where some of a group went. In place of those is noise,
-    which nothing may read.
+    The module of the smaller network may not be known here. So its arrays are written back into the
+    larger network: removed units get random weights, and the units of groups that lost some are
+    shuffled. If the outputs stay the same, nothing reads a removed unit.
 
     Raises:
         ConfigError: the outputs differ.

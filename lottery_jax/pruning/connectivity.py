@@ -1,8 +1,9 @@
 """Connectivity: which of the weights that a mask keeps connect the input to the output.
 
-A kept weight changes no output if its input unit is fed by no kept weight, or if its output unit
-feeds none. The other kept weights lie on a path of kept weights from a pixel to a logit. They are
-called *effective* (Vysogorets & Kempe, "Connectivity matters", JMLR 2023).
+A kept weight carries nothing from the input to the output if its input unit is fed by no kept
+weight, or if its output unit feeds none. The other kept weights lie on a path of kept weights from
+a pixel to a logit. They are called *effective* (Vysogorets & Kempe, "Connectivity matters", JMLR
+2023).
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.extend.core import jaxpr_as_fun
+from jax.extend.core import Jaxpr, jaxpr_as_fun
 
 from lottery_jax.models.network import Network, as_network
 from lottery_jax.pruning import masks
@@ -30,17 +31,22 @@ def effective_mask(
 ) -> PyTree:
     """Return the part of `mask` that lies on paths from the input to the output.
 
-    The result is exact for the networks of this package, pixel by pixel: a tap of a kernel that
-    only ever meets the padding is on no path. Biases begin no path, and shortcuts are paths.
+    The result is exact for the networks of `lottery_jax.models.MONOTONE`, pixel by pixel: a tap of
+    a kernel that only ever meets the padding is on no path. Biases begin no path, and shortcuts are
+    paths.
 
     Args:
         network: a network whose units never decrease when their inputs or weights grow, as with
-            ReLU, max-pooling and BatchNorm in evaluation; or its Linen module.
+            ReLU, BatchNorm in evaluation, and maxima over windows or axes; or its Linen module.
+            LayerNorm and attention are not of that kind.
         mask: bool tree like its parameters.
         input_shape: `(height, width, channels)`, if a module is given.
 
     Returns:
         A new mask, NumPy bool arrays; leaves that are never pruned are as in `mask`.
+
+    Raises:
+        ValueError: not even the dense network has a path; so its paths can't be followed.
 
     >>> from lottery_jax.models import abstract_variables, build_model
     >>> model = build_model("lenet_300_100", 10)
@@ -49,8 +55,20 @@ def effective_mask(
     >>> masks.layer_counts(effective_mask(model, mask, (8, 8, 1)))["dense1"]
     (19136, 19200)
     """
-    on_paths = _on_paths(as_network(network, input_shape), mask)
+    network = as_network(network, input_shape)
+    on_paths = _on_paths(network, mask)
+    if not _has_path(network, on_paths) and not _has_path(
+        network, _on_paths(network, masks.ones_like(mask))
+    ):
+        raise ValueError(
+            "the paths of this network can't be followed: its units can decrease when weights grow, as "
+            "with LayerNorm or attention"
+        )
     return jax.tree.map(lambda m: np.array(m, bool), on_paths)
+
+
+def _has_path(network: Network, on_paths: PyTree) -> bool:
+    return masks.counts(on_paths, prunable=network.is_prunable)[0] > 0
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -92,18 +110,35 @@ _reach.defvjp(_reach_forward, _reach_backward)
 
 
 def _sums_for_maxima(function: Callable[[PyTree], jax.Array], params: PyTree) -> Any:
-    """Return `function` with sums over sliding windows in place of maxima.
+    """Return `function` with sums over windows and axes in place of maxima.
 
-    Where several entries of a window are equal, the library's maximum gives one of them the whole
-    gradient and the others none. A sum is above zero where the maximum is, and gives every entry a
+    The library's maximum gives the whole gradient to the largest entry, or to one of several equal
+    ones, and the others none. A sum is above zero where the maximum is, and gives every entry a
     gradient.
     """
-    closed = jax.make_jaxpr(function)(params)
-    equations = [
-        eqn.replace(primitive=lax.reduce_window_sum_p)
-        if eqn.primitive is lax.reduce_window_max_p
-        else eqn
-        for eqn in closed.jaxpr.eqns
-    ]
-    changed = jaxpr_as_fun(closed.replace(jaxpr=closed.jaxpr.replace(eqns=equations)))
+    changed = jaxpr_as_fun(_with_sums(jax.make_jaxpr(function)(params)))
     return lambda params: changed(*jax.tree.leaves(params))[0]
+
+
+_SUMS = {lax.reduce_window_max_p: lax.reduce_window_sum_p, lax.reduce_max_p: lax.reduce_sum_p}
+
+
+def _with_sums(part: Any) -> Any:
+    """Return a jaxpr with its maxima replaced, within `jit`, `remat`, `scan` and branches, too.
+
+    Anything that is no jaxpr, nor a list of them, stays as it is.
+    """
+    if type(part) in (list, tuple):
+        return type(part)(map(_with_sums, part))
+    if not isinstance(part, Jaxpr):  # before JAX 0.12, a closed one is of another type
+        inner = getattr(part, "jaxpr", None)
+        return part.replace(jaxpr=_with_sums(inner)) if isinstance(inner, Jaxpr) else part
+    return part.replace(
+        eqns=[
+            eqn.replace(
+                primitive=_SUMS.get(eqn.primitive, eqn.primitive),
+                params={name: _with_sums(value) for name, value in eqn.params.items()},
+            )
+            for eqn in part.eqns
+        ]
+    )

@@ -20,10 +20,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lottery_jax.models.network import WiredNetwork, random_examples
+from lottery_jax.models.network import WiredNetwork
 from lottery_jax.models.xla_options import compiler_options
 from lottery_jax.pruning.called_layers import Layer, inputs_kept, masked, outputs_kept
-from lottery_jax.pruning.permutations import Array, Symmetry, with_leaves
+from lottery_jax.pruning.permutations import Array, Symmetry, random_examples, with_leaves
 from lottery_jax.types import PyTree
 
 # Rounding may make equal sums differ from pixel to pixel by this many units in the last place.

@@ -69,7 +69,7 @@ def mask_for_new_head(
     old = np.asarray(masks.kernels(mask)[layer])
     if head_mask != "dense":
         ranks = masks.kernels(scores.random({"head": head}, key))["head"]
-        count = round(old.mean() * ranks.size)
+        count = max(round(old.mean() * ranks.size), int(old.any()))  # else the network is dead
         drawn = masks.keep_largest(ranks.ravel(), count).reshape(ranks.shape)
         kernel = old if old.shape == drawn.shape else drawn
         new = masks.with_kernels({"head": new}, {"head": kernel})["head"]

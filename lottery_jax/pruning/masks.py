@@ -9,8 +9,8 @@ predicate of (path, leaf), or name patterns such as `"embedding"` or `["*/kernel
 Counts and densities count prunable weights only.
 
 Masks are drawn on the host: the number of weights to keep is a Python int, ties are broken by
-index, and the same scores give the same mask on every backend. The index order is that of the
-layers' names, then of the weights within a kernel in C order.
+index, and the same scores give the same mask on every backend. The earlier of equal weights stays:
+in the order of `jax.tree.flatten`, and within an array in C order.
 """
 
 from __future__ import annotations
@@ -42,11 +42,12 @@ def kernels(
         tree: params, a mask or scores.
         skip: names of layers to leave out, such as `head`.
         prunable: which leaves are prunable. The name of a layer is the path of its leaf, without
-            `/kernel`, `/w`, `/weight` or `/value` at the end; two prunable leaves of one layer
-            keep their whole paths.
+            `/kernel`, `/w`, `/weight` or `/value` at the end; leaves whose names would be equal
+            (`a/kernel` and `a/w`) keep their whole paths.
 
     Raises:
         ValueError: `skip` names a layer without a prunable leaf.
+        TypeError: `skip` is one text.
 
     >>> weights = np.ones((2, 2))
     >>> params = {"head": {"kernel": weights, "bias": weights[0]}, "conv1": {"kernel": weights}}
@@ -59,6 +60,8 @@ def kernels(
 
 
 def _check_names(names: Iterable[str], found: Iterable[str | None]) -> None:
+    if isinstance(names, str):
+        raise TypeError(f"names of layers are a list, such as [{names!r}], not one text")
     if missing := set(names) - set(found):
         raise ValueError(f"no prunable layer named {', '.join(sorted(missing))}")
 
@@ -91,6 +94,9 @@ def apply(mask: PyTree, params: PyTree) -> PyTree:
 
     A product would give -0.0 for negative weights, and NaN for a pruned infinity.
 
+    Raises:
+        ValueError: the mask of an array does not fit its shape.
+
     >>> apply({"w": np.array([True, False]), "act": max}, {"w": np.array([3.0, -2.0]), "act": max})
     {'act': <built-in function max>, 'w': Array([3., 0.], dtype=float32)}
     """
@@ -98,10 +104,19 @@ def apply(mask: PyTree, params: PyTree) -> PyTree:
     flat, structure = jax.tree.flatten(params, is_leaf=leaves.is_none)
     kept = structure.flatten_up_to(mask)
     places = [i for i, leaf in enumerate(flat) if leaves.is_array(leaf) and kept[i] is not None]
+    for i in places:
+        _check_shape(np.shape(kept[i]), np.shape(flat[i]))
     masked = _apply([kept[i] for i in places], [flat[i] for i in places])
     for i, leaf in zip(places, masked, strict=True):
         flat[i] = leaf
     return jax.tree.unflatten(structure, flat)
+
+
+def _check_shape(mask: tuple[int, ...], array: tuple[int, ...]) -> None:
+    if len(mask) > len(array) or any(
+        m not in (1, a) for m, a in zip(mask[::-1], array[::-1], strict=False)
+    ):
+        raise ValueError(f"a mask of shape {mask} does not fit an array of shape {array}")
 
 
 # Inlined when traced; by itself one program for the whole tree, not one for each shape.
@@ -243,7 +258,7 @@ def prune_to(
     Raises:
         ValueError: no weight would remain, a count is out of range, or scores have NaN.
     """
-    alive = {name: np.asarray(m) for name, m in kernels(mask, prunable=prunable).items()}
+    alive = {name: np.asarray(m, bool) for name, m in kernels(mask, prunable=prunable).items()}
     ranked = kernels(scores, prunable=prunable)
     new: dict[str, Array] = {}
     for group, count in kept_counts.items():
@@ -260,7 +275,7 @@ def prune_to(
                 layer[at[choice]] = True
         for name, layer in zip(group, kept, strict=True):
             new[name] = layer.reshape(alive[name].shape)
-    if not any(layer.any() for layer in new.values()):
+    if new and not any(layer.any() for layer in new.values()):
         raise ValueError("this would leave no weight at all")
     return with_kernels(mask, new, prunable=prunable)
 
@@ -318,7 +333,7 @@ def permute(
     """
     if scope not in SCOPES:
         raise ValueError(f"scope must be one of {SCOPES}, not {scope!r}")
-    rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
+    rng = host_rng(key)
     layers = {name: np.asarray(m) for name, m in _some_kernels(mask, skip, prunable).items()}
     if scope == "layer" or not layers:
         new = {name: rng.permutation(m.ravel()).reshape(m.shape) for name, m in layers.items()}
@@ -328,6 +343,11 @@ def permute(
         parts = zip(layers.items(), np.split(flat, ends), strict=True)
         new = {name: part.reshape(m.shape) for (name, m), part in parts}
     return with_kernels(mask, new, prunable=prunable)
+
+
+def host_rng(key: jax.Array) -> np.random.Generator:
+    """Return NumPy's generator for a typed PRNG key, for draws on the host."""
+    return np.random.default_rng(np.asarray(jax.random.key_data(key)))
 
 
 def layer_counts(mask: PyTree, *, prunable: Prunable = is_kernel) -> dict[str, tuple[int, int]]:

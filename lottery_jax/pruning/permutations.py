@@ -16,11 +16,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.tree_util import keystr, tree_flatten_with_path, tree_map_with_path
 
 from lottery_jax.errors import ConfigError
-from lottery_jax.leaves import layer_of
-from lottery_jax.models.network import Network, random_examples
+from lottery_jax.leaves import by_path, layer_of, map_by_path
+from lottery_jax.models.network import Network
 from lottery_jax.models.wiring import Wiring
 from lottery_jax.models.xla_options import compiler_options
 from lottery_jax.types import PyTree
@@ -94,19 +93,9 @@ def find_symmetry(network: Network) -> Symmetry:
     return Symmetry(units, axes, readers)
 
 
-def path_name(path: Any) -> str:
-    """Return the keys of a path joined by `/`."""
-    return keystr(path, simple=True, separator="/")
-
-
-def by_path(tree: PyTree) -> dict[str, Any]:
-    """Return the leaves of a tree by path."""
-    return {path_name(path): leaf for path, leaf in tree_flatten_with_path(tree)[0]}
-
-
 def with_leaves(tree: PyTree, leaves: Mapping[str, Any]) -> PyTree:
     """Return a tree of the same structure with the leaves of these paths."""
-    return tree_map_with_path(lambda path, _: leaves[path_name(path)], tree)
+    return map_by_path(lambda path, _: leaves[path], tree)
 
 
 def _wire_of(path: str, wiring: Wiring) -> str | None:
@@ -133,9 +122,8 @@ def permute(tree: PyTree, symmetry: Symmetry, permutations: Mapping[str, Permuta
         A new tree of NumPy arrays; dtypes and values stay as they are.
     """
 
-    def moved(path: Any, leaf: Any) -> Any:
+    def moved(name: str, leaf: Any) -> Any:
         leaf = np.asarray(leaf)
-        name = path_name(path)
         if name not in symmetry.axes:
             name = name.removeprefix("params/").removeprefix("batch_stats/")
         for axis, group in symmetry.axes.get(name, ()):
@@ -144,7 +132,7 @@ def permute(tree: PyTree, symmetry: Symmetry, permutations: Mapping[str, Permuta
             leaf = np.take(leaf, (starts[:, None] + order).ravel(), axis)
         return leaf
 
-    return tree_map_with_path(moved, tree)
+    return map_by_path(moved, tree)
 
 
 def random_permutations(symmetry: Symmetry, rng: np.random.Generator) -> dict[str, Permutation]:
@@ -193,6 +181,25 @@ def _program() -> Any:
 
     options = compiler_options(jax.default_backend(), run_once=True)
     return jax.jit(apply, static_argnums=0, compiler_options=options)
+
+
+def random_examples(
+    network: Network, count: int, dtype: Any = None
+) -> np.ndarray[Any, np.dtype[Any]]:
+    """Return random examples that a network takes, the same ones each time.
+
+    Args:
+        network: with an input shape.
+        count: how many.
+        dtype: that of numbers; default: the network's. Tokens keep theirs.
+
+    Returns:
+        `[count, *input_shape]`: normal numbers, or tokens that are 0 or 1.
+    """
+    rng, shape = np.random.default_rng(0), (count, *network.input_shape)
+    if jnp.issubdtype(network.input_dtype, np.floating):
+        return rng.normal(size=shape).astype(dtype or network.input_dtype)
+    return rng.integers(0, 2, shape).astype(network.input_dtype)
 
 
 def largest_difference(before: Array, after: Array) -> float:

@@ -62,7 +62,7 @@ def snip(
     [[6.0], [4.0]]
     """
     gradient = _compiled(_gradient, compiler_options)
-    split, weights, others = Split.of(params)
+    split, weights, others = Split.from_params(params)
     of_weights = OfWeights(loss, split)
     grads = _mean(gradient(of_weights, weights, others, batch) for batch in batches)
     return split.join([jnp.abs(g * p) for g, p in zip(grads, weights, strict=True)], others)
@@ -95,7 +95,7 @@ def grasp(
     batches = list(batches)
     gradient = _compiled(_gradient, compiler_options)
     product = _compiled(_hessian_product, compiler_options)
-    split, weights, others = Split.of(params)
+    split, weights, others = Split.from_params(params)
     of_weights = OfWeights(loss, split)
     kernels = masks.kernels(mask, prunable=prunable)
     nothing = leaves.map_arrays(np.zeros_like, mask)
@@ -126,7 +126,7 @@ def synflow(summed_output: Callable[..., jax.Array], params: PyTree, *arguments:
     Returns:
         NumPy float64 arrays with the structure of params.
     """
-    split, weights, others = Split.of(params)
+    split, weights, others = Split.from_params(params)
     weights, arguments = jax.tree.map(
         lambda a: np.abs(np.asarray(a, np.float64)), (weights, arguments)
     )
@@ -142,25 +142,25 @@ def random(params: PyTree, key: jax.Array) -> PyTree:
     >>> scores["a"]["kernel"].shape
     (2, 3)
     """
-    rng = _host_rng(key)
+    rng = masks.host_rng(key)
     return leaves.map_arrays(lambda p: rng.random(p.shape), params)
 
 
 def erk(params: PyTree, key: jax.Array, *, prunable: masks.Prunable = masks.is_kernel) -> PyTree:
     """Return random scores that give layers Erdős-Rényi-kernel densities (Evci et al., ICML 2020).
 
-    A layer's density is proportional to r = (kernel height + width + in + out) / (their product),
-    without height and width for a dense layer, and at most 1. A weight at the place u in (0, 1) of
-    a random order of its layer scores r / u. When all layers are ranked together, the weights above
-    a threshold 1 / e are a share min(1, e r) of each layer, and e follows from the count that is
-    kept. So one ranking obeys the rule, with its cap, at every sparsity. Ranking must be global.
+    A layer's density is to be min(1, e r) with one e for all layers and
+    r = (kernel height + width + in + out) / (their product), without height and width for a dense
+    layer. So each weight scores r / u, where u in (0, 1) is its position in a random order of its
+    layer: if all layers are ranked together and the best are kept, the threshold is 1 / e, and each
+    layer has its density, whatever number is kept. Ranking must be global.
 
     Args:
         params: for their shapes.
         key: typed PRNG key.
         prunable: as in `masks.kernels`.
     """
-    rng = _host_rng(key)
+    rng = masks.host_rng(key)
 
     def score(kernel: Any) -> np.ndarray[Any, Any]:
         size, shape = np.size(kernel), np.shape(kernel)
@@ -177,8 +177,8 @@ class ScoreBatch(NamedTuple):
 
     Attributes:
         batch_stats: BatchNorm's statistics.
-        images: float32 `[batch, height, width, channels]`.
-        labels: int32 `[batch]`.
+        images: inputs, `[batch, ...]`; pixels are normalised, float32.
+        labels: targets, `[batch, ...]`; int32 `[batch]` for classes.
         key: typed PRNG key, for dropout.
     """
 
@@ -192,15 +192,16 @@ class ScoreInputs(NamedTuple):
     """Everything that an entry of `SCORES` may use.
 
     Attributes:
-        loss: from a temperature, by which outputs are divided, to the loss of a `ScoreBatch`.
+        loss: `loss(T)` is the function `(params, ScoreBatch) -> scalar`; outputs that are logits are
+            divided by T.
         summed_output: the function `(params, batch_stats, inputs) -> R` of `synflow`.
         params: float32, 0.0 where `mask` is False.
         mask: bool, like params.
         batch_stats: BatchNorm's statistics.
         initial: the parameters of step 0, unmasked.
         input_shape: of one example.
-        sample: returns images, float32 `[batches, batch, height, width, channels]`, normalised, not
-            augmented, and labels, int32 `[batches, batch]`; the same ones at each call. Nothing is
+        sample: returns inputs, `[batches, batch, ...]`, normalised, not augmented, and targets,
+            `[batches, batch, ...]`; the same ones at each call. Nothing is
             read before the first call, so scores that need no data read none.
         key: typed PRNG key.
         compiler_options: of `jax.jit`, for programs that have a whole network in them.
@@ -297,10 +298,6 @@ def register_score(
     GLOBAL_ONLY.update({name} if global_only else ())
 
 
-def _host_rng(key: jax.Array) -> np.random.Generator:
-    return np.random.default_rng(np.asarray(jax.random.key_data(key)))
-
-
 def _mean(trees: Iterable[PyTree]) -> PyTree:
     """Return the mean of trees, leaf by leaf.
 
@@ -310,6 +307,8 @@ def _mean(trees: Iterable[PyTree]) -> PyTree:
     for tree in trees:
         total = tree if total is None else jax.tree.map(jnp.add, total, tree)
         count += 1
+    if not count:
+        raise ValueError("batches: there is none; give one or more, and a generator only once")
     return jax.tree.map(lambda leaf: leaf / count, total)
 
 

@@ -30,7 +30,7 @@ class Split:
     leaves: tuple[Any, ...]
 
     @classmethod
-    def of(cls, params: PyTree) -> tuple[Split, list[Any], list[Any]]:
+    def from_params(cls, params: PyTree) -> tuple[Split, list[Any], list[Any]]:
         """Return the split of params, its weights and its other arrays."""
         flat, structure = jax.tree.flatten(params, is_leaf=is_none)
         split = cls(structure, tuple(map(_kind, flat)))

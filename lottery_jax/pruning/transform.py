@@ -43,10 +43,10 @@ def keep_masked(
     `keep_masked(inner, new_mask).init(params)` and pass that state to the old step.
 
     Args:
-        inner: any optax transform of one copy of the params. Of `optax.lookahead`, which trains two,
-            wrap the optimizer that it takes.
-        mask: bool, with the structure of the params, as from `masks`. Leaves that are no arrays
-            and leaves that are None keep the params of their place as `inner` makes them.
+        inner: any optax transform. `optax.lookahead` holds two copies of the params: give it
+            `keep_masked(fast, mask)` as its fast optimizer.
+        mask: bool, with the structure of the params, as from `masks`. Where it is None, nothing is
+            pruned.
 
     Returns:
         A transform whose `update` needs `params`. Leaves of params that are no arrays are None in

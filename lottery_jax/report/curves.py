@@ -14,6 +14,7 @@ from typing import Any
 
 from lottery_jax.curve import ACCURACY, WINNING, curve_columns, is_share, metric_of
 from lottery_jax.errors import ConfigError
+from lottery_jax.methods import METHODS, method_label
 from lottery_jax.report.names import data_name, network_name, optimizer_name
 from lottery_jax.system.imports import short_name
 
@@ -37,21 +38,9 @@ LABELS = {
     "unaligned": "same mask, other rewind point",
 }
 
-# (ladder.draw, ladder.scores) -> the name of the method.
-_METHODS = {
-    ("iterative", "magnitude"): "IMP",
-    ("oneshot", "magnitude"): "one-shot magnitude",
-    ("init", "snip"): "SNIP",
-    ("init_nested", "snip"): "iterative SNIP",
-    ("init", "grasp"): "GraSP",
-    ("init", "synflow"): "SynFlow",
-    ("init", "random"): "random pruning",
-    ("init", "erk"): "ERK",
-    ("init", "magnitude_at_init"): "magnitude at init",
-}
 # Keys that do not tell runs apart: their seeds, and where else they are shown.
-_ELSEWHERE = dict.fromkeys(("seeds", "tensorboard", "wandb"))
-_IMP = _METHODS["iterative", "magnitude"]
+SHOWN_ELSEWHERE = ("seeds", "tensorboard", "wandb")
+_IMP = METHODS["imp"].label
 # ladder.retrain -> what is added to the name of the method.
 _RETRAINED = {"lr": ", rate rewound", "finetune": ", fine-tuned"}
 
@@ -231,7 +220,7 @@ def pooled(runs: Iterable[RunCurve]) -> list[RunCurve]:
     """
     groups: dict[str, list[RunCurve]] = {}
     for run in runs:
-        key = json.dumps({**run.config, **_ELSEWHERE}, sort_keys=True)
+        key = json.dumps({**run.config, **dict.fromkeys(SHOWN_ELSEWHERE)}, sort_keys=True)
         groups.setdefault(key, []).append(run)
     return [_combine(group) for group in groups.values()]
 
@@ -330,8 +319,7 @@ def _method(config: Mapping[str, Any]) -> str:
     """
     ladder = config.get("ladder", {})
     draw, scores = ladder.get("draw", "iterative"), ladder.get("scores", "magnitude")
-    name = _METHODS.get((draw, scores), f"{scores}, {draw}")
-    return name + _RETRAINED.get(ladder.get("retrain", "weights"), "")
+    return method_label(draw, scores) + _RETRAINED.get(ladder.get("retrain", "weights"), "")
 
 
 def source_dir(workdir: Path, config: Mapping[str, Any]) -> Path | None:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from lottery_jax.report.curves import RunCurve
+from lottery_jax.report.curves import SHOWN_ELSEWHERE, RunCurve
 
 
 def legend_names(runs: Sequence[RunCurve]) -> list[str]:
@@ -48,7 +48,7 @@ WORDS = {
 
 _MOST_KEYS = 3  # more do not fit a legend
 # Runs that differ in these alone have the same winning tickets for the same seed.
-_NOT_OF_TICKETS = ("seeds", "controls", "control_levels", "tensorboard", "wandb")
+_NOT_OF_TICKETS = (*SHOWN_ELSEWHERE, "controls", "control_levels")
 
 
 def _differences(runs: Sequence[RunCurve]) -> list[str]:

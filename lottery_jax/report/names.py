@@ -41,16 +41,15 @@ def network_name(name: str) -> str:
 def data_name(name: str) -> str:
     """Return the name of a data set, with the half or the part that was trained on.
 
-    >>> [data_name(n) for n in ("fashion_mnist_a", "cifar10_1of8", "digits", "mypkg.data:load")]
-    ['Fashion-MNIST a', 'CIFAR-10 1/8', 'digits', 'mypkg.data:load']
+    >>> [data_name(n) for n in ("fashion_mnist_a", "cifar10a", "cifar10_1of8", "mypkg.data:load")]
+    ['Fashion-MNIST a', 'CIFAR-10 a', 'CIFAR-10 1/8', 'mypkg.data:load']
     """
     if is_import_path(name):
         return name
-    found = re.fullmatch(r"(.+?)(?:_([ab])|_(\d+)of(\d+))", name)
-    if not found:
+    found = re.fullmatch(r"(.+?)(_?)(?:([ab])|(\d+)of(\d+))", name)
+    if not found or not (found[2] or found[1] in _DATA):  # cifar10a is cifar10_a
         return _DATA.get(name, name)
-    whole = _DATA.get(found[1], found[1])
-    return f"{whole} {found[2]}" if found[2] else f"{whole} {found[3]}/{found[4]}"
+    return f"{_DATA.get(found[1], found[1])} {found[3] or f'{found[4]}/{found[5]}'}"
 
 
 def data_names(names: Sequence[str]) -> dict[str, str]:

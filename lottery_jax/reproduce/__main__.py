@@ -161,8 +161,8 @@ def _write(workdir: Path, scale: str, asked_for: list[tuple[Claim, tuple[int, ..
 
 
 def _analyse(args: argparse.Namespace) -> None:
-    from lottery_jax.main import set_up_process
     from lottery_jax.reproduce.analyses import analyse
+    from lottery_jax.runs.process import set_up_process
     from lottery_jax.runs.record import read_config
 
     set_up_process(read_config(args.run_dir))

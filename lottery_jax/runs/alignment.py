@@ -23,8 +23,14 @@ from lottery_jax.pruning.matching import match_units
 from lottery_jax.pruning.permutations import Permutation, find_symmetry, permute
 from lottery_jax.runs.directory import Trial
 from lottery_jax.runs.experiment import Experiment
-from lottery_jax.runs.origins import Origin, RewindPoint, TransferredLadder, reach_rewind_points
-from lottery_jax.runs.origins import make_origin as make_plain_origin
+from lottery_jax.runs.origins import (
+    Origin,
+    OwnLadder,
+    PretrainedLadder,
+    RewindPoint,
+    TransferredLadder,
+    reach_rewind_points,
+)
 from lottery_jax.runs.store import RunStore
 from lottery_jax.runs.transfer import Source
 from lottery_jax.runs.trials import Keys
@@ -32,14 +38,15 @@ from lottery_jax.tickets import Ticket
 from lottery_jax.training.batches import make_preprocess
 from lottery_jax.types import PyTree
 
-# Units are matched by their activations on so many training examples, or on all if there are fewer.
+# Units are matched by their activations on about this many training examples, in whole batches, or on
+# all if there are fewer.
 EXAMPLES = 4096
 _NAME = zlib.crc32(ALIGNED.encode())  # sets the keys apart from those that a seed uses elsewhere
 
 
 def other_key(seed: int) -> jax.Array:
     """Return the key of a seed's other initialisation."""
-    return jax.random.fold_in(Keys.of(seed).init, _NAME)
+    return jax.random.fold_in(Keys.from_seed(seed).init, _NAME)
 
 
 def _other_start(experiment: Experiment, seed: int) -> PyTree:
@@ -47,10 +54,14 @@ def _other_start(experiment: Experiment, seed: int) -> PyTree:
 
 
 def make_origin(experiment: Experiment, store: RunStore) -> Origin:
-    """Return the origin that a config asks for: that of `origins`, or an `AlignedLadder`."""
+    """Return the origin that a config asks for."""
     if experiment.source and experiment.config.transfer.align:
         return AlignedLadder(experiment, store, experiment.source)
-    return make_plain_origin(experiment, store)
+    if experiment.source:
+        return TransferredLadder(experiment, store, experiment.source)
+    if experiment.pretrained:
+        return PretrainedLadder(experiment, store, experiment.pretrained)
+    return OwnLadder(experiment, store)
 
 
 def with_others(
@@ -143,10 +154,10 @@ def match_networks(
 ) -> dict[str, Permutation]:
     """Return `match_units` of two trained networks, on training examples that the seed chooses."""
     network, dataset = experiment.program.network, experiment.dataset
-    key = jax.random.fold_in(Keys.of(seed).score, _NAME)
+    key = jax.random.fold_in(Keys.from_seed(seed).score, _NAME)
     size = min(experiment.config.train.batch_size, dataset.num_train)
     batches = max(1, min(EXAMPLES, dataset.num_train) // size)
-    images, _ = experiment.feed.sample(key, batches, size)
+    images, _ = experiment.inputs.sample(key, batches, size)
     preprocess = make_preprocess(dataset.mean, dataset.std, "none")
     # The output layer has no units to match, and that of another run may be of other classes.
     params = heads.with_new_head(a["params"], b["params"], layer=network.output_layer)

@@ -5,16 +5,16 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
 
 from lottery_jax.errors import TicketError, TrainingError
+from lottery_jax.leaves import by_path
 from lottery_jax.system.files import remove
-from lottery_jax.tickets import tree_hash
 from lottery_jax.tickets.orbax_io import load_arrays, save_arrays
-from lottery_jax.tickets.ticket import leaves
+from lottery_jax.tickets.ticket import tree_digest
 from lottery_jax.training.state import EpochProgress, MetricSums, TrainState
 from lottery_jax.types import PyTree
 
@@ -50,11 +50,11 @@ def save_state(
     arrays = jax.device_get(
         _as_dict(Checkpoint(state, progress or EpochProgress(zero or MetricSums.zero(), 0.0)))
     )
-    for path, leaf in leaves(arrays).items():
+    for path, leaf in by_path(arrays).items():
         if leaf.dtype.kind == "f" and not np.isfinite(leaf).all():
             raise TrainingError(f"{path} is not finite at step {int(state.step)}")
     new = Path(folder) / f"{int(state.step):09}"
-    save_arrays(new, {**arrays, "sha256": _digest(arrays)})
+    save_arrays(new, {**arrays, "sha256": tree_digest(arrays)})
     for old in new.parent.iterdir():
         if old != new and _CHECKPOINT.fullmatch(old.name):
             remove(old)
@@ -88,8 +88,8 @@ def load_state(
         _as_dict(Checkpoint(template, EpochProgress(zero or MetricSums.zero(), 0.0))),
     )
     try:
-        arrays = load_arrays(path, {**abstract, "sha256": _digest({})})
-        if not np.array_equal(arrays.pop("sha256"), _digest(arrays)):
+        arrays = load_arrays(path, {**abstract, "sha256": tree_digest({})})
+        if not np.array_equal(arrays.pop("sha256"), tree_digest(arrays)):
             raise TicketError(f"{path}: is damaged (its SHA-256 is not the recorded one)")
     except TicketError as error:
         # What to do comes first: a message that is too long is cut at its end.
@@ -117,7 +117,3 @@ def _as_dict(checkpoint: Checkpoint) -> dict[str, PyTree]:
         "totals": {"loss": sums.loss, "correct": sums.correct, "count": sums.count},
         "seconds": np.array(seconds, np.float64),
     }
-
-
-def _digest(arrays: PyTree) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    return np.frombuffer(bytes.fromhex(tree_hash(arrays)), np.uint8)

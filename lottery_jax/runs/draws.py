@@ -63,12 +63,12 @@ def draw_mask(
 
         @cache
         def sample() -> tuple[Any, Any]:
-            images, labels = experiment.feed.sample(data_key, ladder.score_batches, size)
+            images, labels = experiment.inputs.sample(data_key, ladder.score_batches, size)
             return preprocess(data_key, images, False), labels
 
         inputs = ScoreInputs(
-            # In float32 whatever training computes in, and on one device: the same ranking on any
-            # number of devices.
+            # In float32 whatever training computes in (an NNX module keeps the dtype it was made
+            # with), and on one device: the same ranking on any number of devices.
             loss=partial(BatchLoss, network.with_dtype(jnp.float32), experiment.program.task),
             summed_output=SummedOutput(network.with_dtype(jnp.float64)),
             compiler_options=compiler_options(jax.default_backend()),

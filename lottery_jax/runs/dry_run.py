@@ -190,7 +190,7 @@ def measure_steps(experiment: Experiment) -> Timing:
     """Compile a run's steps and time some of them."""
     program, size = experiment.program, experiment.layout.stack_size
     seed = experiment.config.seeds[0]
-    keys = Keys.of(seed)
+    keys = Keys.from_seed(seed)
     variables = jax.device_get(experiment.init(keys.init))
     ticket = UntrainedTicket(masks.ones_like(variables["params"]), variables, 0)
     start = init_state(program.optimizer, ticket, None)

@@ -19,6 +19,7 @@ from lottery_jax.datasets.dataset import Dataset
 from lottery_jax.datasets.imported import load_imported
 from lottery_jax.datasets.streams import Stream
 from lottery_jax.errors import ConfigError
+from lottery_jax.leaves import by_path
 from lottery_jax.models import FULLY_CONNECTED, MODELS
 from lottery_jax.models.network import Network
 from lottery_jax.models.xla_options import compiler_options
@@ -32,7 +33,6 @@ from lottery_jax.runs.transfer import Source, open_source, resolve
 from lottery_jax.system.imports import is_import_path
 from lottery_jax.tickets import tree_hash
 from lottery_jax.tickets.layouts import layer_kinds
-from lottery_jax.tickets.ticket import leaves
 from lottery_jax.training.batches import DeviceData, EvalBatches, TrainBatches
 from lottery_jax.training.feeding import InputPipeline, input_dtype, open_data
 from lottery_jax.training.optim import hold_last
@@ -52,7 +52,7 @@ class Experiment:
     Attributes:
         config: validated, with what it inherits from its source.
         dataset: in memory, or on the disk.
-        feed: brings the data set's images to the devices.
+        inputs: brings the data set's images to the devices.
         train: the training set on the device; None for one that stays on the disk.
         validation: the images that are held out, on the device or batch by batch; None without any.
         test: the test set, on the device or batch by batch.
@@ -70,7 +70,7 @@ class Experiment:
 
     config: ConfigDict
     dataset: Dataset | Stream
-    feed: InputPipeline
+    inputs: InputPipeline
     train: DeviceData | None
     validation: DeviceData | EvalBatches | None
     test: DeviceData | EvalBatches
@@ -92,9 +92,8 @@ class Experiment:
     def start_of(self, level: int) -> int:
         """Return the step at which winning tickets of a level start.
 
-        Fine-tuning takes the place of the steps from `start_step` to `end_step`, in which rewound
-        tickets are trained, in a second training of the same length after the first one. There the
-        schedule keeps its last rate.
+        Fine-tuning follows the dense training: it takes the steps from `end_step + start_step` to
+        twice `end_step`, at the schedule's last rate.
         """
         again = level > 0 and self.config.ladder.retrain == "finetune"
         return self.start_step + (self.end_step if again else 0)
@@ -107,7 +106,7 @@ class Experiment:
         """Return what a seed trains on."""
         if self.train is not None:
             return self.train
-        return self.feed.batches(seed, self.config.train.order)
+        return self.inputs.batches(seed, self.config.train.order)
 
     @functools.cached_property
     def data_sha256(self) -> str:
@@ -136,7 +135,7 @@ class Experiment:
         """SHA-256 of the parameters' names, shapes and dtypes; empty for this package's networks."""
         if self.config.model.name in MODELS:
             return ""
-        shapes = leaves(self.program.network.abstract_variables())
+        shapes = by_path(self.program.network.abstract_variables())
         text = repr([(path, str(leaf.dtype), leaf.shape) for path, leaf in shapes.items()])
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -183,7 +182,7 @@ def make_experiment(
         max_stacked=config.train.together,
     )
     augment = config.data.augment
-    feed = InputPipeline(
+    inputs = InputPipeline(
         dataset,
         make_mesh(devices, layout.replica_axis_size),
         batch_size=config.train.batch_size,
@@ -201,25 +200,26 @@ def make_experiment(
         optimizer,
         schedule,
         task=task,
-        mesh=feed.mesh,
+        mesh=inputs.mesh,
         examples=dataset.num_train,
         batch_size=config.train.batch_size,
         mean=dataset.mean,
         std=dataset.std,
-        augment=feed.augment_on_device,
+        augment=inputs.augment_on_device,
         steps_per_dispatch=STEPS_PER_DISPATCH if fully_connected and in_memory else 1,
         vmapped=layout.vmapped,
     )
     init = jax.jit(
         network.init, compiler_options=compiler_options(jax.default_backend(), run_once=True)
     )
-    validation = feed.validation()
+    validation = inputs.validation()
     feasibility.check_evaluations(config, has_validation=validation is not None)
     feasibility.check_memory(config, init, program, layout.stack_size // layout.replica_axis_size)
     rewind_step = configuration.rewind_step(config.ladder.rewind, steps_per_epoch)
     feasibility.check_steps(config, steps_per_epoch, rewind_step, end_step)
     skip = (*layers[:1] * config.ladder.skip_first, *layers[-1:] * config.ladder.skip_last)
     if source:
+        feasibility.check_initial_weights(config, source)
         # Raises where the head can't be kept.
         heads.replaces_head(config.transfer.head, source.num_classes, dataset.num_classes)
     else:
@@ -229,10 +229,10 @@ def make_experiment(
     return Experiment(
         config=config,
         dataset=dataset,
-        feed=feed,
-        train=feed.train(),
+        inputs=inputs,
+        train=inputs.train(),
         validation=validation,
-        test=feed.test(),
+        test=inputs.test(),
         program=program,
         layout=layout,
         init=init,

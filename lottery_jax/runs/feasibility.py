@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import jax
 from ml_collections import ConfigDict
 
+from lottery_jax import leaves
 from lottery_jax.errors import ConfigError, describe_unknown, lookup
 from lottery_jax.models import MODELS
 from lottery_jax.models.network import Network
@@ -16,6 +17,7 @@ from lottery_jax.pruning.controls import ALIGNED, CONTROLS, find_control, is_fro
 from lottery_jax.pruning.permutations import check_symmetry, find_symmetry
 from lottery_jax.pruning.schedule import KeptCounts, kept_at_level
 from lottery_jax.pruning.scores import GLOBAL_ONLY, SCORES, USES_DATA
+from lottery_jax.runs.transfer import Source
 from lottery_jax.system import host
 from lottery_jax.training.program import Program
 from lottery_jax.types import PyTree
@@ -107,6 +109,16 @@ def check_steps(config: ConfigDict, steps_per_epoch: int, rewind_step: int, end_
         )
 
 
+def check_initial_weights(config: ConfigDict, source: Source) -> None:
+    """Check that the source's tickets have weights of step 0, if a control starts from them."""
+    found_by = source.metadata.get("found_by", {})
+    if "init" in config.controls and not config.transfer.align and "pretrained" in found_by:
+        raise ConfigError(
+            f"config.controls: the ladder of {source.workdir} began with config.ladder.pretrained, so "
+            "there are no weights of step 0 for the control 'init'; leave it out"
+        )
+
+
 def check_evaluations(config: ConfigDict, *, has_validation: bool) -> None:
     """Check that there is a validation set where a step of early stopping is looked for."""
     if config.train.eval_every_steps and not has_validation:
@@ -128,10 +140,7 @@ def check_memory(
     def count(tree: PyTree) -> int:
         return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
 
-    def size(tree: PyTree) -> int:
-        return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
-
-    variables = jax.eval_shape(init, jax.random.key(0))
+    size, variables = leaves.size_in_bytes, jax.eval_shape(init, jax.random.key(0))
     params = variables["params"]
     optimizer = jax.eval_shape(program.optimizer.init, params)
     needed = replicates * (size(variables) + size(params) + size(optimizer) + count(params))

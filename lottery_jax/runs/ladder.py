@@ -3,7 +3,8 @@
     for each group of seeds that train together
         points = the weights that every ticket starts from, at the rewind step
         for each level
-            mask    = all (level 0), or the best-scored weights of the mask that ladder.draw names
+            mask    = everything at level 0; later its parent's, pruned by score (ladder.draw says
+                      whether the parent is the level before or level 0)
             tickets = (mask, weights of the rewind point), and a control of each kind
                       (or trained weights, as ladder.retrain says)
             train them to the end and save them; the next level is drawn from them
@@ -17,7 +18,6 @@ for a finished one.
 from __future__ import annotations
 
 import hashlib
-import re
 import zlib
 from collections.abc import Mapping, Sequence
 from contextlib import closing
@@ -168,19 +168,19 @@ def draw_level(
         trials: the trials of the level that are not complete.
         winners: the winning tickets of the level before, as far as they were just trained.
     """
-    pending, masks = [], {}
+    pending, winning_masks = [], {}
     for trial in trials:
         point, winner = points[trial.seed], store.trial(trial.seed, trial.level)
-        if winner not in masks:
+        if winner not in winning_masks:
             complete = store.is_complete(winner)  # its controls get the very mask that it has
-            masks[winner] = (
+            winning_masks[winner] = (
                 store.load_ticket(winner.ticket_dir).mask
                 if complete
                 else origin.mask(winner, point, winners)
             )
         other = point.other
         variables = origin.weights(winner, point, winners)
-        start = UntrainedTicket(masks[winner], variables, experiment.start_of(trial.level))
+        start = UntrainedTicket(winning_masks[winner], variables, experiment.start_of(trial.level))
         inputs = ControlInputs(
             experiment.init,
             point.initial,
@@ -221,8 +221,8 @@ def _begin(
     if trial.control in ON_OTHER_INITIALISATION and point.other:
         point = point.other
     if is_dense and point.state is not None:
-        # The dense network continues from the rewind point as if it had not stopped there, but for
-        # the mean loss of an epoch in which the rewind point lies.
+        # Level 0 goes on from the saved state. Only its first training loss differs: it is the mean
+        # over the part of the epoch that follows the rewind step.
         start = UntrainedTicket(start.mask, point.variables, experiment.rewind_step)
         return PendingTrial(trial, start, point.state)
     return PendingTrial(trial, start, point.state if restore else None)
@@ -233,7 +233,8 @@ def apply_control(trial: Trial, start: UntrainedTicket, inputs: ControlInputs) -
 
     A control with new weights starts at step 0: it gets the warm-up and the whole training.
     """
-    key = jax.random.fold_in(Keys.of(trial.seed).control, trial.level)
+    key = jax.random.fold_in(Keys.from_seed(trial.seed).control, trial.level)
+    # Python's own hash of a text differs from process to process.
     key = jax.random.fold_in(key, zlib.crc32(trial.control.encode()))
     return find_control(trial.control)(start, key, inputs)
 
@@ -263,9 +264,8 @@ def _make_same_experiment(
     Raises:
         DataError: the processes do not agree on the config, the versions, the settings or the data.
     """
-    # Where things are, how many workers read them, and what is logged may differ.
-    own = re.compile(r"data\.(dir|workers)|source|ladder\.pretrained|tensorboard|wandb\..*")
-    values = {k: v for k, v in configuration.flatten(config).items() if not own.fullmatch(k)}
+    flat = configuration.flatten(config)
+    values = {k: v for k, v in flat.items() if k not in configuration.PER_PROCESS}
     alike = repr((values, versions(config), settings.recorded()))
     digest = hashlib.sha256(alike.encode()).hexdigest()
     multihost.assert_equal_across_processes(digest, "the config, the versions or the settings")

@@ -16,6 +16,7 @@ import numpy as np
 from lottery_jax import config as configuration
 from lottery_jax.curve import WINNING
 from lottery_jax.errors import TicketError, TrainingError
+from lottery_jax.leaves import by_path
 from lottery_jax.parallel import multihost
 from lottery_jax.pruning import heads, masks
 from lottery_jax.pruning.controls import UntrainedTicket
@@ -27,7 +28,6 @@ from lottery_jax.runs.store import RunStore
 from lottery_jax.runs.transfer import Source, is_branch
 from lottery_jax.runs.trials import Keys, PendingTrial, train_trials
 from lottery_jax.tickets import Ticket
-from lottery_jax.tickets.ticket import leaves
 from lottery_jax.training.state import TrainState, init_state
 from lottery_jax.types import PyTree
 
@@ -92,15 +92,6 @@ class Origin(Protocol):
         """Return the data, the optimizer and the config that found a ticket's mask."""
 
 
-def make_origin(experiment: Experiment, store: RunStore) -> Origin:
-    """Return the origin that a config asks for."""
-    if experiment.source:
-        return TransferredLadder(experiment, store, experiment.source)
-    if experiment.pretrained:
-        return PretrainedLadder(experiment, store, experiment.pretrained)
-    return OwnLadder(experiment, store)
-
-
 class OwnLadder:
     """The run trains to its own rewind points and draws its own masks."""
 
@@ -114,7 +105,7 @@ class OwnLadder:
         """Train the dense networks to the rewind step, or load the states that are there."""
         experiment, store = self._experiment, self._store
         initial = {
-            store.trial(seed, 0): jax.device_get(experiment.init(Keys.of(seed).init))
+            store.trial(seed, 0): jax.device_get(experiment.init(Keys.from_seed(seed).init))
             for seed in seeds
         }
         points = reach_rewind_points(experiment, store, initial)
@@ -131,7 +122,7 @@ class OwnLadder:
         """Return all of the dense network, or what is left when the next weights are pruned."""
         if trial.level == 0:
             return masks.ones_like(point.variables["params"])
-        ticket, keys = self._parent(trial, in_memory), Keys.of(trial.seed)
+        ticket, keys = self._parent(trial, in_memory), Keys.from_seed(trial.seed)
         return draw_mask(self._experiment, trial.level, ticket, point.initial, keys, worst=worst)
 
     def weights(
@@ -249,14 +240,20 @@ def point_of_variables(
         seed: the seed of this run.
         new_head: whether the output layer is drawn anew.
     """
-    init, key = experiment.init, Keys.of(seed).init
-    if new_head:
-        # Another key: the seed's own would give the head that the source began with.
-        fresh = jax.device_get(init(jax.random.fold_in(key, 1)))
-        layer = experiment.program.network.output_layer
-        params = heads.with_new_head(variables["params"], fresh["params"], layer=layer)
-        variables = {**variables, "params": params}
-    return RewindPoint(variables=variables, initial=jax.device_get(init(key)), state=None)
+    init, key = experiment.init, Keys.from_seed(seed).init
+    initial = jax.device_get(init(key))
+    if not new_head:
+        return RewindPoint(variables=variables, initial=initial, state=None)
+    # Another key: the seed's own would give the head that the source began with.
+    fresh = jax.device_get(init(jax.random.fold_in(key, 1)))["params"]
+    layer = experiment.program.network.output_layer
+
+    def with_head(variables: PyTree) -> PyTree:
+        params = heads.with_new_head(variables["params"], fresh, layer=layer)
+        return {**variables, "params": params}
+
+    # All tickets of a seed have the same new head, those of the control `init`, too.
+    return RewindPoint(variables=with_head(variables), initial=with_head(initial), state=None)
 
 
 class TransferredLadder:
@@ -284,7 +281,7 @@ class TransferredLadder:
         if self._source.has_dense:
             variables = self._store.load_ticket(self._source.ticket_dir(seed, 0)).variables
         else:  # of a series of the zoo that was rewound to step 0
-            variables = jax.device_get(self._experiment.init(Keys.of(seed).init))
+            variables = jax.device_get(self._experiment.init(Keys.from_seed(seed).init))
         point = point_of_variables(self._experiment, variables, seed, new_head=self._new_head)
         if not self._source.has_dense:
             self._check_drawn(seed, point)
@@ -319,17 +316,17 @@ class TransferredLadder:
         mask = ticket.mask
         if not self._new_head:
             return mask
-        layer, key = self._output_layer, Keys.of(trial.seed).score
+        layer, key = self._output_layer, Keys.from_seed(trial.seed).score
         head = heads.subtree(point.variables["params"], layer)
         return heads.mask_for_new_head(mask, head, self._head_mask, key, layer=layer)
 
     def _check_drawn(self, seed: int, point: RewindPoint) -> None:
         """Check that all tickets of a seed start from the weights that it draws here."""
-        drawn = leaves(point.variables["params"])
+        drawn = by_path(point.variables["params"])
         for level in range(1, self._experiment.config.ladder.levels + 1):
             ticket = self._store.load_ticket(self._source.ticket_dir(seed, level))
-            kept = leaves(ticket.mask)
-            for name, theirs in leaves(ticket.params).items():
+            kept = by_path(ticket.mask)
+            for name, theirs in by_path(ticket.params).items():
                 if self._new_head and name.startswith(f"{self._output_layer}/"):
                     continue
                 if not np.array_equal(np.where(kept[name], drawn[name], 0), theirs):

@@ -88,6 +88,11 @@ def make_network(
                 f"config.model.options: is for networks of your own, and {name} is one of this "
                 "package; leave it and config.model.head empty"
             )
+        if not num_classes:
+            raise ConfigError(
+                f"config.model.name: {name} has one output for each class, but the targets of the data "
+                "are numbers; bring a network of your own (docs/your_network.md)"
+            )
         model = build_model(num_classes=num_classes, **model_options(config))
         return LinenNetwork(model, shape, dtype)
     if config.model.width != 1 or config.model.stem:

@@ -11,11 +11,11 @@ from pathlib import Path
 import jax
 from ml_collections import ConfigDict
 
+from lottery_jax import leaves
 from lottery_jax.models.cost import multiply_adds, prunable_sizes
 from lottery_jax.models.network import Network
 from lottery_jax.runs.directory import list_trials
 from lottery_jax.system.imports import short_name
-from lottery_jax.types import PyTree
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,17 +97,13 @@ def make_plan(
         trainings=len(trials),
         complete=sum(trial.is_complete for trial in trials),
         # A mask, weights and statistics before and after training.
-        ticket_bytes=weights + 2 * _bytes_of(variables),
+        ticket_bytes=weights + 2 * leaves.size_in_bytes(variables),
     )
 
 
 def _kind(device: jax.Device) -> str:
     kind, platform = device.device_kind, device.platform
     return kind if kind.lower() == platform else f"{kind} ({platform})"
-
-
-def _bytes_of(tree: PyTree) -> int:
-    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
 def in_bytes(size: float) -> str:

@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from lottery_jax import tickets
 from lottery_jax.curve import WINNING
 from lottery_jax.errors import ConfigError
+from lottery_jax.leaves import by_path
 from lottery_jax.models.network import Network
 from lottery_jax.parallel.multihost import broadcast_from_primary
 from lottery_jax.pruning import heads
@@ -20,7 +21,7 @@ from lottery_jax.runs.directory import Trial
 from lottery_jax.system.files import local_path
 from lottery_jax.tickets.addresses import is_address, local_ticket
 from lottery_jax.tickets.metadata import Metadata
-from lottery_jax.tickets.ticket import compare_leaves, expected_arrays, leaves
+from lottery_jax.tickets.ticket import compare_leaves, expected_arrays
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +67,7 @@ class Pretrained:
             theirs = expected_arrays(where, self.metadata[seed])
             for part in ("params", "batch_stats"):
                 stored, expected = (
-                    {path: leaf for path, leaf in leaves(tree[part]).items()
+                    {path: leaf for path, leaf in by_path(tree[part]).items()
                      if not path.startswith(skipped)}
                     for tree in (theirs, ours)
                 )  # fmt: skip

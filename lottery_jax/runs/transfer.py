@@ -137,22 +137,39 @@ def _inherit(config: ConfigDict) -> dict[str, Any]:
     return configuration.to_json(configuration.validate(inherited))
 
 
+def check_fits(config: ConfigDict, source: ConfigDict, name: str) -> None:
+    """Check that a source has the network and the seeds of a config, whether it was run or not.
+
+    Args:
+        config: a validated config.
+        source: that of its source.
+        name: of the source, for messages.
+
+    Raises:
+        ConfigError: it has others.
+    """
+    for key in ("name", "width", "stem", "options"):
+        theirs, ours = source.model[key], config.model[key]
+        if key == "stem":
+            theirs, ours = theirs or "cifar", ours or "cifar"
+        if theirs != ours:
+            raise ConfigError(
+                f"config.source: {name} has config.model.{key} {theirs!r}, this config {ours!r}; "
+                "a ticket fits its own network only"
+            )
+    if missing := sorted(set(config.seeds) - set(source.seeds)):
+        raise ConfigError(
+            f"config.source: {name} has no seed {missing[0]}; it has "
+            f"{', '.join(map(str, source.seeds))} (choose with config.seeds)"
+        )
+
+
 def _check_source(config: ConfigDict) -> dict[str, Any]:
     """Check that a source has what is needed; return its config and its dense ticket's metadata."""
     zoo = open_zoo(config.source) if is_zoo(config.source) else None
     workdir = config.source if zoo else _existing(config.source)
     theirs = _config_of(config.source)
-    for key in ("name", "width", "stem", "options"):
-        if (theirs.model[key] or "cifar") != (config.model[key] or "cifar"):
-            raise ConfigError(
-                f"config.source: {workdir} has config.model.{key} {theirs.model[key]!r}, this "
-                f"config {config.model[key]!r}; a ticket fits its own network only"
-            )
-    if missing := sorted(set(config.seeds) - set(theirs.seeds)):
-        raise ConfigError(
-            f"config.source: {workdir} has no seed {missing[0]}; it has "
-            f"{', '.join(map(str, theirs.seeds))} (choose with config.seeds)"
-        )
+    check_fits(config, theirs, str(workdir))
     if zoo and config.transfer.align and not zoo.has_dense:
         raise ConfigError(
             f"config.transfer.align: {workdir} has no dense networks, by which units are matched"

@@ -37,7 +37,7 @@ class Keys(NamedTuple):
     score: jax.Array
 
     @classmethod
-    def of(cls, seed: int, order: int = 0) -> Keys:
+    def from_seed(cls, seed: int, order: int = 0) -> Keys:
         """Return the keys of a seed; `order` is `config.train.order`, which changes `train` alone."""
         keys = cls(*jax.random.split(jax.random.key(seed, impl=settings.PRNG), 4))
         return keys._replace(train=jax.random.fold_in(keys.train, order)) if order else keys
@@ -195,7 +195,9 @@ def _train_stacked(
         program,
         state,
         experiment.training_data(trials[0].seed),
-        stack_keys([Keys.of(t.seed, experiment.config.train.order).train for t in trials], size),
+        stack_keys(
+            [Keys.from_seed(t.seed, experiment.config.train.order).train for t in trials], size
+        ),
         until=until,
         progress=EpochProgress(
             stack([checkpoint.progress.sums for checkpoint in checkpoints], size),

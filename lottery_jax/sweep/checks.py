@@ -9,11 +9,11 @@ import jax
 from ml_collections import ConfigDict
 
 from lottery_jax.config import fingerprint
-from lottery_jax.errors import ConfigError, LotteryError
+from lottery_jax.errors import LotteryError
 from lottery_jax.runs import matrix, record
 from lottery_jax.runs.dry_run import missing_data
 from lottery_jax.runs.experiment import set_up
-from lottery_jax.runs.transfer import resolve
+from lottery_jax.runs.transfer import check_fits, resolve
 from lottery_jax.sweep.grid import Plan, PlannedRun
 
 
@@ -48,7 +48,7 @@ def check(plan: Plan, workdir: Path, *, writes: bool = True) -> list[str]:
     for run in plan.runs:
         try:
             for source in run.after:
-                _check_fits(run, by_name[source])
+                check_fits(run.config, by_name[source].config, source)
             if (workdir / run.name / "config.json").is_file():
                 record.check_workdir(workdir / run.name, resolve(run.config), other_versions=True)
             elif (key := _fingerprint_without_seeds(run)) not in seen:
@@ -88,22 +88,6 @@ def record_matrices(plan: Plan, workdir: Path) -> None:
         folder = workdir / name
         record.check_workdir(folder, config, other_versions=True)
         record.record_config(folder, config)
-
-
-def _check_fits(run: PlannedRun, source: PlannedRun) -> None:
-    """Check what `transfer.open_source` checks, for a source that does not exist yet."""
-    for key in ("name", "width", "stem"):
-        theirs, ours = source.config.model[key], run.config.model[key]
-        if (theirs or "cifar") != (ours or "cifar"):
-            raise ConfigError(
-                f"config.source: {source.name} has config.model.{key} {theirs!r}, this config "
-                f"{ours!r}; a ticket fits its own network only"
-            )
-    if missing := sorted(set(run.config.seeds) - set(source.config.seeds)):
-        raise ConfigError(
-            f"config.source: {source.name} has no seed {missing[0]}; it has "
-            f"{', '.join(map(str, source.config.seeds))}"
-        )
 
 
 def _fingerprint_without_seeds(run: PlannedRun) -> str:

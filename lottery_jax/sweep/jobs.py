@@ -18,7 +18,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -27,7 +27,7 @@ from lottery_jax.errors import ConfigError, one_line
 from lottery_jax.sweep.attempts import Attempt, Submission, read_attempts, write_attempt
 from lottery_jax.system.files import is_alive
 from lottery_jax.system.locks import locked
-from lottery_jax.system.signals import not_ignored
+from lottery_jax.system.signals import blocked, not_ignored
 
 # submitit limits how long a local job may last; this is longer than any run.
 _A_YEAR_MIN = 60 * 24 * 365
@@ -118,7 +118,7 @@ class Job:
         env = {k: v for k, v in {**os.environ, **self.environment}.items() if v is not None}
         # SLURM sends its warning to every process of a job. It would end the command, and so is
         # blocked there.
-        with log.open("wb") as output, _blocked({_slurms_warning()}):
+        with log.open("wb") as output, blocked({_slurms_warning()}):
             child = subprocess.Popen(
                 self.command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=env
             )
@@ -189,7 +189,7 @@ class Jobs:
 
     def submit(self, job: Job) -> Submission:
         """Submit a job."""
-        with _blocked(_TERMINAL_SIGNALS) if self.cluster == "local" else contextlib.nullcontext():
+        with blocked(_TERMINAL_SIGNALS) if self.cluster == "local" else contextlib.nullcontext():
             submitted = self._executor.submit(job)
         self._submitted[submitted.job_id] = submitted
         return Submission(self.cluster, str(submitted.job_id), time.time())
@@ -283,16 +283,6 @@ def _executor(cluster: str, folder: Path, options: Mapping[str, str | int]) -> A
         text = f"unknown option {unknown[0]!r}; legal: {', '.join(known)}" if unknown else error
         raise ConfigError(f"--slurm: {text}") from error
     return slurm
-
-
-@contextlib.contextmanager
-def _blocked(signals: set[signal.Signals]) -> Iterator[None]:
-    """Block signals here, and for good in a process that is started meanwhile."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def run_command(config_file: Path, workdir: Path) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ import os
 import re
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from importlib.machinery import ExtensionFileLoader
 from pathlib import Path
@@ -128,7 +128,7 @@ def defer_signals() -> Iterator[list[int]]:
     usual = {n: signal.getsignal(n) for n in ASK_TO_STOP if _can_be_deferred(n)}
     failed = False
     try:
-        with _blocked():
+        with blocked():  # so that all handlers are changed or none is
             for number in usual:
                 signal.signal(number, arrived)
         yield arrived
@@ -136,7 +136,7 @@ def defer_signals() -> Iterator[list[int]]:
         failed = True
         raise
     finally:
-        with _blocked():
+        with blocked():
             for number, handler in usual.items():
                 signal.signal(number, handler)
         if arrived and not failed:
@@ -171,12 +171,12 @@ def _is_caught_outside_python(number: int) -> bool:
 
 
 @contextmanager
-def _blocked() -> Iterator[None]:
-    """Have signals wait while their handlers are changed, so that all are changed or none is."""
+def blocked(signals: Collection[signal.Signals] = ASK_TO_STOP) -> Iterator[None]:
+    """Have signals wait until the block has ended, and for good in a process that it starts."""
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, ASK_TO_STOP)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     try:
         yield
     finally:

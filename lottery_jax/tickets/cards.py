@@ -15,6 +15,7 @@ from typing import Any
 
 from lottery_jax.curve import ACCURACY, metric_of
 from lottery_jax.errors import TicketError, one_line
+from lottery_jax.methods import method_label
 from lottery_jax.system.files import local_path, write_text
 from lottery_jax.tickets import zoo
 from lottery_jax.tickets.metadata import Metadata
@@ -32,8 +33,6 @@ _HUB_DATA = {
     "svhn": "ufldl-stanford/svhn",
     "imagenet2012": "ILSVRC/imagenet-1k",
 }
-_METHODS = {"magnitude": "iterative magnitude pruning", "snip": "SNIP", "grasp": "GraSP",
-            "synflow": "SynFlow"}  # fmt: skip
 
 
 def write_card_folder(
@@ -207,8 +206,7 @@ def _usage(name: str) -> str:
 
 def _method(metadata: Metadata) -> str:
     method = metadata.get("method") or {}
-    scores = str(method.get("scores", "unknown"))
-    return f"{_METHODS.get(scores, scores)} ({method.get('draw', 'unknown')})"
+    return method_label(str(method.get("draw", "unknown")), str(method.get("scores", "unknown")))
 
 
 def _cell(value: object) -> str:

@@ -11,11 +11,11 @@ import jax.numpy as jnp
 from jax import export
 
 from lottery_jax.errors import ConfigError, TicketError
-from lottery_jax.models.network import LinenNetwork, random_examples
+from lottery_jax.models.network import LinenNetwork
 from lottery_jax.models.xla_options import compiler_options
 from lottery_jax.pruning import masks
 from lottery_jax.pruning.compaction import EXAMPLES, TOLERANCE, Compaction, compact
-from lottery_jax.pruning.permutations import largest_difference, outputs
+from lottery_jax.pruning.permutations import largest_difference, outputs, random_examples
 from lottery_jax.system import settings
 from lottery_jax.system.files import atomic_write
 from lottery_jax.tickets.metadata import Metadata

@@ -12,18 +12,18 @@ from __future__ import annotations
 import dataclasses
 import os
 from pathlib import Path
-from typing import Any
 
 import flax.linen as nn
 import jax
 import numpy as np
 
 from lottery_jax.errors import TicketError
+from lottery_jax.leaves import by_path
 from lottery_jax.models.network import Network
 from lottery_jax.system.files import local_path
 from lottery_jax.tickets.orbax_io import load_arrays, save_arrays
 from lottery_jax.tickets.store import load_ticket
-from lottery_jax.tickets.ticket import Ticket, check_finite, leaves, tree_hash
+from lottery_jax.tickets.ticket import Ticket, check_finite, tree_digest
 from lottery_jax.tickets.untrusted import directory
 from lottery_jax.types import PyTree
 
@@ -57,7 +57,7 @@ def save_epoch(ticket_dir: Path, epoch: int, params: PyTree, batch_stats: PyTree
     folder = epoch_dir(ticket_dir, epoch)
     if not folder.exists():
         arrays = {"trained": params, "trained_batch_stats": batch_stats}
-        save_arrays(folder, {**arrays, "sha256": _digest(arrays)})
+        save_arrays(folder, {**arrays, "sha256": tree_digest(arrays)})
 
 
 def load_epoch(
@@ -83,15 +83,11 @@ def load_epoch(
         raise TicketError(f"{path}: epoch {epoch} was not kept; kept epochs: {kept}")
     weights = {"trained": ticket.trained, "trained_batch_stats": ticket.trained_batch_stats}
     expected = jax.tree.map(
-        lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), {**weights, "sha256": _digest({})}
+        lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), {**weights, "sha256": tree_digest({})}
     )
     directory.check_room(folder, expected, directory.size_on_disk(folder))
     arrays = load_arrays(folder, expected)
-    if not np.array_equal(arrays.pop("sha256"), _digest(arrays)):
+    if not np.array_equal(arrays.pop("sha256"), tree_digest(arrays)):
         raise TicketError(f"{folder}: is damaged (its SHA-256 is not the recorded one)")
-    check_finite(folder, leaves(arrays), allow_nonfinite=False)
+    check_finite(folder, by_path(arrays), allow_nonfinite=False)
     return dataclasses.replace(ticket, **arrays, metadata={**ticket.metadata, "result": {}})
-
-
-def _digest(arrays: PyTree) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    return np.frombuffer(bytes.fromhex(tree_hash(arrays)), np.uint8)

@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from lottery_jax.errors import ConfigError, TicketError, lookup, raise_if_environment
+from lottery_jax.leaves import by_path, map_by_path
 from lottery_jax.leaves import is_kernel as is_prunable
 from lottery_jax.models import build_model
 from lottery_jax.models.network import HEAD, LinenNetwork, Network, as_network
@@ -31,7 +32,6 @@ from lottery_jax.tickets.layouts import (
     torch_shape,
 )
 from lottery_jax.tickets.statedicts import NUM_BATCHES, names_in_order, read_masks, read_names
-from lottery_jax.tickets.ticket import leaves, map_leaves
 from lottery_jax.types import PyTree
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -122,7 +122,7 @@ def facts_of(target: Target, classes: int) -> tuple[Network, Facts]:
 @functools.lru_cache(maxsize=4)
 def _facts(network: Network) -> Facts:
     variables, head = network.abstract_variables(), network.output_layer
-    kernel = leaves(variables["params"]).get(f"{head}/kernel")
+    kernel = by_path(variables["params"]).get(f"{head}/kernel")
     if kernel is None:
         raise ConfigError(f"the output layer {head} has no kernel; name another one with head=")
     return Facts(variables, network.layer_names(), head, kernel.shape[-1])
@@ -148,7 +148,7 @@ def from_flax(
     names = layout.names(variables)
     state: StateDict = {}
     for part, of_part in names.items():
-        arrays = leaves(variables[part])
+        arrays = by_path(variables[part])
         for path, torch_name in of_part.items():
             array = layout.to_torch(path, np.asarray(arrays[path]))
             if array.dtype.kind == "V":  # bfloat16, which NumPy does not know
@@ -237,7 +237,7 @@ def fit(checkpoint: Checkpoint, target: Target) -> Fitted:
     given = set(tensors)
     if missing := sorted(known - given):
         shapes = {
-            torch_name: torch_shape(path, leaves(facts.variables[part])[path].shape)
+            torch_name: torch_shape(path, by_path(facts.variables[part])[path].shape)
             for part, of_part in names.items()
             for path, torch_name in of_part.items()
         }
@@ -281,7 +281,7 @@ def _layout(entries: Mapping[Any, Any], target: Target, network: Network, facts:
 
 def _weights_in_order(modules: Sequence[str], variables: PyTree) -> list[tuple[str, bool]]:
     """Return the modules with a weight in PyTorch, and whether each is a layer."""
-    params = leaves(variables["params"])
+    params = by_path(variables["params"])
     kinds = {"kernel": True, "embedding": True, "scale": False}
     return [
         (module, is_layer)
@@ -342,4 +342,4 @@ def _part(
             raise TicketError(f"{names[path]} can't be read: {error}") from error
         return np.array(layout.from_torch(path, array), order="C")
 
-    return map_leaves(convert, expected)
+    return map_by_path(convert, expected)

@@ -23,9 +23,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lottery_jax.errors import ConfigError, lookup
+from lottery_jax.leaves import by_path
 from lottery_jax.leaves import is_kernel as is_prunable
 from lottery_jax.models.network import HEAD, Network
-from lottery_jax.tickets.ticket import leaves
 from lottery_jax.types import PyTree
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -67,7 +67,7 @@ class Layout(NamedTuple):
             ConfigError: two leaves have the same name there.
         """
         names = {
-            part: {path: self._name(path) for path in leaves(variables[part])}
+            part: {path: self._name(path) for path in by_path(variables[part])}
             for part in ("params", "batch_stats")
         }
         paths: dict[str, str] = {}
@@ -140,7 +140,7 @@ def layout_of(
         ConfigError: `names` or `flatten` do not fit the network, or `flatten` is needed.
     """
     paths = {path: leaf for part in ("params", "batch_stats") for path, leaf in
-             leaves(variables[part]).items()}  # fmt: skip
+             by_path(variables[part]).items()}  # fmt: skip
     here = sorted({path.rpartition("/")[0] for path in paths} - {""})
     kernels = {p.rpartition("/")[0]: tuple(a.shape) for p, a in paths.items() if is_kernel(p)}
     if network in LAYOUTS:
@@ -152,7 +152,7 @@ def layout_of(
                 f"{flat[0]}: its kernel has {len(kernels[flat[0]])} dimensions; only those of dense "
                 "layers (2) and of convolutions of images (4) can be from or for PyTorch"
             )
-        params = leaves(variables["params"])
+        params = by_path(variables["params"])
         if other := [p for p, leaf in params.items() if is_prunable(p, leaf) and not is_kernel(p)]:
             raise ConfigError(
                 f"{other[0]}: only weights named kernel can be from or for PyTorch; the order of axes "
@@ -183,7 +183,7 @@ def layer_kinds(network: Network) -> dict[str, str]:
     kernel PyTorch stores in another layout. A network that does not tell its classes has none.
     """
     classes: dict[str, type] = getattr(network, "module_classes", dict)()
-    kernels = leaves(network.abstract_variables()["params"])
+    kernels = by_path(network.abstract_variables()["params"])
     return {
         path: next(
             (b.__name__ for b in cls.__mro__ if b.__name__ in _OTHERS | _GENERAL), cls.__name__
@@ -203,7 +203,7 @@ def check_layers(params: PyTree, kinds: Mapping[str, str]) -> None:
     Raises:
         ConfigError: a layer is of a kind whose kernels would be read or written wrongly.
     """
-    for path, kernel in leaves(params).items():
+    for path, kernel in by_path(params).items():
         layer = path.rpartition("/")[0]
         kind = kinds.get(layer) if is_kernel(path) else None
         if kind in (_OTHERS if kernel.ndim == 2 else _OTHERS | _GENERAL):

@@ -21,9 +21,10 @@ from numpy.typing import NDArray
 from orbax.checkpoint import v1 as ocp
 
 from lottery_jax.errors import TicketError, first_line, one_line, raise_if_environment
+from lottery_jax.leaves import by_path
 from lottery_jax.system.files import atomic_folder
 from lottery_jax.system.signals import defer_signals
-from lottery_jax.tickets.ticket import compare_leaves, leaves
+from lottery_jax.tickets.ticket import compare_leaves
 from lottery_jax.tickets.untrusted.directory import check_arrays
 from lottery_jax.types import PyTree
 
@@ -53,7 +54,7 @@ def write_arrays(folder: Path, arrays: PyTree) -> None:
         TicketError: an array is empty.
         OSError: they can't be written; names the directory.
     """
-    named = leaves(arrays)
+    named = by_path(arrays)
     if empty := [name for name, leaf in named.items() if np.size(leaf) == 0]:
         raise TicketError(f"{folder}: {empty[0]} is empty; a checkpoint can't hold such an array")
     try:
@@ -142,11 +143,11 @@ def load_arrays(folder: Path, expected: PyTree) -> PyTree:
     Raises:
         TicketError: a leaf differs; or the directory is damaged, or not safe to give to Orbax.
     """
-    check_arrays(folder, leaves(expected))
+    check_arrays(folder, by_path(expected))
     try:
         with _orbax():
-            stored = leaves(ocp.metadata(folder.absolute()).metadata)
-        compare_leaves(folder, stored, leaves(expected))
+            stored = by_path(ocp.metadata(folder.absolute()).metadata)
+        compare_leaves(folder, stored, by_path(expected))
     except TicketError:
         raise
     except Exception as error:

@@ -9,8 +9,9 @@ import numpy as np
 from safetensors.numpy import save
 
 from lottery_jax.errors import TicketError, lookup
+from lottery_jax.leaves import by_path
 from lottery_jax.system.files import atomic_write
-from lottery_jax.tickets.ticket import Ticket, leaves
+from lottery_jax.tickets.ticket import Ticket
 
 _PARTS = {
     "trained": ("trained", "trained_batch_stats"),
@@ -35,7 +36,7 @@ def export_safetensors(
     Raises:
         TicketError: a weight and a statistic have the same path.
     """
-    parts = [leaves(getattr(ticket, part)) for part in lookup(_PARTS, weights, "weights")]
+    parts = [by_path(getattr(ticket, part)) for part in lookup(_PARTS, weights, "weights")]
     tensors = {name: np.asarray(leaf, order="C") for part in parts for name, leaf in part.items()}
     if len(tensors) < sum(map(len, parts)):
         raise TicketError(f"{path}: a weight and a statistic of this network have the same path")

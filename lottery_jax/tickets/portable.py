@@ -33,19 +33,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from lottery_jax.errors import TicketError, raise_if_environment
-from lottery_jax.leaves import layers_by_path, prunable_paths
+from lottery_jax.leaves import by_path, layers_by_path, map_by_path, prunable_paths
 from lottery_jax.models.network import Network
 from lottery_jax.system.files import atomic_write
 from lottery_jax.tickets.metadata import PARTS, Metadata, check_metadata, parse_json
-from lottery_jax.tickets.ticket import (
-    Ticket,
-    compare_leaves,
-    complete,
-    expected_arrays,
-    leaves,
-    map_leaves,
-    verify,
-)
+from lottery_jax.tickets.ticket import Ticket, compare_leaves, complete, expected_arrays, verify
 from lottery_jax.types import PyTree
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -95,7 +87,7 @@ def _table(arrays: Mapping[str, PyTree]) -> list[_Leaf]:
     return [
         _Leaf(f"{part}/{path}", np.dtype(leaf.dtype).name, list(leaf.shape), stored(part, path))
         for part in PARTS
-        for path, leaf in leaves(arrays[part]).items()
+        for path, leaf in by_path(arrays[part]).items()
     ]
 
 
@@ -120,7 +112,7 @@ def save_portable(path: str | os.PathLike[str], ticket: Ticket) -> Ticket:
     """
     ticket = complete(path, ticket)
     arrays = {part: getattr(ticket, part) for part in PARTS}
-    table, flat = _table(arrays), leaves(arrays)
+    table, flat = _table(arrays), by_path(arrays)
     if other := [leaf for leaf in table if np.dtype(leaf.dtype) not in _DTYPES.values()]:
         raise TicketError(
             f"{path}: {other[0].name} is {other[0].dtype}, which a portable file can't hold; save the "
@@ -211,7 +203,7 @@ def load_portable(
     def whole(part: str, path: str, _: ShapeDtypeStruct) -> Array:
         return flat[f"{part}/{path}"]
 
-    arrays = {part: map_leaves(partial(whole, part), expected[part]) for part in PARTS}
+    arrays = {part: map_by_path(partial(whole, part), expected[part]) for part in PARTS}
     return verify(where, arrays, metadata, allow_nonfinite=allow_nonfinite)
 
 
@@ -260,7 +252,7 @@ def _header(where: Path, file: Any) -> dict[str, ShapeDtypeStruct]:
 def _kept_counts(where: Path, mask: PyTree, metadata: Metadata) -> dict[str, int]:
     """Return how many weights of each kernel remain, by path, as the metadata says."""
     kept = {}
-    shapes = leaves(mask)
+    shapes = by_path(mask)
     for path, layer in layers_by_path(mask).items():
         try:
             kept[path], total = metadata["layers"][layer]

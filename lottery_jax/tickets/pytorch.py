@@ -17,7 +17,7 @@ import numpy as np
 
 from lottery_jax import __version__
 from lottery_jax.errors import ConfigError, TicketError, lookup
-from lottery_jax.leaves import prunable_paths
+from lottery_jax.leaves import by_path, prunable_paths
 from lottery_jax.models import MODELS
 from lottery_jax.models.network import Network, as_network
 from lottery_jax.pruning import masks
@@ -25,7 +25,7 @@ from lottery_jax.system.files import atomic_write
 from lottery_jax.tickets.checkpoints import import_torch, read_checkpoint
 from lottery_jax.tickets.fitting import Fitted, Names, StateDict, Target, fit, from_flax, to_flax
 from lottery_jax.tickets.layouts import Image, Layout, check_layers, layer_kinds, layout_of
-from lottery_jax.tickets.ticket import Ticket, check_finite, complete, is_own_network, leaves
+from lottery_jax.tickets.ticket import Ticket, check_finite, complete, is_own_network
 from lottery_jax.types import PyTree
 
 __all__ = ["WEIGHTS", "export_pytorch", "from_flax", "import_pytorch", "read_checkpoint", "to_flax"]
@@ -136,7 +136,7 @@ def _read(path: str | os.PathLike[str], target: Target, allow_nonfinite: bool) -
     except TicketError as error:
         raise TicketError(f"{path}: {error}") from error
     for part, names in fitted.names.items():
-        arrays = leaves(fitted.variables[part])
+        arrays = by_path(fitted.variables[part])
         by_name = {torch_name: arrays[p] for p, torch_name in names.items()}
         check_finite(path, by_name, allow_nonfinite=allow_nonfinite)
     return fitted
@@ -201,7 +201,7 @@ def export_pytorch(
 def _in_prune_format(state: StateDict, mask: PyTree, layout: Layout) -> StateDict:
     """Return a state dict with `weight_orig` and `weight_mask` in place of the pruned weights."""
     names = layout.names({"params": mask, "batch_stats": {}})["params"]
-    kept = leaves(mask)
+    kept = by_path(mask)
     pruned = {names[path]: layout.to_torch(path, kept[path]) for path in prunable_paths(mask)}
     return {
         **{key: value for key, value in state.items() if key not in pruned},

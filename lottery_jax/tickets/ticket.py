@@ -5,17 +5,16 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable
 from reprlib import repr as short_repr
 from typing import Any
 
 import flax.linen as nn
 import jax
 import numpy as np
-from jax.tree_util import keystr, tree_flatten_with_path, tree_map_with_path
+from jax.tree_util import keystr, tree_flatten_with_path
 
 from lottery_jax.errors import ConfigError, TicketError, raise_if_environment
-from lottery_jax.leaves import prunable_paths
+from lottery_jax.leaves import by_path, prunable_paths
 from lottery_jax.models import MODELS, build_model
 from lottery_jax.models.network import Network, as_network
 from lottery_jax.pruning import masks
@@ -96,18 +95,9 @@ def tree_hash(tree: PyTree) -> str:
     return digest.hexdigest()
 
 
-def leaves(tree: PyTree) -> dict[str, Any]:
-    """Return the leaves of a tree by path, such as `conv1/kernel`."""
-    return {_name(path): leaf for path, leaf in tree_flatten_with_path(tree)[0]}
-
-
-def map_leaves(function: Callable[[str, Any], Any], tree: PyTree) -> PyTree:
-    """Return a tree of `function(path, leaf)` for each leaf, with paths as in `leaves`."""
-    return tree_map_with_path(lambda path, leaf: function(_name(path), leaf), tree)
-
-
-def _name(path: Any) -> str:
-    return keystr(path, simple=True, separator="/")
+def tree_digest(tree: PyTree) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """Return `tree_hash` as an array of 32 bytes, which is kept beside the tree's arrays."""
+    return np.frombuffer(bytes.fromhex(tree_hash(tree)), np.uint8)
 
 
 def complete(where: PathLike, ticket: Ticket) -> Ticket:
@@ -163,7 +153,7 @@ def _leaves_of_own(metadata: Metadata, arrays: dict[str, PyTree]) -> Metadata:
         "leaves": {
             part: {
                 path: [str(leaf.dtype), list(leaf.shape)]
-                for path, leaf in leaves(arrays[part]).items()
+                for path, leaf in by_path(arrays[part]).items()
             }
             for part in parts
         }
@@ -183,9 +173,9 @@ def _tree_of_own(metadata: Metadata, part: str) -> PyTree:
 
 
 def _check_pruned(where: PathLike, arrays: dict[str, PyTree]) -> None:
-    mask = leaves(arrays["mask"])
+    mask = by_path(arrays["mask"])
     for part in ("params", "trained"):
-        for path, values in leaves(arrays[part]).items():
+        for path, values in by_path(arrays[part]).items():
             # Bits are compared, not values: a file of survivors would not give -0.0 back.
             if values[~mask[path]].view(np.uint8).any():
                 raise TicketError(f"{where}: {part}/{path} is not 0.0 where the mask prunes it")
@@ -284,5 +274,5 @@ def verify(
     if any(metadata.get(key) != value for key, value in _counts(arrays["mask"]).items()):
         raise TicketError(f"{where}: the counts in its metadata are not those of its mask")
     _check_pruned(where, arrays)
-    check_finite(where, leaves(arrays), allow_nonfinite=allow_nonfinite)
+    check_finite(where, by_path(arrays), allow_nonfinite=allow_nonfinite)
     return Ticket(**arrays, metadata=metadata)

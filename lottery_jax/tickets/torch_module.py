@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from lottery_jax.errors import ConfigError
+from lottery_jax.leaves import by_path
 from lottery_jax.models.alexnet import AlexNet
 from lottery_jax.models.lenet import LeNet
 from lottery_jax.models.resnet import ResNet
@@ -21,7 +22,7 @@ from lottery_jax.models.vit import ViT
 from lottery_jax.system.files import atomic_write
 from lottery_jax.tickets.checkpoints import import_torch
 from lottery_jax.tickets.layouts import LEAVES
-from lottery_jax.tickets.ticket import Ticket, leaves, model_of
+from lottery_jax.tickets.ticket import Ticket, model_of
 
 _HEAD = '''"""A network written by lottery_jax. Load it with
 
@@ -167,7 +168,7 @@ def export_torch_module(path: str | os.PathLike[str], ticket: Ticket) -> None:
 def _state(ticket: Ticket) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for part in (ticket.trained, ticket.trained_batch_stats):
-        for path, leaf in leaves(part).items():
+        for path, leaf in by_path(part).items():
             array, (module, _, name) = np.asarray(leaf), path.rpartition("/")
             if name == "kernel":
                 array = array.transpose(3, 2, 0, 1) if array.ndim == 4 else array.T
@@ -180,7 +181,7 @@ def _state(ticket: Ticket) -> dict[str, Any]:
 
 def _source(ticket: Ticket) -> str:
     module, (*_, channels) = model_of(ticket.metadata)
-    shapes = {path: leaf.shape for path, leaf in leaves(ticket.trained).items()}
+    shapes = {path: leaf.shape for path, leaf in by_path(ticket.trained).items()}
     if isinstance(module, ResNet):
         return _resnet(module, shapes)
     if isinstance(module, ViT):

@@ -20,6 +20,7 @@ from jax.sharding import Mesh
 from lottery_jax.datasets.dataset import AUGMENTATIONS
 from lottery_jax.errors import ConfigError
 from lottery_jax.parallel.mesh import batch_sharded
+from lottery_jax.pruning import masks
 
 # key, inputs uint8 or float [batch, ...], train -> float32 [batch, ...]; int32 tokens stay int32
 Preprocess = Callable[[jax.Array, jax.Array, bool], jax.Array]
@@ -87,7 +88,7 @@ def sample_batches(
     Returns:
         Images `[batches, batch_size, height, width, channels]` and labels `[batches, batch_size]`.
     """
-    rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
+    rng = masks.host_rng(key)
     index = rng.choice(len(labels), (batches, batch_size), replace=False)
     return images[index], labels[index]
 

@@ -95,7 +95,7 @@ def fit(
 
     Raises:
         TrainingError: an epoch's loss is not finite. The message names step and learning rate, and
-            `replicate` is the number of the replicate.
+            `replicate` is the index of the replicate.
     """
     is_stacked = state.step.ndim == 1
     split = jax.vmap(jax.random.split, out_axes=1) if is_stacked else jax.random.split
@@ -164,7 +164,7 @@ def fit(
 
 
 def first_not_finite(loss: Any) -> int | None:
-    """Return the number of the first replicate whose loss is infinite or NaN, or None.
+    """Return the index of the first replicate whose loss is infinite or NaN, or None.
 
     Args:
         loss: a scalar, or an array with one entry for each replicate.
@@ -176,8 +176,8 @@ def first_not_finite(loss: Any) -> int | None:
 def _check_finite(report: EpochReport) -> None:
     if (replicate := first_not_finite(report.train_loss)) is not None:
         raise TrainingError(
-            f"the training loss is {np.ravel(report.train_loss)[replicate]} in the epoch that ends "
-            f"at step {report.step} (learning rate {report.learning_rate:g}); {LOWER_RATE}",
+            f"the training loss is {np.ravel(report.train_loss)[replicate]} in the epoch of step "
+            f"{report.step} (learning rate {report.learning_rate:g}); {LOWER_RATE}",
             replicate=replicate,
         )
 

@@ -57,8 +57,8 @@ class Program:
         network: the network.
         task: its loss and metrics.
         mesh: the mesh of devices.
-        optimizer: without a learning rate.
-        schedule: the learning rate by step.
+        optimizer: its output times `schedule(step)` is subtracted from the params.
+        schedule: the learning rate by step; 1 if the optimizer has a rate of its own.
         batch_size: examples a step of one replicate, over all devices that share the batch.
         examples: size of the training set.
         steps_per_dispatch: the largest number of steps that one call of `train_step` takes.
@@ -111,8 +111,9 @@ def make_program(
 
     Args:
         network: a network, or a Linen module that is called like those of `lottery_jax.models`.
-        optimizer: from `optim.make_optimizer`, without a learning rate.
-        schedule: from `optim.make_schedule`.
+        optimizer: its output times `schedule(step)` is subtracted from the params: from
+            `optim.make_optimizer`, or one with a rate of its own by `optim.with_own_rate`.
+        schedule: from `optim.make_schedule`, or that of `with_own_rate`.
         task: the loss and the metrics.
         mesh: from `parallel.mesh.make_mesh`.
         examples: size of the training set.

@@ -32,12 +32,15 @@ class Task:
         metric: the name of the metric, in columns such as `test_accuracy`. Names that end in
             `accuracy` are shares, shown in percent.
         metric_dtype: the dtype in which `metric_sums` sums the metric.
+        has_logits: whether outputs are logits, which GraSP divides by a temperature. Other outputs,
+            such as those of a regression, stay as they are.
     """
 
     loss: Callable[[jax.Array, jax.Array], jax.Array]
     metric_sums: Callable[[jax.Array, jax.Array, jax.Array], MetricSums]
     metric: str = ACCURACY
     metric_dtype: Any = jnp.int32
+    has_logits: bool = True
 
     def zero_sums(self) -> MetricSums:
         """Return the sums over no examples."""
@@ -81,7 +84,7 @@ class BatchLoss:
     Attributes:
         network: computes in float32, so that scores do not depend on the training's dtype.
         task: the task whose loss is taken.
-        temperature: a number by which the outputs are divided.
+        temperature: a number by which the outputs are divided if they are logits.
     """
 
     network: Network
@@ -91,7 +94,10 @@ class BatchLoss:
     def __call__(self, params: PyTree, batch: ScoreBatch) -> jax.Array:
         """Return the mean loss of a batch."""
         outputs, _ = self.network.apply_train(params, batch.batch_stats, batch.images, batch.key)
-        return self.task.loss(outputs.astype(jnp.float32) / self.temperature, batch.labels)
+        outputs = outputs.astype(jnp.float32)
+        if self.task.has_logits:
+            outputs = outputs / self.temperature
+        return self.task.loss(outputs, batch.labels)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -56,7 +56,9 @@ def regression() -> Task:
     Outputs and targets have the same shape `[batch, ...]`; errors are averaged over all but the
     first axis.
     """
-    return make_task(lambda o, t: 0.5 * squared_error(o, t), metric="mse", values=squared_error)
+    return make_task(
+        lambda o, t: 0.5 * squared_error(o, t), metric="mse", values=squared_error, has_logits=False
+    )
 
 
 def squared_error(outputs: jax.Array, targets: jax.Array) -> jax.Array:
@@ -76,7 +78,12 @@ def squared_error(outputs: jax.Array, targets: jax.Array) -> jax.Array:
 
 
 def make_task(
-    loss: PerExample, *, metric: str, values: PerExample, metric_dtype: Any = jnp.float32
+    loss: PerExample,
+    *,
+    metric: str,
+    values: PerExample,
+    metric_dtype: Any = jnp.float32,
+    has_logits: bool = True,
 ) -> Task:
     """Return a task of one's own.
 
@@ -86,12 +93,13 @@ def make_task(
             ends in `accuracy` is a share, shown in percent.
         values: `(outputs, targets) -> [batch]`, the metric of each example, whose mean is reported.
         metric_dtype: the dtype in which it is summed.
+        has_logits: whether outputs are logits, which GraSP divides by a temperature.
 
     Raises:
-        ValueError: the name is not one of letters, digits and `_`, or is `loss`.
+        ValueError: the name is no Python identifier, or is `loss`.
 
     >>> absolute = lambda outputs, targets: jnp.abs(outputs - targets)
-    >>> task = make_task(absolute, metric="mae", values=absolute)
+    >>> task = make_task(absolute, metric="mae", values=absolute, has_logits=False)
     >>> float(task.loss(jnp.array([1.0, 2.0]), jnp.array([0.0, 4.0])))
     1.5
     """
@@ -120,7 +128,7 @@ def make_task(
             count=counted.sum(dtype=jnp.int32),
         )
 
-    return Task(mean_loss, metric_sums, metric, metric_dtype)
+    return Task(mean_loss, metric_sums, metric, metric_dtype, has_logits)
 
 
 TASKS: dict[str, Callable[..., Task]] = {"classification": classification, "regression": regression}

@@ -3,9 +3,7 @@
 import jax
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 
-from lottery_jax import tickets
 from lottery_jax.analysis import masks as analysis
 from lottery_jax.analysis.opening import measuring_experiment
 from lottery_jax.curve import WINNING
@@ -13,38 +11,8 @@ from lottery_jax.errors import ConfigError, TicketError
 from lottery_jax.runs import record
 from lottery_jax.runs.directory import Trial
 from lottery_jax.tickets.epochs import save_epoch
+from tests.analysis.small_runs import SHAPE, lenet, set_mask, write_run
 from tests.helpers import make_tiny_config, synthetic_ticket
-
-SHAPE = (2, 2, 1)
-
-
-def write_run(folder, drawn, seeds=(0, 1), controls=(), levels=1) -> ConfigDict:
-    """A run directory of tickets that were never trained: `drawn(seed, level, control)`."""
-    config = make_tiny_config(
-        **{"seeds": seeds, "controls": controls, "ladder.levels": levels, "model.width": 0.02}
-    )
-    record.record_config(folder, config)
-    for seed in seeds:
-        for level in range(levels + 1):
-            for control in (WINNING, *(controls if level else ())):
-                tickets.save_ticket(
-                    Trial(folder, seed, level, control).ticket_dir, drawn(seed, level, control)
-                )
-    return config
-
-
-def lenet(density, seed=0):
-    """LeNet of 6 and 2 units on 4 pixels: 24 + 12 + 20 weights."""
-    return synthetic_ticket("lenet_300_100", SHAPE, density, seed=seed, width=0.02)
-
-
-def set_mask(ticket, **layers):
-    """Give a ticket's layers these masks, and the weights that go with them."""
-    for name, kept in layers.items():
-        ticket.mask[name]["kernel"][...] = kept
-        for tree in (ticket.params, ticket.trained):
-            tree[name]["kernel"][~ticket.mask[name]["kernel"]] = 0
-    return ticket
 
 
 def test_fan_in_and_fan_out_of_a_convolution():

@@ -4,7 +4,7 @@ import numpy as np
 
 from lottery_jax.analysis.pixels import first_layer, pixels
 from lottery_jax.report.pixels import pixels_figure
-from tests.analysis.test_masks import lenet, set_mask, write_run
+from tests.analysis.small_runs import lenet, set_mask, write_run
 from tests.helpers import synthetic_ticket
 
 

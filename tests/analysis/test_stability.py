@@ -119,7 +119,7 @@ def test_the_dense_network_goes_on_with_its_optimizer_state(run):
         one.program,
         to_mesh(one.program.mesh, state),
         one.train,
-        Keys.of(0, 1).train,
+        Keys.from_seed(0, 1).train,
         until=experiment.end_step,
     )
     theirs = load_trained(branch, 0, 0)
@@ -130,7 +130,7 @@ def test_the_dense_network_goes_on_with_its_optimizer_state(run):
 
 
 def test_orders_are_other_keys_and_the_first_is_what_it_was():
-    first, same, second = Keys.of(3), Keys.of(3, 0), Keys.of(3, 1)
+    first, same, second = Keys.from_seed(3), Keys.from_seed(3, 0), Keys.from_seed(3, 1)
     data = [jax.random.key_data(keys.train).tolist() for keys in (first, same, second)]
     assert data[0] == data[1] != data[2]
     for name in ("init", "control", "score"):

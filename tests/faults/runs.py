@@ -13,6 +13,7 @@ from lottery_jax.system.files import is_temporary
 from tests import forks
 
 ROOT = Path(__file__).parent.parent.parent
+KILLED = ROOT / "tests" / "faults" / "killed.py"
 QUICKSTART = ROOT / "configs" / "quickstart.py"
 # Two seeds, two levels and a control; a checkpoint an epoch; a rewind point within an epoch.
 LADDER = {

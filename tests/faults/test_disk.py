@@ -13,7 +13,6 @@ from lottery_jax.datasets import write_npz
 from lottery_jax.datasets.in_memory import read_digits
 from tests import forks
 from tests.faults import runs
-from tests.faults.test_kills import KILLED
 from tests.helpers import COMPILE_QUICKLY
 
 FAULTS = runs.ROOT / "tests" / "faults"
@@ -31,7 +30,7 @@ def begun(tmp_path, undisturbed):
     """A run killed in the first ticket after the dense one: (workdir, environment, the outcome)."""
     expected, env = undisturbed
     killing = {"KILL_AT": "os.rename */level_01/.ticket.* 1", "KILL_BELOW": str(tmp_path)}
-    command = runs.command(tmp_path / "run", under=(KILLED, "lottery_jax.main"))
+    command = runs.command(tmp_path / "run", under=(runs.KILLED, "lottery_jax.main"))
     assert forks.run(command, env, tmp_path, **killing).returncode == -signal.SIGKILL
     return tmp_path / "run", env, expected
 
@@ -172,7 +171,7 @@ def test_data_that_have_changed_when_a_run_goes_on(tmp_path, undisturbed):
     write_npz(data / "mine.npz", arrays)
     mine = {"data.name": "mine", "data.dir": str(data), "data.augment": "none", "seeds": "0"}
     killing = {"KILL_AT": "os.rename */level_01/.ticket.* 1", "KILL_BELOW": str(workdir)}
-    command = runs.command(workdir, mine, under=(KILLED, "lottery_jax.main"))
+    command = runs.command(workdir, mine, under=(runs.KILLED, "lottery_jax.main"))
     assert forks.run(command, env, tmp_path, **killing).returncode == -signal.SIGKILL
 
     changed = arrays["y_test"].copy()
@@ -211,7 +210,7 @@ def test_a_checkpoint_that_is_damaged_is_named_and_can_be_removed(tmp_path):
     expected, env = runs.undisturbed(tmp_path / "undisturbed", NARROW, **quickly)
     workdir = tmp_path / "run"
     killing = {"KILL_AT": "os.rename */level_01/.ticket.* 1", "KILL_BELOW": str(workdir)}
-    command = runs.command(workdir, NARROW, under=(KILLED, "lottery_jax.main"))
+    command = runs.command(workdir, NARROW, under=(runs.KILLED, "lottery_jax.main"))
     assert forks.run(command, env, tmp_path, **killing).returncode == -signal.SIGKILL
     (checkpoint,) = (workdir / "seed_0" / "level_01" / "state" / "winning").iterdir()
     largest = max(checkpoint.rglob("*"), key=lambda p: p.stat().st_size if p.is_file() else 0)
@@ -237,7 +236,7 @@ def test_a_rewind_point_that_was_removed_is_made_again(tmp_path, undisturbed, mo
     expected, env = undisturbed
     workdir = tmp_path / "run"
     killing = {"KILL_AT": moment, "KILL_BELOW": str(tmp_path)}
-    command = runs.command(workdir, under=(KILLED, "lottery_jax.main"))
+    command = runs.command(workdir, under=(runs.KILLED, "lottery_jax.main"))
     assert forks.run(command, env, tmp_path, **killing).returncode == -signal.SIGKILL
     (rewind,) = (workdir / "seed_0" / "rewind").iterdir()
     shutil.rmtree(rewind)

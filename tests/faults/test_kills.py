@@ -14,8 +14,6 @@ from tests import forks
 from tests.faults import runs
 from tests.helpers import some_arrays
 
-KILLED = runs.ROOT / "tests" / "faults" / "killed.py"
-
 # Just before what a run of LADDER does to files, in the order in which it does them.
 MOMENTS = [
     "open */.lock 1",  # nothing is there yet
@@ -54,7 +52,7 @@ def undisturbed(tmp_path_factory):
 
 def killed_at(moment, workdir, overrides, env, cwd):
     """Runs until that moment; whether the run was killed before it came to its end."""
-    command = runs.command(workdir, overrides, under=(KILLED, "lottery_jax.main"))
+    command = runs.command(workdir, overrides, under=(runs.KILLED, "lottery_jax.main"))
     done = forks.run(command, env, cwd, KILL_AT=moment, KILL_BELOW=str(workdir))
     assert done.returncode in (0, -signal.SIGKILL), done.stderr
     return done.returncode != 0
@@ -103,7 +101,7 @@ def test_killed_before_any_change_of_a_file(tmp_path, undisturbed, seed, record_
     """Again and again, after so many changes to files that 12 kills are about a run."""
     expected, env = undisturbed({})
     count = tmp_path / "count"
-    command = runs.command(tmp_path / "counted", {}, under=(KILLED, "lottery_jax.main"))
+    command = runs.command(tmp_path / "counted", {}, under=(runs.KILLED, "lottery_jax.main"))
     counting = {"KILL_AT": "any * 1000000", "KILL_BELOW": str(tmp_path), "KILL_COUNT": str(count)}
     assert forks.run(command, env, tmp_path, **counting).returncode == 0
     changes, chance = int(count.read_text()), random.Random(seed)
@@ -157,7 +155,7 @@ def test_killed_while_data_are_kept(tmp_path, kind):
     command = ["lottery_jax.datasets", f"--data_dir={data}", "from-idx", str(tmp_path), "mine"]
     env = {**runs.environment(tmp_path / "cache"), "KILL_BELOW": str(data)}
     killing = {**env, "KILL_AT": f"{kind} *mine.npz* 1"}
-    under = [runs.command("")[0], str(KILLED)]
+    under = [runs.command("")[0], str(runs.KILLED)]
     assert runs.run([*under, *command], killing, tmp_path).returncode == -signal.SIGKILL
     assert [p for p in data.iterdir() if not is_temporary(p)] == []
     done = subprocess.run(

@@ -6,22 +6,15 @@ import json
 import os
 import signal
 import socket
-import subprocess
-import sys
 
 import pytest
 
 from lottery_jax.errors import ConfigError
 from lottery_jax.system.locks import NAME, locked
 from tests.faults import runs
+from tests.helpers import dead_pid
 
 LONG = {"train.epochs": "500", "seeds": "0"}
-
-
-def dead_pid():
-    process = subprocess.Popen([sys.executable, "-c", ""])
-    process.wait()
-    return process.pid
 
 
 @pytest.mark.long

@@ -28,9 +28,9 @@ from safetensors.numpy import save_file
 
 from lottery_jax import tickets
 from lottery_jax.errors import ConfigError, TicketError
+from lottery_jax.leaves import by_path
 from lottery_jax.tickets import display, pytorch, store, torch_options
 from lottery_jax.tickets.metadata import PARTS, metadata_hash
-from lottery_jax.tickets.ticket import leaves
 from tests.fuzz.mutations import damaged_bytes, damaged_json, damaged_text, dumps
 from tests.helpers import synthetic_ticket
 
@@ -533,7 +533,7 @@ class Torch:
     def check(self, ticket, damage):
         # These files have no hashes, so a changed weight can not be noticed.
         for part in PARTS:
-            mine, theirs = (leaves(getattr(t, part)) for t in (ticket, self.whole))
+            mine, theirs = (by_path(getattr(t, part)) for t in (ticket, self.whole))
             assert [(k, v.shape, v.dtype) for k, v in mine.items()] == [
                 (k, v.shape, v.dtype) for k, v in theirs.items()
             ]

@@ -17,7 +17,7 @@ from lottery_jax.pruning import masks
 from lottery_jax.pruning.compaction import compact
 from lottery_jax.pruning.connectivity import effective_mask
 from tests.helpers import assert_same
-from tests.pruning.test_permutations import DEEP, QUICK, SHALLOW
+from tests.pruning.small_networks import DEEP, QUICK, SHALLOW
 
 SLOW, LONG = pytest.mark.slow, pytest.mark.long
 NETWORKS = [

@@ -83,6 +83,29 @@ def test_layers_without_a_prunable_leaf_are_refused():
             masks.with_kernels(params, {name: 0.0})
         with pytest.raises(ValueError, match=f"no prunable layer named {name}"):
             masks.kernels(params, [name])
+    with pytest.raises(TypeError, match=r"a list, such as \['layer1'\], not one text"):
+        masks.kernels(params, "layer1")
+
+
+@pytest.mark.parametrize("dtype", [int, np.float32])
+def test_masks_of_zeros_and_ones_are_masks(dtype):
+    """They must not be taken for indices."""
+    params = {"a": {"kernel": np.array([[4.0, 3.0], [2.0, 1.0]])}}
+    for mask in ([[1, 1], [1, 1]], [[0, 1], [1, 1]]):
+        given = {"a": {"kernel": np.array(mask, dtype)}}
+        found = masks.prune(params, given, 0.25)["a"]["kernel"]
+        expected = masks.prune(params, {"a": {"kernel": np.array(mask, bool)}}, 0.25)
+        np.testing.assert_array_equal(found, expected["a"]["kernel"])
+        assert found.dtype == bool and found.sum() == round(np.sum(mask) * 0.75)
+
+
+def test_a_mask_must_fit_its_array():
+    ones = np.ones((2, 3), np.float32)
+    np.testing.assert_array_equal(masks.apply({"w": np.array([True, False, True])}, {"w": ones})["w"],
+                                  ones * [1, 0, 1])  # fmt: skip
+    for shape in ((3, 2), (1, 2, 3), (4, 3)):
+        with pytest.raises(ValueError, match=r"does not fit an array of shape \(2, 3\)"):
+            masks.apply({"w": np.ones(shape, bool)}, {"w": ones})
 
 
 @settings(max_examples=30)
@@ -177,6 +200,8 @@ def test_pruning_everything_is_an_error():
     params = {"a": {"kernel": np.ones((1, 2))}}
     with pytest.raises(ValueError, match="no weight at all"):
         masks.prune(params, masks.ones_like(params), 0.9)
+    found = masks.prune(params, masks.ones_like(params), 0.9, skip=["a"])  # nothing is ranked
+    assert found["a"]["kernel"].all()
 
 
 def test_nan_scores_are_an_error():

@@ -1,13 +1,12 @@
 """Permuted units leave a network's function, and matching finds them again."""
 
-import flax.linen as nn
 import jax
 import numpy as np
 import pytest
 from flax import nnx
 
 from lottery_jax.errors import ConfigError
-from lottery_jax.models import MODELS, build_model, networks, resnet, vgg, vit
+from lottery_jax.models import build_model, networks
 from lottery_jax.models.layers import BatchNorm
 from lottery_jax.models.network import LinenNetwork, as_network
 from lottery_jax.models.xla_options import compiler_options
@@ -21,28 +20,13 @@ from lottery_jax.pruning.permutations import (
 )
 from tests import own
 from tests.helpers import assert_same
+from tests.pruning.small_networks import DEEP, QUICK, SHALLOW, Residual
 
-# Built by name, with the shape of images; the deep ones are compiled before releases.
-QUICK = {"lenet_300_100": (0.05, (6, 6, 1)), "conv2": (0.1, (8, 8, 2))}
-DEEP = {
-    name: (0.03 if name.startswith(("vgg", "alexnet")) else 0.05, (32, 32, 3))
-    for name in MODELS
-    if name not in QUICK
-}
 # How many groups there are: a layer each, or a stage each and what is within its blocks.
 GROUPS = {"lenet_300_100": 2, "conv2": 4, "conv4": 6, "conv6": 8, "vgg11": 8, "vgg13": 10,
           "vgg16": 13, "vgg19": 16, "alexnet": 7, "resnet20": 3 + 9, "resnet32": 3 + 15,
           "resnet56": 3 + 27, "resnet18": 4 + 8, "resnet34": 4 + 16, "resnet50": 5 + 32,
           "vit_tiny": 1 + 12}  # fmt: skip
-_PLAIN, _NECK = (((3, 5), (3, 5)), ((3, 8), (3, 8))), (((1, 4), (3, 4), (1, 8)),)
-# Few layers of each deep family: the network, the shape of images, the number of groups. In the first
-# ResNet two blocks share a stream and one projects it; the other has bottlenecks after a pooled stem.
-SHALLOW = {
-    "vgg": (vgg.VGG(10, ((6,), (8, 10))), (8, 8, 3), 3),
-    "resnet": (resnet.ResNet(10, "cifar", 5, ((_PLAIN[0],) * 2, _PLAIN[1:]), 0), (8, 8, 3), 2 + 3),
-    "bottleneck": (resnet.ResNet(10, "imagenet", 4, (_NECK * 2,), 1), (16, 16, 3), 2 + 4),
-    "vit": (vit.ViT(10, 12, 3, 1), (8, 8, 3), 1 + 1),
-}
 SLOW, LONG = pytest.mark.slow, pytest.mark.long
 NETWORKS = [
     *QUICK,
@@ -222,18 +206,6 @@ def test_matching_maximises_the_correlation_of_numpy():
                 swaps.append(likeness[order, np.arange(len(order))].sum())
         assert best >= max(*others, *swaps) - 1e-6
         assert np.isfinite(best) and best > 0
-
-
-class Residual(nn.Module):
-    """A shortcut between layers of one width: no chain, though it looks like one."""
-
-    outputs: int = 10
-
-    @nn.compact
-    def __call__(self, x):
-        x = nn.relu(nn.Dense(8, name="first")(x.reshape(len(x), -1)))
-        x = x + nn.relu(nn.Dense(8, name="second")(x))
-        return nn.Dense(self.outputs, name="last")(x)
 
 
 class Declared(Residual):

@@ -155,6 +155,16 @@ def test_snip_of_any_loss_on_any_tree(regression):
         np.testing.assert_allclose(found[name], np.abs(grad * params[name]), rtol=1e-4)
 
 
+def test_batches_are_needed(regression):
+    params, mask = regression[0], masks.ones_like(regression[0])
+    for score in (
+        lambda batches: scores.snip(quadratic, params, batches),
+        lambda batches: scores.grasp(quadratic, params, mask, batches),
+    ):
+        with pytest.raises(ValueError, match="batches: there is none"):
+            score([])
+
+
 def test_grasp_of_any_loss_on_any_tree(regression):
     """The Hessian of a quadratic loss is x^T x / n; the bias is not prunable and has no part."""
     params, xs, ys = regression

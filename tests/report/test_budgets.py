@@ -11,7 +11,7 @@ from lottery_jax.errors import ConfigError
 from lottery_jax.report.panels import COSTS, budget_panels
 from lottery_jax.report.tables import budget_markdown
 from lottery_jax.report.trained import layer_densities
-from tests.report.test_report import make_run, rows
+from tests.report.written_runs import make_run, rows
 
 # Layer b is a convolution with 10 positions. Ten steps an epoch, three epochs, batches of 4.
 FORWARD = {"a": 100, "b": 500}

@@ -10,7 +10,7 @@ from lottery_jax.report.comparisons import difference_panel, enlarged_panel
 from lottery_jax.report.intervals import t_interval
 from lottery_jax.report.panels import DenseLine, Line, Panel, accuracy_panel, shared_ranges
 from lottery_jax.report.write import runs_figure
-from tests.report.test_report import make_run, rows
+from tests.report.written_runs import make_run, rows
 
 # Three seeds by (level, density): the winner loses little, and the control nearly everything.
 WINNING = {(0, 1.0): (0.990, 0.988, 0.992), (1, 0.1): (0.985, 0.988, 0.991),

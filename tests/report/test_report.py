@@ -14,38 +14,13 @@ from lottery_jax.errors import ConfigError
 from lottery_jax.pruning.controls import CONTROLS
 from lottery_jax.report import published
 from lottery_jax.report.curves import LABELS
-
-ROWS = """
-0,0,winning,1000,1000,1.0,0.90,0.3,0.1,2,1.0
-1,0,winning,1000,1000,1.0,0.92,0.3,0.1,2,1.0
-0,1,winning,1000,100,0.1,0.89,0.3,0.1,2,1.0
-1,1,winning,1000,100,0.1,0.91,0.3,0.1,2,1.0
-0,1,random,1000,100,0.1,0.50,0.3,0.1,2,1.0
-1,1,random,1000,100,0.1,0.60,0.3,0.1,2,1.0
-""".lstrip()
-
+from tests.report.written_runs import ROWS, make_run, rows
 
 FILES = {"curve.png", "curve.svg", "table.md", "report.html"}
 
 
-def make_run(path, rows=ROWS, model="lenet_300_100", data="digits", **more):
-    path.mkdir(parents=True)
-    (path / "curve.csv").write_text(",".join(CURVE_COLUMNS) + "\n" + rows)
-    config = {"model": {"name": model}, "data": {"name": data}, "optimizer": {"name": "sgd"}}
-    (path / "config.json").write_text(json.dumps({"config": {**config, **more}}))
-    return path
-
-
 def ladder(draw, scores):
     return {"ladder": {"draw": draw, "scores": scores}}
-
-
-def rows(*points, control="winning", seed=0):
-    """Return rows of curve.csv from (level, density, accuracy)."""
-    return "".join(
-        f"{seed},{level},{control},1000,{round(1000 * density)},{density},{accuracy},0.3,0.1,2,1\n"
-        for level, density, accuracy in points
-    )
 
 
 def test_means_and_deviations_over_seeds(tmp_path):

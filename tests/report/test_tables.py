@@ -8,7 +8,7 @@ from rich.console import Console
 
 from lottery_jax import report
 from lottery_jax.report.tables import less_dense, near_dense, run_table
-from tests.report.test_report import make_run, rows
+from tests.report.written_runs import make_run, rows
 
 
 def near(tmp_path, *seeds, name="run"):

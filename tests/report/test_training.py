@@ -10,7 +10,7 @@ from lottery_jax.report.heat import heat_figure
 from lottery_jax.report.layers import layer_figure
 from lottery_jax.report.panels import HeatCell
 from lottery_jax.report.training import TrainingCurve, mean_curve, training_curves, training_figure
-from tests.report.test_report import make_run, rows
+from tests.report.written_runs import make_run, rows
 
 LEVELS = 12
 

@@ -25,19 +25,15 @@ from lottery_jax.training.loop import fit
 from lottery_jax.training.program import init_device_state
 from lottery_jax.training.state import init_state
 from tests.faults import runs
-from tests.helpers import assert_same, make_tiny_config, quiet_console
+from tests.helpers import assert_same, make_tiny_config, quiet_console, run_quietly
 from tests.helpers import load_trained as load
 from tests.parallel import pairs
-from tests.pruning.test_permutations import Residual
+from tests.pruning.small_networks import Residual
 
 
 def make_config(**overrides):
     chosen = {"seeds": (3, 4), "controls": ("aligned", "unaligned"), "model.width": 0.1}
     return validate(make_tiny_config(**{**chosen, **overrides}))
-
-
-def run(config, workdir):
-    run_ladder(config, workdir, devices=jax.devices()[:1], console=quiet_console())
 
 
 def hashes(config, workdir):
@@ -59,7 +55,7 @@ def config():
 @pytest.fixture(scope="module")
 def workdir(config, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("run")
-    run(config, workdir)
+    run_quietly(config, workdir)
     return workdir
 
 
@@ -112,7 +108,7 @@ def trained_by_hand(setup, seed, until, state=None):
         variables = setup.init(alignment.other_key(seed))
         mask = masks.ones_like(variables["params"])
         state = init_device_state(setup.program, variables, mask, 0)
-    return to_host(fit(setup.program, state, setup.train, Keys.of(seed).train, until=until))
+    return to_host(fit(setup.program, state, setup.train, Keys.from_seed(seed).train, until=until))
 
 
 @pytest.mark.slow
@@ -140,7 +136,7 @@ def test_whatever_is_lost_is_made_again_to_the_bit(config, workdir, tmp_path):
         shutil.copytree(workdir, copy)
         for name in lost:
             shutil.rmtree(copy / "seed_4" / name)
-        run(config, copy)
+        run_quietly(config, copy)
         assert hashes(config, copy) == before
         rows = [json.loads(line) for line in (copy / "metrics.jsonl").read_text().splitlines()]
         count = Counter((r["seed"], r["level"], r["control"], r["epoch"]) for r in rows)
@@ -151,7 +147,7 @@ def test_whatever_is_lost_is_made_again_to_the_bit(config, workdir, tmp_path):
 @pytest.mark.long
 def test_a_seed_alone_has_the_same_bits(config, workdir, tmp_path):
     alone = make_config(seeds=(4,), **{"ladder.levels": 1})
-    run(alone, tmp_path / "alone")
+    run_quietly(alone, tmp_path / "alone")
     together = hashes(config, workdir)
     for name, bits in hashes(alone, tmp_path / "alone").items():
         assert bits == together[name], name
@@ -160,7 +156,7 @@ def test_a_seed_alone_has_the_same_bits(config, workdir, tmp_path):
 @pytest.mark.long
 def test_restored_optimizer_state_is_that_of_the_other_rewind_point(tmp_path):
     config = make_config(seeds=(3,), **{"ladder.levels": 1, "ladder.optimizer_state": "restored"})
-    run(config, tmp_path / "run")
+    run_quietly(config, tmp_path / "run")
     setup = experiment.set_up(config, jax.devices()[:1])
     dense, ticket = (load(tmp_path / "run", 3, level, "aligned") for level in (0, 1))
     point = trained_by_hand(setup, 3, setup.rewind_step)
@@ -183,7 +179,7 @@ def test_a_transfer_aligns_the_sources_masks_with_its_own_weights(workdir, tmp_p
         source=str(workdir), seeds=(4,), controls=(),
         **{"transfer.align": True, "data.name": data, "data.dir": str(tmp_path)},
     )  # fmt: skip
-    run(config, tmp_path / "run")
+    run_quietly(config, tmp_path / "run")
     config = record.read_config(tmp_path / "run")
     setup = experiment.set_up(config, jax.devices()[:1])
     own, theirs = load(tmp_path / "run", 4, 0), load(workdir, 4, 0)
@@ -199,7 +195,7 @@ def test_a_transfer_aligns_the_sources_masks_with_its_own_weights(workdir, tmp_p
     before = hashes(config, tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "seed_4" / "level_02" / "ticket")
     shutil.rmtree(tmp_path / "run" / "seed_4" / "level_00" / "ticket")
-    run(config, tmp_path / "run")
+    run_quietly(config, tmp_path / "run")
     assert hashes(config, tmp_path / "run") == before
 
 
@@ -222,15 +218,15 @@ def test_two_processes_permute_the_same_mask(tmp_path):
 @pytest.mark.slow
 def test_a_transfer_that_aligns_has_no_aligned_control(workdir, tmp_path):
     with pytest.raises(ConfigError, match="leave 'aligned' out"):
-        run(make_config(source=str(workdir), **{"transfer.align": True}), tmp_path / "run")
+        run_quietly(make_config(source=str(workdir), **{"transfer.align": True}), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
 def test_what_can_not_be_aligned_is_refused_at_once(tmp_path):
     with pytest.raises(ConfigError, match=r"config.transfer.align: name the run"):
-        run(make_config(controls=(), **{"transfer.align": True}), tmp_path / "run")
+        run_quietly(make_config(controls=(), **{"transfer.align": True}), tmp_path / "run")
     with pytest.raises(ConfigError, match="'unaligned' puts masks on .* add 'aligned'"):
-        run(make_config(controls=("unaligned",)), tmp_path / "run")
+        run_quietly(make_config(controls=("unaligned",)), tmp_path / "run")
     with pytest.raises(ConfigError, match=r"config.controls: 'aligned': no permutation symmetry"):
         run_ladder(
             make_tiny_config(controls=("aligned",)),

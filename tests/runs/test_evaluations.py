@@ -12,11 +12,10 @@ from lottery_jax import curve
 from lottery_jax.errors import ConfigError
 from lottery_jax.pruning import masks
 from lottery_jax.runs import experiment
-from lottery_jax.runs.ladder import run_ladder
 from lottery_jax.runs.store import RunStore
 from lottery_jax.training.loop import fit
 from lottery_jax.training.program import init_device_state
-from tests.helpers import assert_same, make_tiny_config, quiet_console
+from tests.helpers import assert_same, make_tiny_config, run_quietly
 from tests.helpers import load_trained as load
 
 EVERY = 4
@@ -41,10 +40,6 @@ def evaluated_config(**overrides):
     return config_of(**{"train.eval_every_steps": EVERY, "train.eval_untrained": True, **overrides})
 
 
-def train(config, workdir):
-    return run_ladder(config, workdir, devices=jax.devices()[:1], console=quiet_console())
-
-
 def lines_of(workdir):
     """The rows of metrics.jsonl without times, in an order that does not depend on groups."""
     rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
@@ -63,7 +58,7 @@ def column_of(workdir, name):
 def run(tmp_path_factory):
     """A finished run with evaluations: (directory, rows)."""
     workdir = tmp_path_factory.mktemp("evaluated") / "run"
-    return workdir, train(evaluated_config(), workdir)
+    return workdir, run_quietly(evaluated_config(), workdir)
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +69,7 @@ def setup():
 @pytest.mark.slow
 def test_evaluation_changes_no_weight_and_no_row_of_an_epoch(run, tmp_path):
     workdir, _ = run
-    train(config_of(), tmp_path / "without")
+    run_quietly(config_of(), tmp_path / "without")
     for level, control in TRAININGS:
         ours, plain = (load(w, 0, level, control) for w in (workdir, tmp_path / "without"))
         assert_same(ours.trained, plain.trained)
@@ -140,7 +135,7 @@ def test_results_have_the_step_of_the_smallest_validation_loss(run):
 def test_no_line_is_doubled_or_missing_after_a_stop_and_a_crash(tmp_path, monkeypatch):
     """A signal in the middle of an epoch, then a crash right after a line, then to the end."""
     config, workdir = evaluated_config(seeds=(0, 1)), tmp_path / "undisturbed"
-    train(config, workdir)
+    run_quietly(config, workdir)
     write, seen = RunStore.write_rows, []
 
     def disturbed(store, rows, densities):
@@ -154,10 +149,10 @@ def test_no_line_is_doubled_or_missing_after_a_stop_and_a_crash(tmp_path, monkey
     with monkeypatch.context() as patch:
         patch.setattr(RunStore, "write_rows", disturbed)
         with pytest.raises(KeyboardInterrupt):
-            train(config, tmp_path / "run")
+            run_quietly(config, tmp_path / "run")
         with pytest.raises(RuntimeError, match="a crash"):
-            train(config, tmp_path / "run")
-    train(config, tmp_path / "run")
+            run_quietly(config, tmp_path / "run")
+    run_quietly(config, tmp_path / "run")
     assert lines_of(tmp_path / "run") == lines_of(workdir)
     for name in ("early_stop_step", "early_stop_accuracy", "untrained_accuracy", "test_loss"):
         assert column_of(tmp_path / "run", name) == column_of(workdir, name)
@@ -166,5 +161,5 @@ def test_no_line_is_doubled_or_missing_after_a_stop_and_a_crash(tmp_path, monkey
 def test_without_a_validation_set_there_is_no_step_of_early_stopping(tmp_path):
     config = config_of(**{"train.eval_every_steps": 5, "data.validation_fraction": 0.0})
     with pytest.raises(ConfigError, match=r"eval_every_steps needs config.data.validation_frac"):
-        train(config, tmp_path / "run")
+        run_quietly(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()

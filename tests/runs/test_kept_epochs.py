@@ -11,11 +11,10 @@ from lottery_jax.errors import TicketError
 from lottery_jax.opened import open_run
 from lottery_jax.runs import experiment
 from lottery_jax.runs.directory import Trial
-from lottery_jax.runs.ladder import run_ladder
 from lottery_jax.runs.store import RunStore
 from lottery_jax.training.loop import fit
 from lottery_jax.training.program import init_device_state
-from tests.helpers import assert_same, make_tiny_config, quiet_console
+from tests.helpers import assert_same, make_tiny_config, run_quietly
 from tests.helpers import load_trained as load
 
 
@@ -33,14 +32,10 @@ def config_of(**overrides):
     )
 
 
-def train(config, workdir):
-    return run_ladder(config, workdir, devices=jax.devices()[:1], console=quiet_console())
-
-
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("kept") / "run"
-    return workdir, train(config_of(), workdir)
+    return workdir, run_quietly(config_of(), workdir)
 
 
 @pytest.mark.slow
@@ -116,8 +111,8 @@ def test_a_crash_loses_no_kept_epoch_and_leaves_nothing_else(run, tmp_path, monk
         patch.setattr(RunStore, "save_epochs", disturbed)
         for _ in range(2):
             with pytest.raises(RuntimeError, match="a crash"):
-                train(config_of(), tmp_path / "run")
-    train(config_of(), tmp_path / "run")
+                run_quietly(config_of(), tmp_path / "run")
+    run_quietly(config_of(), tmp_path / "run")
     for level, control in [(0, "winning"), (1, "winning"), (1, "reinit")]:
         folders = [Trial(w, 0, level, control).ticket_dir for w in (workdir, tmp_path / "run")]
         assert tickets.kept_epochs(folders[0]) == tickets.kept_epochs(folders[1])

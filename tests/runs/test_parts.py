@@ -129,6 +129,16 @@ def test_the_nnx_network_computes_what_the_module_does():
     )
 
 
+@pytest.mark.parametrize("task", [None, lj.tasks.regression()])
+def test_numbers_as_targets_need_a_network_of_ones_own(task, tmp_path):
+    with pytest.raises(ConfigError, match=r"lenet_300_100 has one output for each class, but"):
+        lj.run_ladder(config(), tmp_path / "run", data=own.smooth_function(), task=task)
+    with pytest.raises(ConfigError, match="the task does not take outputs"):
+        model = own.MLP(outputs=1)
+        lj.run_ladder(config(), tmp_path / "run", data=own.smooth_function(), model=model)
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.slow
 def test_regression_on_data_of_ones_own_has_its_metric_everywhere(tmp_path, capsys, sole_device):
     """Mse in rows, curve.csv, tickets, the table and `evaluate`; it is the one that NumPy finds."""

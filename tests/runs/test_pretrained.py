@@ -12,10 +12,9 @@ from lottery_jax.errors import ConfigError, LotteryError
 from lottery_jax.pruning import masks
 from lottery_jax.runs import experiment
 from lottery_jax.runs.directory import Trial
-from lottery_jax.runs.ladder import run_ladder
 from lottery_jax.training.loop import fit
 from lottery_jax.training.program import init_device_state
-from tests.helpers import assert_same, make_tiny_config, quiet_console, some_arrays
+from tests.helpers import assert_same, make_tiny_config, run_quietly, some_arrays
 from tests.helpers import load_trained as load
 
 
@@ -36,15 +35,11 @@ def elsewhere(weights, **overrides):
     )
 
 
-def train(config, workdir):
-    return run_ladder(config, workdir, devices=jax.devices()[:1], console=quiet_console())
-
-
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
     """A finished ladder on one half of the classes."""
     workdir = tmp_path_factory.mktemp("source") / "run"
-    train(config_of(**{"data.name": "digits_a", "ladder.levels": 1}), workdir)
+    run_quietly(config_of(**{"data.name": "digits_a", "ladder.levels": 1}), workdir)
     return workdir
 
 
@@ -52,7 +47,7 @@ def source(tmp_path_factory):
 def run(source, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("elsewhere") / "run"
     config = elsewhere(source, controls=("reinit", "shuffle_layers"), **{"transfer.head": "keep"})
-    train(config, workdir)
+    run_quietly(config, workdir)
     return workdir
 
 
@@ -93,13 +88,13 @@ def test_other_weights_are_not_mixed_into_a_run(source, run, tmp_path):
     shutil.copytree(source, moved)
     shutil.copytree(run, begun)
     options = {"controls": ("reinit", "shuffle_layers"), "transfer.head": "keep"}
-    assert train(elsewhere(moved, **options), begun)
+    assert run_quietly(elsewhere(moved, **options), begun)
     ticket = tickets.load_ticket(Trial(moved, 0, 0, "winning").ticket_dir)
     changed = jax.tree.map(lambda w: w * 2, ticket.params)
     ticket = tickets.Ticket(**{**vars(ticket), "params": changed})
     tickets.save_ticket(Trial(moved, 0, 0, "winning").ticket_dir, ticket)
     with pytest.raises(ConfigError, match="the source's fingerprint"):
-        train(elsewhere(moved, **options), begun)
+        run_quietly(elsewhere(moved, **options), begun)
 
 
 @pytest.mark.long
@@ -111,7 +106,7 @@ def test_one_ticket_serves_all_seeds_with_a_new_head_for_other_classes(source, t
         **{"data.name": "four", "data.dir": str(tmp_path), "train.batch_size": 10,
            "ladder.levels": 0, "optimizer.learning_rate": 0.01},
     )  # fmt: skip
-    train(config, tmp_path / "run")
+    run_quietly(config, tmp_path / "run")
     theirs, first, second = load(source, 0, 0), *(load(tmp_path / "run", s, 0) for s in (0, 5))
     for name in ("dense1", "dense2"):
         assert_same(first.params[name], theirs.params[name])
@@ -119,6 +114,15 @@ def test_one_ticket_serves_all_seeds_with_a_new_head_for_other_classes(source, t
     heads = [ticket.params["head"]["kernel"] for ticket in (first, second)]
     assert heads[0].shape[-1] == 4 and not np.array_equal(*heads)
     assert not np.array_equal(first.trained["head"]["kernel"], second.trained["head"]["kernel"])
+
+
+@pytest.mark.slow
+def test_a_transfer_has_no_weights_of_step_0_either(run, tmp_path):
+    """What its seed draws belongs to no ticket of the source."""
+    config = config_of(source=str(run), controls=("init",), **{"data.name": "digits_b"})
+    with pytest.raises(ConfigError, match="began with config.ladder.pretrained.*leave it out"):
+        run_quietly(config, tmp_path / "target")
+    assert not (tmp_path / "target").exists()
 
 
 @pytest.mark.slow
@@ -136,7 +140,7 @@ def test_one_ticket_serves_all_seeds_with_a_new_head_for_other_classes(source, t
 )
 def test_weights_that_can_not_be_had_are_refused(source, overrides, says, tmp_path):
     with pytest.raises(LotteryError, match=says):
-        train(elsewhere(source, **overrides), tmp_path / "run")
+        run_quietly(elsewhere(source, **overrides), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -144,7 +148,7 @@ def test_weights_that_can_not_be_had_are_refused(source, overrides, says, tmp_pa
 def test_a_pruned_ticket_is_no_rewind_point(source, tmp_path):
     folder = Trial(source, 0, 1, "winning").ticket_dir
     with pytest.raises(ConfigError, match="is pruned, .*; name a dense ticket"):
-        train(elsewhere(folder), tmp_path / "run")
+        run_quietly(elsewhere(folder), tmp_path / "run")
 
 
 @pytest.mark.slow

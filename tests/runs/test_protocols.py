@@ -3,18 +3,16 @@
 The rows are the scripts of the PyTorch repository; docs/experiments.md has the same table.
 """
 
-import jax
 import pytest
 
 from lottery_jax import evaluate, recipes
 from lottery_jax.config import validate
 from lottery_jax.pruning import masks
 from lottery_jax.runs.directory import Trial
-from lottery_jax.runs.ladder import run_ladder
 from tests.helpers import CONFIG_FILES as FILES
 from tests.helpers import load_config_file as load
 from tests.helpers import load_trained as load_ticket
-from tests.helpers import quiet_console
+from tests.helpers import run_quietly
 
 CONFIGS = {path.stem: path for path in FILES}
 
@@ -34,10 +32,6 @@ def shortened(stem, *arguments, source=""):
     return validate(c)
 
 
-def run(config, workdir):
-    return run_ladder(config, workdir, devices=jax.devices()[:1], console=quiet_console())
-
-
 @pytest.fixture(scope="module")
 def ladder(tmp_path_factory):
     """iterative_pruning: the ladder that the transfers and the evaluation start from."""
@@ -45,7 +39,7 @@ def ladder(tmp_path_factory):
     config = shortened("vgg19_cifar10")
     config.unlock()
     config.controls, config.control_levels = ("random", "reinit"), (2,)
-    rows = run(config, workdir)
+    rows = run_quietly(config, workdir)
     return workdir, rows
 
 
@@ -63,7 +57,7 @@ def test_iterative_pruning(ladder):
 
 @pytest.mark.long
 def test_train(tmp_path):
-    (row,) = run(shortened("dense", "vgg19_cifar10"), tmp_path)
+    (row,) = run_quietly(shortened("dense", "vgg19_cifar10"), tmp_path)
     assert row["level"] == 0 and row["density"] == 1
     assert (tmp_path / "seed_0" / "rewind").is_dir()
 
@@ -75,7 +69,7 @@ def test_train(tmp_path):
      ("iterative_snip", [1, 0.8, 0.64])],
 )  # fmt: skip
 def test_snip_train_oneshot_lt_and_iterative_snip(stem, left, tmp_path):
-    rows = run(shortened(stem, "vgg19_cifar10"), tmp_path)
+    rows = run_quietly(shortened(stem, "vgg19_cifar10"), tmp_path)
     assert remaining(rows) == pytest.approx(left, abs=2e-4)
     rewind = 2 if stem == "oneshot" else 0
     assert load_ticket(tmp_path, 0, 1).metadata["rewind_step"] == rewind
@@ -88,7 +82,7 @@ def test_snip_train_oneshot_lt_and_iterative_snip(stem, left, tmp_path):
 )
 def test_transfers_of_data_and_of_optimizers(stem, argument, ladder, tmp_path):
     config = shortened(stem, argument, source=str(ladder[0]))
-    rows = run(config, tmp_path)
+    rows = run_quietly(config, tmp_path)
     assert len(rows) == 3
     theirs, ours = load_ticket(ladder[0], 0, 2), load_ticket(tmp_path, 0, 2)
     assert (ours.mask["conv3_1"]["kernel"] == theirs.mask["conv3_1"]["kernel"]).all()

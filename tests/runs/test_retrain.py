@@ -9,11 +9,10 @@ import pytest
 from lottery_jax.errors import ConfigError
 from lottery_jax.pruning import masks
 from lottery_jax.runs import experiment
-from lottery_jax.runs.ladder import run_ladder
 from lottery_jax.runs.store import RunStore
 from lottery_jax.training.loop import fit
 from lottery_jax.training.program import init_device_state
-from tests.helpers import assert_same, make_tiny_config, quiet_console
+from tests.helpers import assert_same, make_tiny_config, run_quietly
 from tests.helpers import load_trained as load
 
 REWIND, END = 7, 22  # eleven steps an epoch
@@ -29,10 +28,6 @@ def config_of(retrain, model="lenet_300_100", **overrides):
             **overrides,
         },
     )
-
-
-def train(config, workdir):
-    run_ladder(config, workdir, devices=jax.devices()[:1], console=quiet_console())
 
 
 def by_hand(config, ticket, start, until):
@@ -63,7 +58,7 @@ def test_rates_are_rewound_and_weights_are_not(model, draw, tmp_path):
     overrides = {"ladder.draw": draw} if draw == "oneshot" else {}
     width = {} if model == "vgg11" else {"model.width": 0.1}
     config = config_of("lr", model, **overrides, **width)
-    train(config, tmp_path)
+    run_quietly(config, tmp_path)
     for level in (1, 2):
         ticket = load(tmp_path, 0, level)
         assert_starts_from_trained(ticket, load(tmp_path, 0, 0 if draw == "oneshot" else level - 1))
@@ -87,7 +82,7 @@ def test_fine_tuning_keeps_the_last_rate_for_as_many_steps(tmp_path, monkeypatch
     with monkeypatch.context() as patch:
         patch.setattr(experiment, "make_program", make_program)
         overrides = {"model.width": 0.1, "ladder.levels": 1}
-        train(config_of("finetune", controls=("reinit",), **overrides), tmp_path)
+        run_quietly(config_of("finetune", controls=("reinit",), **overrides), tmp_path)
     (program,) = programs
     steps = (program.train_step, program.stacked.train_step)  # a run uses one of the two
     assert sum(step._cache_size() for step in steps) == 1
@@ -117,7 +112,7 @@ def test_fine_tuning_keeps_the_last_rate_for_as_many_steps(tmp_path, monkeypatch
 def test_an_interrupted_run_goes_on_from_the_same_weights(retrain, tmp_path, monkeypatch):
     """A crash between levels, and one after a checkpoint of level 1."""
     config = config_of(retrain, **{"model.width": 0.1})
-    train(config, tmp_path / "whole")
+    run_quietly(config, tmp_path / "whole")
     write, seen = RunStore.write_rows, []
 
     def disturbed(store, rows, densities):
@@ -130,8 +125,8 @@ def test_an_interrupted_run_goes_on_from_the_same_weights(retrain, tmp_path, mon
         patch.setattr(RunStore, "write_rows", disturbed)
         for _ in range(2):
             with pytest.raises(RuntimeError, match="a crash"):
-                train(config, tmp_path / "run")
-    train(config, tmp_path / "run")
+                run_quietly(config, tmp_path / "run")
+    run_quietly(config, tmp_path / "run")
     for level in (0, 1, 2):
         assert_same(
             load(tmp_path / "run", 0, level).trained, load(tmp_path / "whole", 0, level).trained
@@ -152,5 +147,5 @@ def test_an_interrupted_run_goes_on_from_the_same_weights(retrain, tmp_path, mon
 )
 def test_what_makes_no_sense_with_trained_weights_is_refused(overrides, says, tmp_path):
     with pytest.raises(ConfigError, match=says):
-        train(config_of("finetune", **overrides), tmp_path / "run")
+        run_quietly(config_of("finetune", **overrides), tmp_path / "run")
     assert not (tmp_path / "run").exists()

@@ -19,7 +19,7 @@ from lottery_jax.runs import directory, record
 from lottery_jax.runs.feasibility import check_choices
 from lottery_jax.runs.ladder import run_ladder
 from lottery_jax.runs.matrix import cells, run_matrix
-from tests.helpers import assert_same, make_tiny_config, pruned_values, quiet_console
+from tests.helpers import assert_same, make_tiny_config, pruned_values, quiet_console, run_quietly
 from tests.helpers import load_trained as load
 
 LEVELS = 2
@@ -38,7 +38,7 @@ def source(tmp_path_factory):
         **{"ladder.rewind": "5st", "ladder.prune_fraction": 0.6, "model.width": 0.5,
            "train.checkpoint_every_epochs": 0},
     )  # fmt: skip
-    run_ladder(config, workdir, devices=jax.devices()[:1], console=quiet_console())
+    run_quietly(config, workdir)
     return workdir
 
 
@@ -62,15 +62,11 @@ def target_config(source, /, **overrides):
     return make_tiny_config(**{**base, **overrides})
 
 
-def transfer(config, workdir):
-    return run_ladder(config, workdir, devices=jax.devices()[:1], console=quiet_console())
-
-
 def test_the_sources_tickets_are_trained_bit_for_bit(source, tmp_path):
     """Mask and rewind weights are the source's at every level; no mask is drawn on the target."""
     before = tree_of_files(source)
     config = target_config(source, **{"data.name": "digits_b", "controls": ("init", "random")})
-    transfer(config, tmp_path)
+    run_quietly(config, tmp_path)
     assert tree_of_files(source) == before
     for level in range(LEVELS + 1):
         theirs, ours = load(source, 1, level), load(tmp_path, 1, level)
@@ -89,7 +85,7 @@ def test_the_sources_tickets_are_trained_bit_for_bit(source, tmp_path):
     )
     plain = make_tiny_config(**{"model.width": 0.5, "seeds": (1,), "ladder.levels": 0,
                                 "ladder.rewind": 0})  # fmt: skip
-    transfer(plain, tmp_path / "plain")
+    run_quietly(plain, tmp_path / "plain")
     began = load(tmp_path / "plain", 1, 0).params
     kept = initial.mask["dense1"]["kernel"]
     np.testing.assert_array_equal(
@@ -104,7 +100,7 @@ def test_images_are_resized_to_the_ticket_and_for_its_evaluation(source, data_di
         source, **{"data.name": "four", "data.dir": str(data_dir), "train.batch_size": 50,
                    "ladder.levels": 1, "data.resize": "bilinear"},
     )  # fmt: skip
-    rows = transfer(config, tmp_path)
+    rows = run_quietly(config, tmp_path)
     ticket = load(tmp_path, 1, 1)
     assert ticket.metadata["resize"] == "bilinear" and "resize" not in load(source, 1, 1).metadata
     with np.load(data_dir / "four.npz") as arrays:
@@ -137,11 +133,11 @@ def test_a_transferred_network_that_learns_nothing_is_named(source, tmp_path):
 
 def test_the_ladder_keys_are_the_sources(source, tmp_path):
     config = target_config(source, **{"ladder.levels": 30, "ladder.prune_fraction": 0.2})
-    rows = transfer(config, tmp_path)
+    rows = run_quietly(config, tmp_path)
     assert [row["level"] for row in rows] == [0, 1, 2]
     # Resumed by whatever path leads to the same source; refused for another source.
     same = target_config(f"{source.parent}/./run", **{"ladder.levels": 30})
-    assert transfer(same, tmp_path) == rows
+    assert run_quietly(same, tmp_path) == rows
     stored = record.read_config(tmp_path)
     assert stored.ladder.prune_fraction == 0.6 and stored.ladder.rewind == "5st"
     assert stored.ladder.levels == 2
@@ -153,7 +149,7 @@ def test_a_new_head_is_dense_and_drawn_anew_and_images_adapt(source, data_dir, t
         source, **{"data.name": "four", "data.dir": str(data_dir), "train.batch_size": 50,
                    "controls": ("random", "shuffle_layers")},
     )  # fmt: skip
-    rows = transfer(config, tmp_path)
+    rows = run_quietly(config, tmp_path)
     heads = []
     for level in range(LEVELS + 1):
         theirs, ours = load(source, 1, level), load(tmp_path, 1, level)
@@ -182,7 +178,7 @@ def test_a_new_head_can_keep_its_density(source, data_dir, tmp_path):
         source, **{"data.name": "four", "data.dir": str(data_dir), "train.batch_size": 50,
                    "transfer.head_mask": "density"},
     )  # fmt: skip
-    transfer(config, tmp_path)
+    run_quietly(config, tmp_path)
     kept = []
     for level in range(LEVELS + 1):
         mask = load(tmp_path, 1, level).mask["head"]["kernel"]
@@ -196,12 +192,14 @@ def test_a_new_head_can_keep_its_density(source, data_dir, tmp_path):
 def test_reinit_draws_a_new_head_even_where_the_classes_agree(source, tmp_path):
     configs = {
         policy: target_config(
-            source, **{"ladder.levels": 1, "transfer.head": policy, "transfer.head_mask": "density"}
+            source,
+            controls=("init",),
+            **{"ladder.levels": 1, "transfer.head": policy, "transfer.head_mask": "density"},
         )
         for policy in ("reinit", "keep")
     }
     for policy, config in configs.items():
-        transfer(config, tmp_path / policy)
+        run_quietly(config, tmp_path / policy)
     theirs = load(source, 1, 1)
     reinit, keep = (load(tmp_path / policy, 1, 1) for policy in ("reinit", "keep"))
     assert_same(keep.params, theirs.params)
@@ -211,17 +209,21 @@ def test_reinit_draws_a_new_head_even_where_the_classes_agree(source, tmp_path):
     places = theirs.mask["head"]["kernel"]
     ours, old = reinit.params["head"]["kernel"][places], theirs.params["head"]["kernel"][places]
     assert not (ours == old).any() and (ours != 0).all()
+    # The control on the weights of step 0 has the same new head: nothing else differs.
+    initial = load(tmp_path / "reinit", 1, 1, "init")
+    assert_same(initial.params["head"], reinit.params["head"])
+    assert_same(initial.params["dense2"], load(tmp_path / "keep", 1, 1, "init").params["dense2"])
 
 
 @pytest.mark.long
 def test_a_new_head_is_not_the_one_that_the_source_began_with(tmp_path):
     """Rewound to step 0 the source's head is what its key drew: the new one is of another key."""
     common = {"ladder.levels": 0, "train.epochs": 1, "ladder.rewind": 0, "model.width": 0.3}
-    transfer(make_tiny_config(**common), tmp_path / "source")
+    run_quietly(make_tiny_config(**common), tmp_path / "source")
     config = make_tiny_config(
         source=str(tmp_path / "source"), **{**common, "transfer.head": "reinit"}
     )
-    transfer(config, tmp_path / "target")
+    run_quietly(config, tmp_path / "target")
     theirs, ours = (load(tmp_path / name, 0, 0).params for name in ("source", "target"))
     assert_same(ours["dense1"], theirs["dense1"])
     assert not (ours["head"]["kernel"] == theirs["head"]["kernel"]).any()
@@ -231,7 +233,7 @@ def test_a_ticket_of_one_optimizer_is_trained_by_another(source, tmp_path):
     config = target_config(
         source, **{"optimizer.name": "adam", "optimizer.learning_rate": 1e-3, "ladder.levels": 1}
     )
-    transfer(config, tmp_path)
+    run_quietly(config, tmp_path)
     theirs, ours = load(source, 1, 1), load(tmp_path, 1, 1)
     assert_same(ours.mask, theirs.mask)
     assert_same(ours.params, theirs.params)
@@ -243,7 +245,7 @@ def test_a_ticket_of_one_optimizer_is_trained_by_another(source, tmp_path):
 def test_a_transferred_ticket_trains_as_long_as_a_native_one(source, tmp_path):
     """From the step to which a native one would be rewound, and the same data give the same."""
     config = target_config(source, **{"ladder.levels": 1})
-    transfer(config, tmp_path)
+    run_quietly(config, tmp_path)
     assert_same(load(tmp_path, 1, 1).trained, load(source, 1, 1).trained)
 
 
@@ -263,7 +265,7 @@ def test_a_transferred_ticket_trains_as_long_as_a_native_one(source, tmp_path):
 def test_a_source_that_does_not_fit_is_found_at_once(source, tmp_path, override, says):
     config = target_config(source, **override)
     with pytest.raises(ConfigError, match=says):
-        transfer(config, tmp_path / "run")
+        run_quietly(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -273,7 +275,7 @@ def test_a_head_that_does_not_fit_can_not_be_kept(source, data_dir, tmp_path):
                    "transfer.head": "keep"},
     )  # fmt: skip
     with pytest.raises(ConfigError, match="the ticket has 10, the target 4"):
-        transfer(config, tmp_path / "run")
+        run_quietly(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -284,26 +286,26 @@ def test_another_source_at_the_same_place_is_refused(source, tmp_path):
         there = tmp_path / "source"
         if there.exists():
             shutil.rmtree(there)
-        transfer(make_tiny_config(**{**config, "seeds": seeds}), there)
+        run_quietly(make_tiny_config(**{**config, "seeds": seeds}), there)
         target = make_tiny_config(source=str(there), **{**config, "seeds": (1,)})
         if seeds == (1,):
-            transfer(target, tmp_path / "run")
+            run_quietly(target, tmp_path / "run")
     with pytest.raises(ConfigError, match="the source's fingerprint"):
-        transfer(target, tmp_path / "run")
+        run_quietly(target, tmp_path / "run")
 
 
 def test_an_unfinished_source_is_an_error_that_names_the_level(tmp_path):
     small = {"train.epochs": 1, "model.width": 0.5}
     config = make_tiny_config(**{"ladder.levels": 1, "ladder.rewind": 0, **small})
-    transfer(config, tmp_path / "source")
+    run_quietly(config, tmp_path / "source")
     (
         directory.Trial(tmp_path / "source", 0, 1, curve.WINNING).ticket_dir / "metadata.json"
     ).unlink()
     target = make_tiny_config(source=str(tmp_path / "source"), **small)
     with pytest.raises(ConfigError, match="no complete level 1 of seed 0"):
-        transfer(target, tmp_path / "run")
+        run_quietly(target, tmp_path / "run")
     target.ladder.levels = 0
-    assert len(transfer(target, tmp_path / "run")) == 1
+    assert len(run_quietly(target, tmp_path / "run")) == 1
 
 
 def matrix_config(**overrides):

@@ -1,6 +1,5 @@
 """Tickets of the zoo in other runs: as the source of a transfer, and as a rewind point."""
 
-import jax
 import numpy as np
 import pytest
 
@@ -8,12 +7,11 @@ from lottery_jax import config as configuration
 from lottery_jax import tickets
 from lottery_jax.errors import ConfigError, TicketError
 from lottery_jax.runs import pretrained
-from lottery_jax.runs.ladder import run_ladder
 from lottery_jax.runs.record import source_fingerprint
 from lottery_jax.runs.transfer import open_source, resolve
 from lottery_jax.runs.zoo_source import ZooSource, open_zoo
 from lottery_jax.tickets import zoo
-from tests.helpers import assert_same, make_tiny_config, quiet_console
+from tests.helpers import assert_same, make_tiny_config, run_quietly
 from tests.helpers import load_trained as load
 
 
@@ -22,15 +20,11 @@ def config_with(**overrides):
     return make_tiny_config(**{**defaults, **overrides})
 
 
-def run(config, workdir):
-    return run_ladder(config, workdir, devices=jax.devices()[:1], console=quiet_console())
-
-
 @pytest.mark.slow
 def test_tickets_of_the_zoo_are_trained_bit_for_bit(tmp_path):
     """Level 0 is the zoo's dense network, and levels 1 and 2 the first ones that the zoo has."""
     config = config_with(source="zoo://lenet_digits/imp", **{"ladder.levels": 2})
-    run(config, tmp_path)
+    run_quietly(config, tmp_path)
     for level, theirs in ((0, 0), (1, 5), (2, 6)):
         ours = load(tmp_path, 1, level)
         ticket = tickets.load_ticket(f"zoo://lenet_digits/imp/seed_1/level_{theirs:02d}")
@@ -38,7 +32,7 @@ def test_tickets_of_the_zoo_are_trained_bit_for_bit(tmp_path):
         assert_same(ours.params, ticket.params)
         assert ours.metadata["found_by"] == ticket.metadata["found_by"]
         assert ours.metadata["data"] == "digits_b"
-    assert run(config, tmp_path)  # finished, and recognised as the same run
+    assert run_quietly(config, tmp_path)  # finished, and recognised as the same run
 
 
 def test_without_a_dense_network_the_seed_draws_the_weights(tmp_path):
@@ -46,7 +40,7 @@ def test_without_a_dense_network_the_seed_draws_the_weights(tmp_path):
     config = config_with(
         source="zoo://lenet_digits/snip", **{"ladder.levels": 1, "ladder.rewind": 0}
     )
-    run(config, tmp_path)
+    run_quietly(config, tmp_path)
     ticket = tickets.load_ticket("zoo://lenet_digits/snip/seed_1/level_01")
     dense, ours = load(tmp_path, 1, 0), load(tmp_path, 1, 1)
     assert_same(ours.mask, ticket.mask)
@@ -61,11 +55,11 @@ def test_without_a_dense_network_the_seed_draws_the_weights(tmp_path):
 @pytest.mark.slow
 def test_a_ladder_begins_at_the_rewind_point_of_a_ticket_of_the_zoo(tmp_path):
     name = "zoo://lenet_digits/imp/seed_0/level_00"
-    run(config_with(**{"ladder.pretrained": name, "ladder.levels": 0}), tmp_path)
+    run_quietly(config_with(**{"ladder.pretrained": name, "ladder.levels": 0}), tmp_path)
     assert_same(load(tmp_path, 1, 0).params, tickets.load_ticket(name).params)
     pruned = config_with(**{"ladder.pretrained": "zoo://lenet_digits/imp/seed_0/level_05"})
     with pytest.raises(ConfigError, match="is pruned"):
-        run(pruned, tmp_path / "pruned")
+        run_quietly(pruned, tmp_path / "pruned")
 
 
 def test_a_series_is_a_ladder_of_its_levels():
@@ -102,7 +96,7 @@ def test_a_series_is_a_ladder_of_its_levels():
 )
 def test_what_can_not_be_a_source_is_one_line(overrides, says, tmp_path):
     with pytest.raises(ConfigError, match=says):
-        run(config_with(**overrides), tmp_path / "run")
+        run_quietly(config_with(**overrides), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -114,7 +108,7 @@ def test_another_order_of_the_data_needs_what_the_zoo_does_not_keep(tmp_path):
     with pytest.raises(
         ConfigError, match=r"^config.train.order: .*the zoo does not keep; leave it"
     ):
-        run(config, tmp_path / "run")
+        run_quietly(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
     for key, value in (("transfer.head", "reinit"), ("data.name", "digits_b")):
         other = configuration.default_config()
@@ -162,5 +156,5 @@ def test_weights_that_are_not_drawn_here_are_refused_first(wrong, tmp_path, monk
         lambda self, seed, level: original(self, 0 if level == wrong else seed, level),
     )
     with pytest.raises(TicketError, match=f"of level {wrong} is not what seed 1 draws here"):
-        run(config_with(source="zoo://lenet_digits/snip", **{"ladder.rewind": 0}), tmp_path)
+        run_quietly(config_with(source="zoo://lenet_digits/snip", **{"ladder.rewind": 0}), tmp_path)
     assert not list(tmp_path.rglob("ticket")) and not list(tmp_path.rglob("state"))

@@ -4,21 +4,14 @@ import os
 import re
 import shutil
 import socket
-import subprocess
-import sys
 
 from lottery_jax.system import files
+from tests.helpers import dead_pid
 
 
 def temporary_name(target, pid, host=None):
     host = host or re.sub(r"[^\w.]", "_", socket.gethostname())
     return f".{target}.{host}-{pid}-abcd1234.tmp"
-
-
-def dead_pid():
-    process = subprocess.Popen([sys.executable, "-c", ""])
-    process.wait()
-    return process.pid
 
 
 def test_what_dead_processes_left_is_found_and_nothing_else(tmp_path):

@@ -16,8 +16,8 @@ from safetensors.numpy import load_file
 
 from lottery_jax import tickets
 from lottery_jax.errors import TicketError
+from lottery_jax.leaves import by_path
 from lottery_jax.tickets.metadata import PARTS
-from lottery_jax.tickets.ticket import leaves
 from tests.helpers import ROOT, assert_same, synthetic_ticket
 
 PAGE = (ROOT / "docs" / "format.md").read_text(encoding="utf-8")
@@ -80,9 +80,9 @@ def assert_same_arrays(path, ticket):
     """Compare an .npz file of all leaves, by name, with a ticket."""
     with np.load(path) as found:
         for part in PARTS:
-            for name, leaf in leaves(getattr(ticket, part)).items():
+            for name, leaf in by_path(getattr(ticket, part)).items():
                 assert_same(found[f"{part}/{name}"], leaf)
-        assert len(found) == sum(len(leaves(getattr(ticket, part))) for part in PARTS)
+        assert len(found) == sum(len(by_path(getattr(ticket, part))) for part in PARTS)
 
 
 def example():
@@ -231,7 +231,7 @@ def test_hashes_are_those_that_the_page_describes():
     scalar = {"a": {"kernel": np.ones((2, 2), np.float32), "scale": np.float32(2)}}
     for tree in (ticket.mask, ticket.params, ticket.batch_stats, scalar):
         digest = hashlib.sha256()
-        for name, leaf in leaves(tree).items():
+        for name, leaf in by_path(tree).items():
             path = "".join(f"[{key!r}]" for key in name.split("/"))
             dtype = {"float32": "<f4", "bool": "|b1"}[leaf.dtype.name]
             digest.update(f"{path} {dtype} {leaf.shape or (1,)}\n".encode() + leaf.tobytes())
@@ -289,7 +289,7 @@ def test_whole_arrays_are_plain_safetensors(tmp_path, weights, parts):
     path = tmp_path / "a.safetensors"
     tickets.export_safetensors(path, ticket, weights)
     expected = {
-        name: leaf for part in parts for name, leaf in leaves(getattr(ticket, part)).items()
+        name: leaf for part in parts for name, leaf in by_path(getattr(ticket, part)).items()
     }
     found = load_file(path)
     assert found.keys() == expected.keys() and {"conv1_1/kernel", "head/bias"} <= found.keys()

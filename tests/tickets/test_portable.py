@@ -15,11 +15,11 @@ from safetensors.numpy import load_file, save_file
 
 from lottery_jax import tickets
 from lottery_jax.errors import TicketError
+from lottery_jax.leaves import by_path
 from lottery_jax.models import build_model
 from lottery_jax.pruning import masks
 from lottery_jax.tickets import portable
 from lottery_jax.tickets.metadata import metadata_hash
-from lottery_jax.tickets.ticket import leaves
 from tests.helpers import assert_same, synthetic_ticket
 
 PARTS = ("mask", "params", "batch_stats", "trained", "trained_batch_stats")
@@ -140,7 +140,7 @@ def test_the_file_describes_its_leaves(saved):
     whole = {
         f"{part}/{name}": leaf
         for part in PARTS
-        for name, leaf in leaves(getattr(ticket, part)).items()
+        for name, leaf in by_path(getattr(ticket, part)).items()
     }
     assert [leaf[0] for leaf in table] == [*whole]
     for name, dtype, shape, _ in table:

@@ -11,19 +11,10 @@ from lottery_jax.models import MODELS, build_model
 from lottery_jax.tickets import pytorch, torch_options
 from tests.helpers import assert_same
 from tests.tickets import torch_networks
+from tests.tickets.torch_networks import SHAPE, assert_close, images, logits_there
 
 torch = torch_networks.torch
 nn = torch.nn
-SHAPE = (32, 32, 3)
-
-
-def images(shape=SHAPE):
-    return np.random.default_rng(0).standard_normal((2, *shape), np.float32)
-
-
-def logits_there(module, shape=SHAPE):
-    with torch.no_grad():
-        return module(torch.from_numpy(images(shape).transpose(0, 3, 1, 2).copy())).numpy()
 
 
 def logits_here(ticket, model):
@@ -36,13 +27,6 @@ def imported(path, name, width=1.0, **more):
         path, {"name": name, "width": width}, data="cifar10", input_shape=SHAPE, mean=[0.5] * 3,
         std=[0.25] * 3, **more,
     )  # fmt: skip
-
-
-def assert_close(a, b):
-    """Assert that logits agree to 1e-5 of the largest, and depend on the image."""
-    a, b = np.asarray(a), np.asarray(b)
-    assert np.abs(b).max() > 0.05 and np.abs(b[0] - b[1]).max() > 0.01
-    assert np.abs(a - b).max() <= 1e-5 * np.abs(b).max()
 
 
 def random_network(name, width=1.0, **options):

@@ -21,7 +21,7 @@ from lottery_jax.tickets.__main__ import main
 from tests import own
 from tests.helpers import assert_same
 from tests.tickets import torch_networks
-from tests.tickets.test_pytorch_layouts import assert_close, images, logits_there
+from tests.tickets.torch_networks import assert_close, images, logits_there
 
 torch = torch_networks.torch
 nn = torch.nn

@@ -3,11 +3,13 @@
 `n` is the width of the first layers. The names of modules are those of public checkpoints.
 """
 
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
 nn = torch.nn
 
+SHAPE = (32, 32, 3)
 VGG_STAGES = {"vgg11": (1, 1, 2, 2, 2), "vgg13": (2,) * 5, "vgg16": (2, 2, 3, 3, 3),
               "vgg19": (2, 2, 4, 4, 4)}  # fmt: skip
 RESNET_BLOCKS = {"resnet20": (3,) * 3, "resnet32": (5,) * 3, "resnet56": (9,) * 3,
@@ -253,3 +255,19 @@ def randomise(module, gain):
                 part.running_var.copy_(uniform(part.running_var, 0.5, 1.5))
                 part.num_batches_tracked.fill_(77)
     return module.eval()
+
+
+def images(shape=SHAPE):
+    return np.random.default_rng(0).standard_normal((2, *shape), np.float32)
+
+
+def logits_there(module, shape=SHAPE):
+    with torch.no_grad():
+        return module(torch.from_numpy(images(shape).transpose(0, 3, 1, 2).copy())).numpy()
+
+
+def assert_close(a, b):
+    """Assert that logits agree to 1e-5 of the largest, and depend on the image."""
+    a, b = np.asarray(a), np.asarray(b)
+    assert np.abs(b).max() > 0.05 and np.abs(b[0] - b[1]).max() > 0.01
+    assert np.abs(a - b).max() <= 1e-5 * np.abs(b).max()

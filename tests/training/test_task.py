@@ -10,15 +10,17 @@ import numpy as np
 import pytest
 
 from lottery_jax.models import build_model
+from lottery_jax.models.network import LinenNetwork
 from lottery_jax.parallel.mesh import make_mesh, to_mesh
 from lottery_jax.pruning import masks, scores
 from lottery_jax.pruning.connectivity import effective_mask
-from lottery_jax.training import optim
+from lottery_jax.training import optim, tasks
 from lottery_jax.training.batches import DeviceData
 from lottery_jax.training.loop import fit
 from lottery_jax.training.program import init_device_state, make_program
 from lottery_jax.training.state import MetricSums
 from lottery_jax.training.task import CLASSIFICATION, BatchLoss, Task
+from tests import own
 from tests.helpers import pruned_values
 
 EXAMPLES, BATCH, SHAPE = 96, 32, (4, 4, 1)
@@ -185,3 +187,19 @@ def test_cross_entropy_is_the_mean_negative_log_probability():
     assert float(sums.loss) == pytest.approx(losses[:4].sum(), rel=1e-5)
     assert int(sums.correct) == (logits[:4].argmax(axis=1) == labels[:4]).sum()
     assert int(sums.count) == 4
+
+
+def test_only_logits_have_a_temperature():
+    """Divided outputs of a regression would be those of another aim."""
+    network = LinenNetwork(own.MLP(outputs=1), (8,))
+    params = network.init(jax.random.key(0))["params"]
+    rng = np.random.default_rng(0)
+    images, targets = rng.normal(size=(6, 8)).astype(np.float32), rng.normal(size=6)
+    batch = scores.ScoreBatch({}, images, targets.astype(np.float32), jax.random.key(1))
+    for task, same in ((tasks.regression(), True), (tasks.classification(), False)):
+        if not same:
+            batch = batch._replace(labels=np.zeros(6, np.int32))
+            network = LinenNetwork(own.MLP(outputs=3), (8,))
+            params = network.init(jax.random.key(0))["params"]
+        losses = [float(BatchLoss(network, task, t)(params, batch)) for t in (1.0, 200.0)]
+        assert (losses[0] == losses[1]) is same
