@@ -22,6 +22,7 @@ QUICKSTART = ["-m", "lottery_jax.main", "--config=configs/quickstart.py"]
 ON_THE_OLDEST = [
     "tests/pruning/test_masks.py", "tests/pruning/test_scores.py", "tests/pruning/test_any_tree.py",
     "tests/pruning/test_transform.py", "tests/pruning/test_permutations.py",
+    "tests/pruning/test_connectivity.py",
     "tests/training/test_optim.py", "tests/training/test_batches.py", "tests/training/test_loop.py",
     "tests/runs/test_ladder.py", "tests/runs/test_directory.py", "tests/report/test_figures.py",
     "tests/tickets/test_store.py", "tests/tickets/test_portable.py", "tests/tickets/test_format.py",

@@ -259,8 +259,8 @@ def _describe_oserror(error: OSError) -> str:
 def main() -> None:
     """The entry point of `python -m lottery_jax.main`."""
     heap.keep_heap()
-    # The last of the handlers: Python then searches no more for what is unreachable, 0.4 s of a
-    # process that has trained, and all memory goes back to the system anyway.
+    # One of the last handlers to run. Python then searches no more for what is unreachable, 0.4 s of
+    # a process that has trained, and all memory goes back to the system anyway.
     atexit.register(gc.freeze)
     with may_be_closed():
         try:

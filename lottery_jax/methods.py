@@ -30,13 +30,17 @@ METHODS = {
     "random": Method("init", "random", "random pruning"),
     "erk": Method("init", "erk", "ERK"),
 }
+# config.ladder.retrain -> what is added to the name of the method.
+_RETRAINED = {"lr": ", rate rewound", "finetune": ", fine-tuned"}
 _LABELS = {(method.draw, method.scores): method.label for method in METHODS.values()}
 
 
-def method_label(draw: str, scores: str) -> str:
-    """Return the name under which a way to draw tickets is shown.
+def method_label(draw: str, scores: str, retrain: str = "") -> str:
+    """Return the name under which a way to draw tickets, and to train them, is shown.
 
     >>> method_label("init_nested", "snip"), method_label("oneshot", "movement")
     ('iterative SNIP', 'movement, oneshot')
+    >>> method_label("iterative", "magnitude", "lr")
+    'IMP, rate rewound'
     """
-    return _LABELS.get((draw, scores), f"{scores}, {draw}")
+    return _LABELS.get((draw, scores), f"{scores}, {draw}") + _RETRAINED.get(retrain, "")

@@ -8,7 +8,8 @@
 Runs small ladders as a user does, each in a process of its own, and keeps of each the fingerprint of
 its config, `curve.csv` without times, and the SHA-256 hashes of the masks and weights of all its
 tickets. Bits depend on the machine, so a record is compared on the machine where it was made.
-`against` also begins a run with the other commit's code and goes on with this one's.
+`against` also begins a run with the other commit's code and goes on with this one's. If the other commit
+does not know the keys or the controls of a run, leave that one out with --only.
 """
 
 from __future__ import annotations
@@ -42,7 +43,8 @@ def get_config():
     return c
 """
 NARROW = {"seeds": "0", "data.input_shape": "(16,16,1)", "ladder.levels": "1", "train.epochs": "2"}
-ALL_CONTROLS = "reinit,random,random_preserved,shuffle_global,shuffle_layers,init,dense_sign"
+FIRST_CONTROLS = "reinit,random,random_preserved,shuffle_global,shuffle_layers,init,dense_sign"
+NEWER_CONTROLS = "noise,resample,rescaled,invert,smart_ratio,replayed_random,aligned,unaligned"
 RUNS: dict[str, dict[str, str]] = {
     "quickstart": {"ladder.levels": "4", "train.epochs": "8", "controls": "random"},
     "resnet20": {**NARROW, "model.name": "resnet20", "model.width": "0.25", "data.input_shape": "()"},
@@ -52,12 +54,14 @@ RUNS: dict[str, dict[str, str]] = {
     "grasp": {"ladder.draw": "init", "ladder.scores": "grasp", "ladder.rewind": "0"},
     "synflow": {"ladder.draw": "init", "ladder.scores": "synflow", "ladder.rounds": "10"},
     "oneshot_layers": {"ladder.draw": "oneshot", "ladder.scope": "layer", "ladder.skip_last": "True"},
-    "controls": {"controls": ALL_CONTROLS, "ladder.rewind": "30st"},
+    "controls": {"controls": FIRST_CONTROLS, "ladder.rewind": "30st"},
+    "newer_controls": {"controls": NEWER_CONTROLS, "ladder.rewind": "30st"},
     "restored": {"ladder.optimizer_state": "restored", "optimizer.name": "adam",
                  "optimizer.learning_rate": "0.001", "data.augment": "crop"},
     "restart": {"ladder.schedule": "restart", "seeds": "0", "data.validation_fraction": "0.1"},
     "matrix": {"transfer.sources": "digits_a", "transfer.targets": "digits_b", "seeds": "0"},
     "new_head": {"source": "quickstart", "transfer.head": "reinit", "transfer.head_mask": "density"},
+    "new_head_controls": {"source": "quickstart", "transfer.head": "reinit", "controls": "init,reinit"},
 }  # fmt: skip
 LONG = {"train.epochs": "60", "controls": "random", "ladder.rewind": "30st"}
 

@@ -38,9 +38,9 @@ ROOMS = {
                  "training", "types"},
     "analyse": {"analysis", "errors", "report", "runs", "system"},
     "evaluate": {"curve", "datasets", "errors", "leaves", "models", "parallel", "pruning", "system",
-                 "tickets", "training", "types"},
+                 "tickets", "training"},
     "opened": {"config", "curve", "errors", "models", "report", "runs", "sweep", "system", "tickets"},
-    "main": {"config", "errors", "models", "parallel", "report", "runs", "system"},
+    "main": {"config", "errors", "parallel", "report", "runs", "system"},
     "sweep": {"config", "curve", "errors", "report", "runs", "system", "tickets"},
     "reproduce": {"analysis", "config", "curve", "errors", "pruning", "recipes", "report", "runs",
                   "sweep", "system", "tickets"},
@@ -173,7 +173,7 @@ def test_processes_are_controlled_with_plain_functions():
 
 def test_what_several_tests_use_is_in_no_test_module():
     for path in Path(__file__).parent.rglob("*.py"):
-        modules = {part for name in imports_of(path, "tests")[0] for part in name.split(".")[:-1]}
+        modules = {part for name in imports_of(path, "tests")[0] for part in name.split(".")}
         assert not {name for name in modules if name.startswith("test_")}, path
 
 

@@ -38,7 +38,8 @@ def effective_mask(
     Args:
         network: a network whose units never decrease when their inputs or weights grow, as with
             ReLU, BatchNorm in evaluation, and maxima over windows or axes; or its Linen module.
-            LayerNorm and attention are not of that kind.
+            LayerNorm and attention are not of that kind. A maximum with a gradient of its own, such
+            as `models.layers.max_pool2`, is exact for the outputs of a layer only.
         mask: bool tree like its parameters.
         input_shape: `(height, width, channels)`, if a module is given.
 
@@ -46,7 +47,8 @@ def effective_mask(
         A new mask, NumPy bool arrays; leaves that are never pruned are as in `mask`.
 
     Raises:
-        ValueError: not even the dense network has a path; so its paths can't be followed.
+        ValueError: a layer that keeps weights is on no path, and in the dense network neither: its
+            paths can't be followed, or its output is not used.
 
     >>> from lottery_jax.models import abstract_variables, build_model
     >>> model = build_model("lenet_300_100", 10)
@@ -57,18 +59,19 @@ def effective_mask(
     """
     network = as_network(network, input_shape)
     on_paths = _on_paths(network, mask)
-    if not _has_path(network, on_paths) and not _has_path(
-        network, _on_paths(network, masks.ones_like(mask))
-    ):
-        raise ValueError(
-            "the paths of this network can't be followed: its units can decrease when weights grow, as "
-            "with LayerNorm or attention"
-        )
+    kept = masks.layer_counts(mask, prunable=network.is_prunable)
+    if lost := [name for name in _collapsed(network, on_paths) if kept[name][0]]:
+        dense = _collapsed(network, _on_paths(network, masks.ones_like(mask)))
+        if never := [name for name in lost if name in dense]:
+            raise ValueError(
+                f"no path leads through {never[0]}, not even in the dense network: its output is not "
+                "used, or units can decrease when weights grow, as with LayerNorm or attention"
+            )
     return jax.tree.map(lambda m: np.array(m, bool), on_paths)
 
 
-def _has_path(network: Network, on_paths: PyTree) -> bool:
-    return masks.counts(on_paths, prunable=network.is_prunable)[0] > 0
+def _collapsed(network: Network, on_paths: PyTree) -> list[str]:
+    return masks.collapsed_layers(on_paths, prunable=network.is_prunable)
 
 
 @functools.partial(jax.jit, static_argnums=0)

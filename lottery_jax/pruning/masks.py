@@ -277,7 +277,7 @@ def prune_to(
             new[name] = layer.reshape(alive[name].shape)
     if new and not any(layer.any() for layer in new.values()):
         raise ValueError("this would leave no weight at all")
-    return with_kernels(mask, new, prunable=prunable)
+    return with_kernels(mask, alive | new, prunable=prunable)
 
 
 def prune(
@@ -334,7 +334,7 @@ def permute(
     if scope not in SCOPES:
         raise ValueError(f"scope must be one of {SCOPES}, not {scope!r}")
     rng = host_rng(key)
-    layers = {name: np.asarray(m) for name, m in _some_kernels(mask, skip, prunable).items()}
+    layers = {name: np.asarray(m, bool) for name, m in _some_kernels(mask, skip, prunable).items()}
     if scope == "layer" or not layers:
         new = {name: rng.permutation(m.ravel()).reshape(m.shape) for name, m in layers.items()}
     else:

@@ -63,8 +63,7 @@ def prune_iteratively(
     for done in range(rounds):
         share = (done + 1) / rounds
         now = {
-            # A group that ends with no weight falls as if it kept one, and loses that last.
-            group: round(before[group] * (max(1, count) / max(1, before[group])) ** share)
+            group: round(before[group] * (count / max(1, before[group])) ** share)
             for group, count in kept_counts.items()
         }
         target = kept_counts if done == rounds - 1 else now

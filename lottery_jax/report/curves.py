@@ -41,8 +41,6 @@ LABELS = {
 # Keys that do not tell runs apart: their seeds, and where else they are shown.
 SHOWN_ELSEWHERE = ("seeds", "tensorboard", "wandb")
 _IMP = METHODS["imp"].label
-# ladder.retrain -> what is added to the name of the method.
-_RETRAINED = {"lr": ", rate rewound", "finetune": ", fine-tuned"}
 
 _PRUNABLE = "prunable weights"
 _DENSE_HEAD = ", the dense re-initialised head included"
@@ -319,7 +317,7 @@ def _method(config: Mapping[str, Any]) -> str:
     """
     ladder = config.get("ladder", {})
     draw, scores = ladder.get("draw", "iterative"), ladder.get("scores", "magnitude")
-    return method_label(draw, scores) + _RETRAINED.get(ladder.get("retrain", "weights"), "")
+    return method_label(draw, scores, ladder.get("retrain", ""))
 
 
 def source_dir(workdir: Path, config: Mapping[str, Any]) -> Path | None:

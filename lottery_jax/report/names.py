@@ -10,6 +10,7 @@ from lottery_jax.system.imports import is_import_path, short_name
 _NETWORKS = {"lenet_300_100": "LeNet-300-100", "alexnet": "AlexNet", "vit_tiny": "ViT-Tiny"}
 _FAMILIES = {"conv": "Conv-", "resnet": "ResNet-", "vgg": "VGG"}
 _DATA = {
+    "digits": "digits",
     "mnist": "MNIST",
     "fashion_mnist": "Fashion-MNIST",
     "kmnist": "KMNIST",

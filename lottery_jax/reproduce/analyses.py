@@ -15,7 +15,7 @@ from lottery_jax import tickets
 from lottery_jax.analysis.levels import levels as levels_analysis
 from lottery_jax.analysis.stability import stability as stability_analysis
 from lottery_jax.curve import WINNING
-from lottery_jax.errors import lookup
+from lottery_jax.errors import ConfigError, lookup
 from lottery_jax.pruning import masks
 from lottery_jax.pruning.connectivity import effective_mask
 from lottery_jax.reproduce.analysis_files import curve_sha256, write_rows
@@ -28,13 +28,20 @@ Row = dict[str, Any]
 
 
 def paths(run_dir: Path) -> list[Row]:
-    """Return how many weights each winning ticket keeps, and how many of them lie on a path."""
+    """Return how many weights each winning ticket keeps, and how many of them lie on a path.
+
+    Raises:
+        ConfigError: the paths of the network can't be followed.
+    """
     rows = []
     for trial, ticket in _tickets(run_dir, (WINNING,)):
         network, shape = tickets.model_of(ticket.metadata)
         row = _row(trial, ticket)
         row["kept"] = masks.counts(ticket.mask)[0]
-        row["effective"] = masks.counts(effective_mask(network, ticket.mask, shape))[0]
+        try:
+            row["effective"] = masks.counts(effective_mask(network, ticket.mask, shape))[0]
+        except ValueError as error:
+            raise ConfigError(f"{run_dir}: {error}") from error
         rows.append(row)
     return rows
 

@@ -111,11 +111,14 @@ def check_steps(config: ConfigDict, steps_per_epoch: int, rewind_step: int, end_
 
 def check_initial_weights(config: ConfigDict, source: Source) -> None:
     """Check that the source's tickets have weights of step 0, if a control starts from them."""
-    found_by = source.metadata.get("found_by", {})
-    if "init" in config.controls and not config.transfer.align and "pretrained" in found_by:
+    if "init" not in config.controls or config.transfer.align:
+        return
+    pretrained = "pretrained" in source.metadata.get("found_by", {})
+    if pretrained or source.config.transfer.align:
+        key = "config.ladder.pretrained" if pretrained else "config.transfer.align"
         raise ConfigError(
-            f"config.controls: the ladder of {source.workdir} began with config.ladder.pretrained, so "
-            "there are no weights of step 0 for the control 'init'; leave it out"
+            f"config.controls: the ladder of {source.workdir} has {key}, so its seeds do not draw the "
+            "weights of step 0 that the control 'init' starts from; leave it out"
         )
 
 

@@ -205,8 +205,11 @@ def _usage(name: str) -> str:
 
 
 def _method(metadata: Metadata) -> str:
-    method = metadata.get("method") or {}
-    return method_label(str(method.get("draw", "unknown")), str(method.get("scores", "unknown")))
+    method = metadata.get("method")
+    if not method:
+        return "unknown"
+    draw, scores = (str(method.get(key, "unknown")) for key in ("draw", "scores"))
+    return method_label(draw, scores, str(method.get("retrain", "")))
 
 
 def _cell(value: object) -> str:

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from lottery_jax import tickets
 from lottery_jax.errors import TrainingError
-from lottery_jax.parallel.mesh import make_mesh, to_host, to_mesh
+from lottery_jax.parallel.mesh import keys_to_mesh, make_mesh, to_host, to_mesh
 from lottery_jax.parallel.replicates import (
+    REPLICA_SPEC,
     Layout,
     choose_layout,
     cpu_devices,
@@ -330,3 +331,19 @@ def test_a_cpu_is_as_many_devices_as_replicates_need():
 def test_a_mesh_has_replicas_outside_and_shares_of_batches_inside():
     mesh = make_mesh(jax.devices(), 4)
     assert mesh.axis_names == ("replica", "data") and mesh.devices.shape == (4, 2)
+
+
+@pytest.mark.parametrize("impl", ["threefry2x32", "rbg"])
+def test_keys_on_the_mesh_are_the_same_keys(impl):
+    mesh = make_mesh(jax.devices()[:4], replica=4)
+    keys = jax.random.split(jax.random.key(3, impl=impl), 4)
+    for there, devices in (
+        (keys_to_mesh(mesh, keys), 4),
+        (keys_to_mesh(mesh, keys, REPLICA_SPEC), 1),
+    ):
+        assert (jax.random.key_data(there) == jax.random.key_data(keys)).all()
+        assert jax.random.key_impl(there) == jax.random.key_impl(keys)
+        # Whole on each of the devices, or one on each.
+        assert [shard.data.shape for shard in there.addressable_shards] == [(devices,)] * 4
+        draws = jax.jit(jax.vmap(jax.random.bits))
+        assert (draws(there) == draws(keys)).all()

@@ -9,7 +9,7 @@ import pytest
 
 from lottery_jax.leaves import by_path
 from lottery_jax.models import abstract_variables, build_model
-from lottery_jax.pruning import masks
+from lottery_jax.pruning import connectivity, masks
 from lottery_jax.pruning.connectivity import effective_mask
 from tests.pruning.graph import lenet, resnet18
 
@@ -112,6 +112,14 @@ def test_an_empty_layer_leaves_no_path_at_all():
     assert masks.counts(effective_mask(model, mask, shape))[0] == 0
 
 
+def in_a_scan(function):
+    return lambda rows: jax.lax.scan(lambda _, row: (None, function(row)), None, rows)[1]
+
+
+def in_a_branch(function):
+    return lambda rows: jax.lax.cond(rows.sum() > 0, function, lambda rows: rows[:, 0], rows)
+
+
 class Pooled(nn.Module):
     """A convolution whose units are pooled within `jit`, or by a maximum over all pixels."""
 
@@ -138,8 +146,31 @@ def test_every_entry_of_a_maximum_is_on_a_path(over_axes):
     assert masks.counts(effective_mask(model, mask, shape))[0] == 0
 
 
-def test_a_network_whose_units_can_decrease_is_refused():
-    model, shape = build_model("vit_tiny", 10, width=0.1), (32, 32, 3)
-    mask = masks.ones_like(abstract_variables(model, shape)["params"])
-    with pytest.raises(ValueError, match="paths of this network can't be followed"):
-        effective_mask(model, mask, shape)
+class Normalised(nn.Module):
+    """A branch whose inputs are normalised, beside a shortcut around it."""
+
+    @nn.compact
+    def __call__(self, x, *, train=False):
+        x = nn.Dense(4, name="one")(x)
+        x = x + nn.relu(nn.Dense(4, name="two")(nn.LayerNorm()(x)))
+        return nn.Dense(2, name="head")(x)
+
+
+@pytest.mark.parametrize("density", [0.5, 1.0])
+def test_a_network_whose_units_can_decrease_is_refused(density):
+    mask = random_mask(Normalised(), (6,), density, seed=0)
+    with pytest.raises(ValueError, match="no path leads through two, not even in the dense"):
+        effective_mask(Normalised(), mask, (6,))
+
+
+@pytest.mark.parametrize("wrapped", [jax.jit, jax.checkpoint, jax.vmap, in_a_scan, in_a_branch])
+def test_maxima_are_sums_wherever_they_are(wrapped):
+    """Their gradients, with an input that is the largest by itself."""
+    inputs = np.array([[1.0, 3.0, 2.0]], np.float32)
+
+    def function(x):
+        return wrapped(lambda row: row.max(-1))(x).sum()
+
+    np.testing.assert_array_equal(jax.grad(function)(inputs), [[0, 1, 0]])
+    gradient = jax.grad(connectivity._sums_for_maxima(function, inputs))(inputs)
+    np.testing.assert_array_equal(gradient, [[1, 1, 1]])

@@ -17,6 +17,7 @@ from lottery_jax.pruning.controls import (
     register_control,
 )
 from lottery_jax.pruning.ratios import smart_ratios
+from tests import golden
 from tests.helpers import assert_same
 
 SIZES = {"conv": (3, 3, 2, 40), "dense": (50, 60), "head": (60, 10)}
@@ -295,7 +296,12 @@ def test_smart_ratio_follows_the_order_of_the_network(winner):
     assert {n: kept for n, (kept, _) in masks.layer_counts(control.mask).items()} == expected
 
 
-@pytest.mark.parametrize("name", ["invert", "replayed_random"])
+@pytest.mark.parametrize("name", ["invert", "replayed_random", "aligned", "unaligned"])
 def test_a_control_without_what_a_run_provides_says_so(name, winner):
     with pytest.raises(ValueError, match="ControlInputs"):
         CONTROLS[name](winner, KEY, ControlInputs(init, INITIAL))
+
+
+def test_the_golden_record_has_every_control():
+    recorded = ",".join(run.get("controls", "") for run in golden.RUNS.values()).split(",")
+    assert CONTROLS.keys() <= set(recorded)

@@ -120,7 +120,7 @@ def test_one_ticket_serves_all_seeds_with_a_new_head_for_other_classes(source, t
 def test_a_transfer_has_no_weights_of_step_0_either(run, tmp_path):
     """What its seed draws belongs to no ticket of the source."""
     config = config_of(source=str(run), controls=("init",), **{"data.name": "digits_b"})
-    with pytest.raises(ConfigError, match="began with config.ladder.pretrained.*leave it out"):
+    with pytest.raises(ConfigError, match="has config.ladder.pretrained, so .*leave it out"):
         run_quietly(config, tmp_path / "target")
     assert not (tmp_path / "target").exists()
 

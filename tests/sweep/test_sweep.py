@@ -400,6 +400,16 @@ def test_help_says_where_the_keys_are_listed(arguments, capsys):
         ),
         (
             [
+                "--config.model.name=tests.own:MLP",
+                "--grid",
+                "source=,'model.options=_hidden__8_,source=none'",
+                "--grid",
+                """model.options={"hidden": 8},{"hidden": 9}""",
+            ],
+            """has config.model.options '{"hidden": 8}', this config '{"hidden": 9}'""",
+        ),
+        (
+            [
                 "--config.optimizer.name=adam",
                 "--grid",
                 "source=,'seeds=0,source=none'",
