@@ -9,8 +9,8 @@ momentum and weight decay. Our side is the step of a run: it gathers the batch, 
 applies the mask. PyTorch's two sides multiply the masks into the weights after each step: an eager
 loop with PyTorch's defaults, and one as a practitioner tunes it, with `channels_last`, a fused
 optimizer and masks applied to all weights at once. `--compile` adds `torch.compile` to the latter.
-On a CPU all sides share the heap that a run of ours keeps (`lottery_jax/system/heap.py`), except where
-their memory is measured.
+On a CPU each side is a process of its own, as its users run it: ours keeps its heap, as a run does
+(`lottery_jax/system/heap.py`), PyTorch's have glibc's defaults. Elsewhere all sides are in one process.
 `--dtypes=tf32` lets all sides use TF32 for products in float32, as JAX does by default; on a CPU it
 changes nothing.
 """
@@ -20,6 +20,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -175,18 +176,13 @@ def main() -> None:
     parser.add_argument("--batches", default="64,256")
     parser.add_argument("--dtypes", default="float32,bfloat16")
     parser.add_argument("--compile", action="store_true", help="compile the tuned side")
-    parser.add_argument("--memory-of", nargs=4, help=argparse.SUPPRESS)
+    parser.add_argument("--seconds", type=float, default=2.0, help="of each measurement on a CPU")
+    parser.add_argument("--side", nargs=4, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.memory_of:
-        name, model, batch, dtype = args.memory_of
-        if name == "ours":
-            keep_heap()
-        side = make_side(name, model, int(batch), dtype)
-        for _ in range(3):
-            side.step()
-        print(json.dumps({"peak_mb": harness.peak_megabytes()}))
+    if args.side:
+        name, model, batch, dtype = args.side
+        print(json.dumps(alone(name, model, int(batch), dtype, args.seconds)))
         return
-    keep_heap()  # as a run does; PyTorch's sides are in this process and have it, too
     peak = matmul_peak(args.repeats)
     best = "compiled" if args.compile else "tuned"
     rows = []
@@ -194,7 +190,8 @@ def main() -> None:
         check_same_network(model)
         for dtype in args.dtypes.split(","):
             for batch in map(int, args.batches.split(",")):
-                rows.append(measure(model, batch, dtype, best, args.repeats, max(peak.values())))
+                rows.append(measure(model, batch, dtype, best, args.repeats, args.seconds))
+                rows[-1]["share_of_peak"] = rows[-1]["gflop_per_s"] / max(peak.values())
                 print(json.dumps(rows[-1]), flush=True)
     columns = {
         "model": "model|",
@@ -212,34 +209,25 @@ def main() -> None:
         "torch_peak_mb": "PyTorch, MB|.0f",
     }
     title = (
-        f"One masked train step, medians of {args.repeats}, interleaved. Peak: {peak['jax']:,.0f} "
+        f"One masked train step, medians of {args.repeats}, in turn. Peak: {peak['jax']:,.0f} "
         f"GFLOP/s by JAX, {peak['torch']:,.0f} by PyTorch (float32 matrix product)."
     )
     harness.write(args.out, "train_step", title, columns, rows)
 
 
 def measure(
-    model: str, batch: int, dtype: str, best: str, repeats: int, peak: float
+    model: str, batch: int, dtype: str, best: str, repeats: int, seconds: float
 ) -> harness.Row:
-    """Return one row: the time of all sides in turn, then the memory of two, each by itself."""
+    """Return one row: the time of all sides in turn."""
     import jax
 
-    sides = {name: make_side(name, model, batch, dtype) for name in ("ours", "eager", best)}
-    # If a step takes milliseconds, one measurement has many steps.
-    times = {}
-    for name, side in sides.items():
-        began = time.perf_counter()
-        side.step()
-        times[name] = time.perf_counter() - began
-    inner = max(1, min(50, int(0.1 / max(times.values()))))
-
-    def repeated(step: Callable[[], object]) -> Callable[[], None]:
-        return lambda: [step() for _ in range(inner)] and None
-
-    runs = {name: repeated(side.step) for name, side in sides.items()}
-    seconds = harness.interleaved(runs, repeats)
-    median = {name: statistics.median(taken) / inner for name, taken in seconds.items()}
-    speed = sides["ours"].gflop / median["ours"]
+    names = ("ours", "eager", best)
+    if jax.default_backend() == "cpu":
+        found = in_processes(names, model, batch, dtype, repeats, seconds)
+    else:
+        found = in_this_process(names, model, batch, dtype, repeats)
+    taken = {name: found[name]["step_s"] for name in names}
+    median = {name: statistics.median(times) for name, times in taken.items()}
     row = {
         "model": model,
         "dtype": dtype,
@@ -247,18 +235,85 @@ def measure(
         "images_per_s": batch / median["ours"],
         "torch_images_per_s": batch / median["eager"],
         "tuned_images_per_s": batch / median[best],
-        "ratio": harness.median_ratio(seconds["eager"], seconds["ours"]),
-        "tuned_ratio": harness.median_ratio(seconds[best], seconds["ours"]),
-        "gflop_per_s": speed,
-        "share_of_peak": speed / peak,
-        "first_s": sides["ours"].first_s,
-        "seconds": {name: [t / inner for t in taken] for name, taken in seconds.items()},
+        "ratio": harness.median_ratio(taken["eager"], taken["ours"]),
+        "tuned_ratio": harness.median_ratio(taken[best], taken["ours"]),
+        "gflop_per_s": found["ours"]["gflop"] / median["ours"],
+        "first_s": found["ours"]["first_s"],
+        "seconds": taken,
     }
-    if jax.default_backend() == "cpu":  # elsewhere a process's size says little
-        for key, name in {"peak_mb": "ours", "torch_peak_mb": "eager"}.items():
-            child = ("--memory-of", name, model, str(batch), dtype)
-            row[key] = harness.child("train_step.py", *child)["peak_mb"]
+    for key, name in {"peak_mb": "ours", "torch_peak_mb": "eager"}.items():
+        if "peak_mb" in found[name]:
+            row[key] = found[name]["peak_mb"]
     return row
+
+
+def alone(name: str, model: str, batch: int, dtype: str, seconds: float) -> harness.Row:
+    """Measure one side for some seconds in this process."""
+    if name == "ours":
+        keep_heap()
+    side = make_side(name, model, batch, dtype)
+    for _ in range(3):
+        side.step()
+    taken: list[float] = []
+    while sum(taken) < seconds or len(taken) < 3:
+        began = time.perf_counter()
+        side.step()
+        taken.append(time.perf_counter() - began)
+    return {
+        "step_s": statistics.median(taken),
+        "first_s": side.first_s,
+        "gflop": side.gflop,
+        "peak_mb": harness.peak_megabytes(),
+    }
+
+
+def in_processes(
+    names: tuple[str, ...], model: str, batch: int, dtype: str, repeats: int, seconds: float
+) -> dict[str, harness.Row]:
+    """Measure sides in turn, each time in a new process; ours compiles in the first one."""
+    rows: dict[str, list[harness.Row]] = {name: [] for name in names}
+    with tempfile.TemporaryDirectory() as cache:
+        for _ in range(repeats):
+            for name in names:
+                side = ("--side", name, model, str(batch), dtype, f"--seconds={seconds}")
+                kept = {"JAX_COMPILATION_CACHE_DIR": cache,
+                        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}  # fmt: skip
+                rows[name].append(harness.child("train_step.py", *side, **kept))
+    return {
+        name: {
+            "step_s": [row["step_s"] for row in each],
+            "first_s": each[0]["first_s"],
+            "gflop": each[0]["gflop"],
+            "peak_mb": max(row["peak_mb"] for row in each),
+        }
+        for name, each in rows.items()
+    }
+
+
+def in_this_process(
+    names: tuple[str, ...], model: str, batch: int, dtype: str, repeats: int
+) -> dict[str, harness.Row]:
+    """Measure sides in turn, with many steps in each measurement if they take milliseconds."""
+    sides = {name: make_side(name, model, batch, dtype) for name in names}
+    slowest = 0.0
+    for side in sides.values():
+        began = time.perf_counter()
+        side.step()
+        slowest = max(slowest, time.perf_counter() - began)
+    inner = max(1, min(50, int(0.1 / slowest)))
+
+    def repeated(step: Callable[[], object]) -> Callable[[], None]:
+        return lambda: [step() for _ in range(inner)] and None
+
+    taken = harness.interleaved({n: repeated(side.step) for n, side in sides.items()}, repeats)
+    return {
+        name: {
+            "step_s": [t / inner for t in taken[name]],
+            "first_s": side.first_s,
+            "gflop": side.gflop,
+        }
+        for name, side in sides.items()
+    }
 
 
 if __name__ == "__main__":
