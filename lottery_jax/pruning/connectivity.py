@@ -136,12 +136,19 @@ def _with_sums(part: Any) -> Any:
     if not isinstance(part, Jaxpr):  # before JAX 0.12, a closed one is of another type
         inner = getattr(part, "jaxpr", None)
         return part.replace(jaxpr=_with_sums(inner)) if isinstance(inner, Jaxpr) else part
-    return part.replace(
-        eqns=[
-            eqn.replace(
-                primitive=_SUMS.get(eqn.primitive, eqn.primitive),
-                params={name: _with_sums(value) for name, value in eqn.params.items()},
-            )
-            for eqn in part.eqns
-        ]
-    )
+    return part.replace(eqns=list(map(_with_sum, part.eqns)))
+
+
+def _with_sum(equation: Any) -> Any:
+    params = {name: _with_sums(value) for name, value in equation.params.items()}
+    if equation.primitive is lax.reduce_max_p:  # in JAX 0.10 a sum has a parameter more
+        params = {**_params_of_a_sum(), **params}
+    primitive = _SUMS.get(equation.primitive, equation.primitive)
+    return equation.replace(primitive=primitive, params=params)
+
+
+@functools.cache
+def _params_of_a_sum() -> dict[str, Any]:
+    (equation,) = jax.make_jaxpr(lambda x: x.sum(0))(jnp.zeros((1, 1))).eqns
+    assert equation.primitive is lax.reduce_sum_p
+    return dict(equation.params)

@@ -119,7 +119,9 @@ def test_one_ticket_serves_all_seeds_with_a_new_head_for_other_classes(source, t
 @pytest.mark.slow
 def test_a_transfer_has_no_weights_of_step_0_either(run, tmp_path):
     """What its seed draws belongs to no ticket of the source."""
-    config = config_of(source=str(run), controls=("init",), **{"data.name": "digits_b"})
+    config = config_of(
+        source=str(run), controls=("init",), **{"data.name": "digits_b", "ladder.rewind": "3st"}
+    )
     with pytest.raises(ConfigError, match="has config.ladder.pretrained, so .*leave it out"):
         run_quietly(config, tmp_path / "target")
     assert not (tmp_path / "target").exists()
